@@ -1,0 +1,94 @@
+"""The shape of a CLIP model, as far as this project needs it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """One transformer: `layers` pre-norm blocks of `width` channels and `heads` heads."""
+
+    width: int
+    layers: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """A CLIP model with two transformers, in the conventions of open_clip.
+
+    `image_size` and `patch_size` are in pixels, `context_length` in tokens; `embed_dim` is the
+    width of the joint space. `quick_gelu` says whether the activation is x·sigmoid(1.702 x), as
+    in OpenAI's weights, or the exact GELU. `mean` and `std` normalise RGB values in [0, 1].
+    """
+
+    name: str
+    embed_dim: int
+    quick_gelu: bool
+    image_size: int
+    patch_size: int
+    vision: TowerConfig
+    text: TowerConfig
+    context_length: int
+    vocab_size: int
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def from_open_clip(cls, name: str, config: dict[str, Any]) -> "ClipConfig":
+        """Return the shape described by open_clip's JSON `config` of model `name`."""
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        return cls(
+            name=name,
+            embed_dim=config["embed_dim"],
+            quick_gelu=config.get("quick_gelu", False),
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            vision=TowerConfig(
+                vision["width"], vision["layers"], vision["width"] // vision.get("head_width", 64)
+            ),
+            text=TowerConfig(text["width"], text["layers"], text["heads"]),
+            context_length=text["context_length"],
+            vocab_size=text["vocab_size"],
+        )
+
+    def to_open_clip(self) -> dict[str, Any]:
+        """Return the keyword arguments of `open_clip.model.CLIP` for this shape."""
+        return {
+            "embed_dim": self.embed_dim,
+            "quick_gelu": self.quick_gelu,
+            "vision_cfg": {
+                "image_size": self.image_size,
+                "patch_size": self.patch_size,
+                "width": self.vision.width,
+                "layers": self.vision.layers,
+                "head_width": self.vision.width // self.vision.heads,
+            },
+            "text_cfg": {
+                "context_length": self.context_length,
+                "vocab_size": self.vocab_size,
+                "width": self.text.width,
+                "layers": self.text.layers,
+                "heads": self.text.heads,
+            },
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-serialisable values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "ClipConfig":
+        """Return the configuration that `to_json` wrote."""
+        return cls(
+            **{
+                **value,
+                "vision": TowerConfig(**value["vision"]),
+                "text": TowerConfig(**value["text"]),
+                "mean": tuple(value["mean"]),
+                "std": tuple(value["std"]),
+            }
+        )
