@@ -1,0 +1,115 @@
+"""What an adapter is: rank, blocks, partition, and which matrices it sits on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+from blocklora.errors import UserError
+
+PARTITIONS = ("rank", "input")
+MATRICES = ("q", "k", "v", "o")
+TOWERS = ("vision", "text")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A low-rank adapter y = W x + b + s·ΔW·dropout(x) with s = alpha / sqrt(rank).
+
+    ΔW = (B_1 + … + B_arms)·A for the rank partition, ΔW = B·(A A … A) for the input partition;
+    `blocks` = 1 is LoRA in either case, ΔW = B A.
+
+    Attributes:
+        rank: r, the rank of LoRA at the same cost; a multiple of `blocks` for the rank partition.
+        blocks: n, the number of blocks the adapter is cut into.
+        partition: along which axis, "rank" or "input".
+        alpha: numerator of the scale (CLIP-LoRA: 1).
+        dropout: probability that an input of the low-rank path is zeroed in training.
+        matrices: any of q, k, v, o of an attention layer.
+        layers: "all", or the first and last adapted layer (from 0, both included) of each tower.
+        towers: "vision", "text" or both.
+    """
+
+    rank: int
+    blocks: int
+    partition: str
+    alpha: float
+    dropout: float
+    matrices: tuple[str, ...]
+    layers: str | tuple[int, int]
+    towers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            UserError: a value is not allowed; the message names it and what is.
+        """
+        if self.rank < 1 or self.blocks < 1:
+            raise UserError(f"rank {self.rank} and blocks {self.blocks} must be at least 1")
+        if self.partition not in PARTITIONS:
+            raise UserError(f"partition {self.partition!r} is not one of {', '.join(PARTITIONS)}")
+        if self.partition == "rank" and self.rank % self.blocks:
+            raise UserError(
+                f"rank {self.rank} is not a multiple of blocks {self.blocks}, "
+                "which the rank partition needs"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout {self.dropout} is not in [0, 1)")
+        _check_subset("matrices", self.matrices, MATRICES)
+        _check_subset("towers", self.towers, TOWERS)
+        if self.layers != "all":
+            first, last = self.layers
+            if not 0 <= first <= last:
+                raise UserError(
+                    f"layers {list(self.layers)} is neither 'all' nor [first, last] with "
+                    "0 <= first <= last"
+                )
+
+    @property
+    def scale(self) -> float:
+        """The factor s = alpha / sqrt(rank) of the update (CLIP-LoRA, not alpha / rank)."""
+        return self.alpha / sqrt(self.rank)
+
+    @property
+    def arms(self) -> int:
+        """The number of up-projections of one matrix."""
+        return self.blocks if self.partition == "rank" else 1
+
+    def factor_shapes(self, d_in: int, d_out: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
+        """Return the shapes of A (inner, inputs) and of the stacked B (arms, d_out, inner).
+
+        Raises:
+            UserError: the input partition does not divide `d_in` evenly.
+        """
+        if self.partition == "rank":
+            inner = self.rank // self.blocks
+            return (inner, d_in), (self.blocks, d_out, inner)
+        if d_in % self.blocks:
+            raise UserError(
+                f"an input of width {d_in} cannot be cut into {self.blocks} equal slices; "
+                "choose a number of blocks that divides it"
+            )
+        return (self.rank, d_in // self.blocks), (1, d_out, self.rank)
+
+    def parameters(self, d_in: int, d_out: int) -> int:
+        """Return the trainable parameters of one matrix, r·d_in/n + r·d_out."""
+        (inner, inputs), (arms, _, _) = self.factor_shapes(d_in, d_out)
+        return inner * inputs + arms * d_out * inner
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-serialisable values."""
+        value = asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in value.items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "AdapterConfig":
+        """Return the configuration that `to_json` wrote."""
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in value.items()})
+
+
+def _check_subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    if not values or len(set(values)) != len(values) or not set(values) <= set(allowed):
+        raise UserError(
+            f"{name} {list(values)} must be one or more different ones of {', '.join(allowed)}"
+        )
