@@ -1,0 +1,121 @@
+"""The trainable parameters of an adapted CLIP model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from blocklora.adapters.algebra import delta
+from blocklora.adapters.config import AdapterConfig
+from blocklora.errors import UserError
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of all adapted matrices of one tower, stacked over layers and matrices.
+
+    Attributes:
+        first: index of the first adapted layer.
+        down: A, shape (layers, matrices, inner, inputs).
+        up: B, shape (layers, matrices, arms, width, inner).
+    """
+
+    first: int
+    down: Tensor
+    up: Tensor
+
+
+class Adapter:
+    """LoRA or Block-LoRA on the attention of a CLIP model.
+
+    Attributes:
+        config: what the adapter is.
+        towers: the stacked factors of each adapted tower.
+    """
+
+    def __init__(self, config: AdapterConfig, towers: dict[str, Factors]) -> None:
+        self.config = config
+        self.towers = towers
+
+    @classmethod
+    def initialise(
+        cls,
+        config: AdapterConfig,
+        shapes: Mapping[str, tuple[int, int]],
+        generator: torch.Generator,
+        device: str | torch.device = "cpu",
+    ) -> "Adapter":
+        """Return an adapter that leaves the model unchanged: A Kaiming uniform, B zero.
+
+        With the Kaiming bound for a = sqrt(5), entries of A are uniform within 1/sqrt(fan_in)
+        (MaxZanella/CLIP-LoRA@358f0d7:loralib/layers.py).
+
+        Args:
+            config: what to build.
+            shapes: tower name to (layers, width).
+            generator: CPU generator that decides A.
+            device: where the parameters live; their values do not depend on it.
+
+        Raises:
+            UserError: the layer range or the blocks do not fit a tower.
+        """
+        towers = {}
+        for tower in config.towers:
+            layers, width = shapes[tower]
+            first, last = adapted_layers(config, layers, tower)
+            (inner, inputs), (arms, _, _) = config.factor_shapes(width, width)
+            stack = (last - first + 1, len(config.matrices))
+            bound = 1 / sqrt(inputs)
+            down = torch.empty(*stack, inner, inputs).uniform_(-bound, bound, generator=generator)
+            up = torch.zeros(*stack, arms, width, inner)
+            towers[tower] = Factors(
+                first, down.to(device).requires_grad_(), up.to(device).requires_grad_()
+            )
+        return cls(config, towers)
+
+    def parameters(self) -> list[Tensor]:
+        """Return the trainable tensors, in a fixed order."""
+        return [tensor for tower in self.towers.values() for tensor in (tower.down, tower.up)]
+
+    @property
+    def trainable_parameters(self) -> int:
+        """The number of trainable scalars."""
+        return sum(tensor.numel() for tensor in self.parameters())
+
+    @property
+    def adapted_matrices(self) -> int:
+        """The number of weight matrices that have an update."""
+        return sum(tower.down.shape[0] * tower.down.shape[1] for tower in self.towers.values())
+
+    def matrices(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield (name, A, B) of every adapted matrix, name being like `vision.3.q`."""
+        for tower, factors in self.towers.items():
+            for layer in range(factors.down.shape[0]):
+                for index, matrix in enumerate(self.config.matrices):
+                    name = f"{tower}.{factors.first + layer}.{matrix}"
+                    yield name, factors.down[layer, index], factors.up[layer, index]
+
+    def updates(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, s·ΔW) of every adapted matrix, dense and computed in float64."""
+        for name, down, up in self.matrices():
+            dense = delta(down.detach().double(), up.detach().double(), self.config)
+            yield name, self.config.scale * dense
+
+
+def adapted_layers(config: AdapterConfig, layers: int, tower: str) -> tuple[int, int]:
+    """Return the first and last adapted layer (both included) of a tower of `layers`.
+
+    Raises:
+        UserError: the configured range goes beyond the tower.
+    """
+    if config.layers == "all":
+        return 0, layers - 1
+    first, last = config.layers
+    if last >= layers:
+        raise UserError(
+            f"layers [{first}, {last}] goes beyond the {tower} tower, "
+            f"whose layers are 0 to {layers - 1}"
+        )
+    return first, last

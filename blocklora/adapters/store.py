@@ -1,0 +1,124 @@
+"""Adapter files: safetensors with everything needed to use them in the metadata."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from blocklora.adapters.adapter import Adapter, Factors
+from blocklora.adapters.config import AdapterConfig
+from blocklora.errors import UserError
+from blocklora.files import atomic_path
+
+FORMAT = "blocklora-adapter-1"
+
+
+def save_adapter(
+    path: str | Path, adapter: Adapter, backbone: str, backbone_sha256: str, **record: Any
+) -> None:
+    """Write an adapter with tensors `<tower>.<layer>.<matrix>.down` and `.up`.
+
+    Args:
+        path: of the safetensors file.
+        adapter: what to write.
+        backbone: name of the model it was trained on.
+        backbone_sha256: digest of the backbone file it was trained on.
+        record: further JSON-serialisable facts, such as the dataset and the shots.
+    """
+    tensors = {}
+    for name, down, up in adapter.matrices():
+        tensors[f"{name}.down"] = down.detach().cpu().contiguous()
+        tensors[f"{name}.up"] = up.detach().cpu().contiguous()
+    facts = {
+        "format": FORMAT,
+        "config": adapter.config.to_json(),
+        "backbone": backbone,
+        "backbone_sha256": backbone_sha256,
+        **record,
+    }
+    # One metadata entry: safetensors writes several in no fixed order.
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {"blocklora": json.dumps(facts, sort_keys=True)})
+
+
+def read_adapter_record(path: str | Path) -> dict[str, Any]:
+    """Return the facts stored with an adapter: format, config, backbone and what was added.
+
+    Raises:
+        UserError: the file is missing, cut short or not an adapter of this project.
+    """
+    return _read(path, with_tensors=False)[0]
+
+
+def load_adapter(
+    path: str | Path,
+    backbone_sha256: str | None = None,
+    config: AdapterConfig | None = None,
+    device: str | torch.device = "cpu",
+) -> Adapter:
+    """Read an adapter file.
+
+    Args:
+        path: of the file.
+        backbone_sha256: if given, the backbone the adapter must have been trained on.
+        config: if given, the configuration the adapter must have.
+        device: where to put the parameters.
+
+    Raises:
+        UserError: the file is missing, cut short or no adapter, or it belongs to another
+            backbone or configuration.
+    """
+    facts, tensors = _read(path, with_tensors=True)
+    found = AdapterConfig.from_json(facts["config"])
+    if config is not None and found != config:
+        wanted = config.to_json()
+        differing = [key for key, value in found.to_json().items() if value != wanted[key]]
+        raise UserError(
+            f"{path}: the adapter differs from the configuration asked for in "
+            + ", ".join(f"{key} ({facts['config'][key]}, not {wanted[key]})" for key in differing)
+        )
+    if backbone_sha256 is not None and facts["backbone_sha256"] != backbone_sha256:
+        raise UserError(
+            f"{path}: the adapter was trained on another backbone: {facts['backbone']} with "
+            f"sha256 {facts['backbone_sha256'][:12]}…, not {backbone_sha256[:12]}…"
+        )
+    towers = {}
+    for tower in found.towers:
+        layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(tower)})
+        try:
+            down, up = (
+                torch.stack(
+                    [
+                        torch.stack([tensors[f"{tower}.{i}.{m}.{kind}"] for m in found.matrices])
+                        for i in layers
+                    ]
+                )
+                for kind in ("down", "up")
+            )
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{path}: the adapter is incomplete ({error})") from None
+        towers[tower] = Factors(
+            layers[0], down.to(device).requires_grad_(), up.to(device).requires_grad_()
+        )
+    return Adapter(found, towers)
+
+
+def _read(path: str | Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["blocklora"])
+            names = file.keys() if with_tensors else ()
+            tensors = {name: file.get_tensor(name) for name in names}
+        if facts["format"] != FORMAT:
+            raise UserError(f"{path}: adapter format {facts['format']!r} is not {FORMAT!r}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such adapter file") from None
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: not a readable adapter file ({error}); it may have been cut short: "
+            "delete it and train the run again"
+        ) from None
+    return facts, tensors
