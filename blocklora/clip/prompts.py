@@ -83,37 +83,27 @@ class PackedPrompts:
         return PackedPrompts(*tensors, self.groups)
 
 
-def pack(prompts: Sequence[Sequence[int]]) -> tuple[PackedPrompts, Tensor]:
-    """Return the different prompts packed, and for each given prompt its row, shape (prompts,).
-
-    Equal prompts (two ImageNet classes are called "missile") are kept once.
-    """
-    unique = sorted(dict.fromkeys(tuple(prompt) for prompt in prompts), key=len)
-    return _lay_out(unique), _rows(prompts, unique)
-
-
-def pack_chunks(
-    prompts: Sequence[Sequence[int]], tokens_per_chunk: int
+def pack(
+    prompts: Sequence[Sequence[int]], tokens_per_chunk: int | None = None
 ) -> tuple[list[PackedPrompts], Tensor]:
-    """Return the prompts packed in chunks of about `tokens_per_chunk`, and each prompt's row.
+    """Return the different prompts packed in chunks, and for each given prompt its row.
 
-    Rows count through the chunks in order. A chunk holds at least one prompt.
+    Equal prompts (two ImageNet classes are called "missile") are kept once. Rows count through
+    the chunks in order. Without `tokens_per_chunk` there is one chunk; a chunk holds at least one
+    prompt.
     """
     unique = sorted(dict.fromkeys(tuple(prompt) for prompt in prompts), key=len)
     chunks: list[list[tuple[int, ...]]] = [[]]
     size = 0
     for prompt in unique:
-        if chunks[-1] and size + len(prompt) > tokens_per_chunk:
+        if tokens_per_chunk and chunks[-1] and size + len(prompt) > tokens_per_chunk:
             chunks.append([])
             size = 0
         chunks[-1].append(prompt)
         size += len(prompt)
-    return [_lay_out(chunk) for chunk in chunks], _rows(prompts, unique)
-
-
-def _rows(prompts: Sequence[Sequence[int]], unique: Sequence[tuple[int, ...]]) -> Tensor:
-    index = {prompt: row for row, prompt in enumerate(unique)}
-    return torch.tensor([index[tuple(prompt)] for prompt in prompts])
+    row = {prompt: index for index, prompt in enumerate(unique)}
+    rows = torch.tensor([row[tuple(prompt)] for prompt in prompts])
+    return [_lay_out(chunk) for chunk in chunks], rows
 
 
 def _lay_out(prompts: Sequence[tuple[int, ...]]) -> PackedPrompts:
