@@ -174,7 +174,7 @@ def test_each_projection_has_its_own_dropout_mask(backbone):
 
 
 def test_a_model_without_that_attention_is_refused():
-    with pytest.raises(UserError, match="has no transformer at visual.transformer"):
+    with pytest.raises(UserError, match=r"has no transformer at visual\.transformer"):
         tower_shapes(nn.Linear(2, 2))
 
 
