@@ -1,0 +1,94 @@
+"""Published accuracies, under the names of studies.
+
+`reference/published_results.csv` holds what papers and repositories report, with the source of
+each value. Its plain method names are Tables 3 to 5 of the CLIP-LoRA paper (arXiv 2405.18541);
+a suffix in brackets marks another origin of the same method.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from blocklora.study.model import Study
+
+REFERENCE = Path(__file__).parent / "reference"
+AVERAGE = "average"
+
+
+@cache
+def names() -> Mapping[str, Any]:
+    """Return `reference/names.yaml`."""
+    return yaml.safe_load((REFERENCE / "names.yaml").read_text(encoding="utf-8"))
+
+
+def dataset_label(dataset: str) -> str:
+    """Return what tables and figures print for a dataset."""
+    return names()["datasets"].get(dataset, dataset)
+
+
+def method_label(method: str) -> str:
+    """Return what tables and figures print for a method of a study."""
+    return names()["methods"].get(method, method)
+
+
+def published_backbone(study: Study, backbone: str) -> str | None:
+    """Return the published name of a backbone, or None where nothing published is comparable."""
+    if study.backbones[backbone].source != "openai":
+        return None
+    return names()["backbones"].get(backbone)
+
+
+def is_paper_average(study: Study) -> bool:
+    """Tell whether the study's average is over the 11 datasets of the published averages."""
+    return set(study.datasets) == set(names()["datasets"])
+
+
+def load_published() -> pd.DataFrame:
+    """Return every published accuracy.
+
+    Columns: method, backbone (published name), shots, dataset (registry name or "average"),
+    percent (float), text (the digits of the source), seeds (float, NaN if unknown), source.
+    """
+    table = pd.read_csv(
+        REFERENCE / "published_results.csv", dtype={"accuracy_percent": str}, encoding="utf-8"
+    )
+    registry = {label: name for name, label in names()["datasets"].items()} | {AVERAGE: AVERAGE}
+    return pd.DataFrame(
+        {
+            "method": table["method"],
+            "backbone": table["backbone"],
+            "shots": table["shots"],
+            "dataset": table["dataset"].map(registry),
+            "percent": table["accuracy_percent"].astype(float),
+            "text": table["accuracy_percent"],
+            "seeds": table["seeds"],
+            "source": table["source"],
+        }
+    )
+
+
+def published_for(study: Study, backbone: str) -> pd.DataFrame:
+    """Return the published accuracies comparable with one backbone of a study.
+
+    Only the study's datasets are kept, and the average only where it is over the same 11
+    datasets. The frame has the columns of `load_published` and is empty for a backbone that no
+    publication used.
+    """
+    table = load_published()
+    kept = set(study.datasets) | ({AVERAGE} if is_paper_average(study) else set())
+    return table[
+        (table["backbone"] == published_backbone(study, backbone)) & table["dataset"].isin(kept)
+    ]
+
+
+def is_published_clip_lora(study: Study, method: str) -> bool:
+    """Tell whether a method has the settings that CLIP-LoRA's published numbers belong to."""
+    adapter = study.methods[method].adapter
+    if adapter is None:
+        return False
+    settings = adapter.to_json()
+    return all(settings[key] == value for key, value in names()["clip_lora"]["adapter"].items())
