@@ -1,7 +1,97 @@
 """Subcommands of `blocklora.data`."""
 
-from argparse import _SubParsersAction
+import sys
+from argparse import ArgumentParser, Namespace, _SubParsersAction
+from pathlib import Path
+
+from blocklora.errors import UserError
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
+    _add_shots(subparsers)
+    _add_decode_images(subparsers)
+
+
+def _add_shots(subparsers: _SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "shots",
+        help="draw the few-shot lists of a dataset",
+        description="Draw the few-shot validation and training images of a dataset in "
+        "CLIP-LoRA's order: from a manifest into a CSV file, or from a split_zhou file onto the "
+        "terminal, one path per line.",
+    )
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--manifest", type=Path, help="manifest.csv to draw from")
+    origin.add_argument("--split-file", type=Path, help="split_zhou_*.json file to draw from")
+    parser.add_argument("--shots", type=int, required=True, help="training images per class")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--output", type=Path, help="CSV file to write (with --manifest)")
+    parser.add_argument("--part", choices=("train", "val"), help="list to print (--split-file)")
+    parser.set_defaults(run=_shots)
+
+
+def _shots(options: Namespace) -> None:
+    from blocklora.data.manifest import iterate_manifest, write_shots
+    from blocklora.data.sampling import draw_shots
+
+    if options.manifest is not None:
+        if options.output is None or options.part is not None:
+            raise UserError("--manifest needs --output, which holds both parts")
+        images = iterate_manifest(options.manifest)
+        write_shots(options.output, draw_shots(images, options.shots, options.seed))
+        return
+    from blocklora.data.splits import read_split_file
+
+    if options.part is None or options.output is not None:
+        raise UserError("--split-file needs --part and prints the list")
+    drawn = draw_shots(read_split_file(options.split_file), options.shots, options.seed)
+    lines = [image.path for image in drawn if image.split == options.part]
+    # Bytes, so that the list is the same under every locale.
+    sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _add_decode_images(subparsers: _SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "decode-images",
+        help="decode images once into a store that all runs share",
+        description="Decode the test images of a manifest after resize and centre crop into a "
+        ".npy file, or the training images of a shots list at full resolution into a .npz file.",
+    )
+    parser.add_argument("--source", type=Path, required=True, help="source.json of the dataset")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--manifest", type=Path, help="decode the test images of this manifest")
+    origin.add_argument("--shots-list", type=Path, help="decode the training images of this list")
+    parser.add_argument("--size", type=int, help="pixels of a side (with --manifest)")
+    parser.add_argument("--output", type=Path, required=True)
+    _add_workers(parser)
+    parser.add_argument(
+        "--pixel-budget-gb",
+        type=float,
+        required=True,
+        help="a larger store is not written, its images are decoded on the fly (GB = 10^9 bytes)",
+    )
+    parser.set_defaults(run=_decode_images)
+
+
+def _decode_images(options: Namespace) -> None:
+    from blocklora.data.decode import write_shots_store, write_test_store
+    from blocklora.data.manifest import iterate_manifest, read_shots
+    from blocklora.data.source import read_source
+
+    root = read_source(options.source).image_root
+    budget = options.pixel_budget_gb * 1e9
+    if (options.size is None) != (options.manifest is None):
+        raise UserError("--size goes with --manifest: training images keep their resolution")
+    if options.manifest is None:
+        images = read_shots(options.shots_list, "train")
+        write_shots_store(options.output, root, images, options.workers, budget)
+        return
+    if options.size < 1:
+        raise UserError(f"--size must be at least 1, not {options.size}")
+    paths = [image.path for image in iterate_manifest(options.manifest) if image.split == "test"]
+    write_test_store(options.output, root, paths, options.size, options.workers, budget)
+
+
+def _add_workers(parser: ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=1, help="threads (default: 1)")

@@ -1,0 +1,155 @@
+"""Writing the pixel stores that `blocklora.data.pixels` reads, in one stream."""
+
+import logging
+import shutil
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from blocklora.data.manifest import LabelledImage
+from blocklora.data.pixels import evaluation_transform, pack_json, read_image
+from blocklora.errors import UserError
+from blocklora.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def write_test_store(
+    output: str | Path,
+    image_root: str | Path,
+    paths: Sequence[str],
+    size: int,
+    workers: int,
+    budget: float,
+) -> None:
+    """Decode the images `paths` below `image_root` into a test store.
+
+    Memory stays at a few images per worker. A store of more than `budget` bytes is not made: the
+    file then lists what is decoded on the fly.
+
+    Raises:
+        UserError: an image cannot be read, or there is no room for the store.
+    """
+    shape = (len(paths), size, size, 3)
+    total = int(np.prod(shape, dtype=np.int64))
+    with _writing(output) as temporary, temporary.open("wb") as stream:
+        if not _fits(output, len(paths), total, budget):
+            record = {"image_root": str(image_root), "size": size, "paths": list(paths)}
+            np.save(stream, pack_json(record))
+            return
+        files = [Path(image_root, path) for path in paths]
+        _write_header(stream, shape)
+        decoded = ordered_map(lambda f: evaluation_transform(read_image(f), size), files, workers)
+        for pixels in _progress(decoded, len(files)):
+            stream.write(pixels.tobytes())
+
+
+def write_shots_store(
+    output: str | Path,
+    image_root: str | Path,
+    images: Sequence[LabelledImage],
+    workers: int,
+    budget: float,
+) -> None:
+    """Decode `images` below `image_root` at full resolution into a training store.
+
+    Memory, budget and errors are those of `write_test_store`.
+    """
+    files = [Path(image_root, image.path) for image in images]
+    shapes = np.array(list(ordered_map(_header_shape, files, workers)), np.int64).reshape(-1, 2)
+    ends = np.cumsum(shapes.prod(axis=1) * 3)
+    total = int(ends[-1]) if len(ends) else 0
+    with _writing(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _write_member(archive, "paths", pack_json([image.path for image in images]))
+        _write_member(archive, "labels", np.array([i.label for i in images], np.int64))
+        if not _fits(output, len(files), total, budget):
+            _write_member(archive, "image_root", pack_json(str(image_root)))
+            return
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        _write_member(archive, "index", np.column_stack([starts, shapes]).astype(np.int64))
+        with archive.open(zipfile.ZipInfo("pixels.npy"), "w", force_zip64=True) as stream:
+            _write_header(stream, (total,))
+            decoded = ordered_map(lambda f: np.asarray(read_image(f)), files, workers)
+            for pixels in _progress(decoded, len(files)):
+                stream.write(pixels.data)
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Map with `workers` threads, yielding in order with a bounded number of results waiting.
+
+    Threads are enough: Pillow releases the interpreter lock while it decodes and resizes.
+    """
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _fits(output: str | Path, images: int, total: int, budget: float) -> bool:
+    size, limit = f"{total / 1e9:.2f} GB", f"{budget / 1e9:.2f} GB"
+    if total > budget:
+        logger.info("%s: %d images would take %s, over the budget of %s: they are decoded on the "
+                    "fly", output, images, size, limit)  # fmt: skip
+        return False
+    logger.info("%s: %d images, %s (budget %s)", output, images, size, limit)
+    free = shutil.disk_usage(Path(output).parent).free
+    if total > free:
+        raise UserError(
+            f"{output}: needs {size}, but only {free / 1e9:.2f} GB are free; make room, or lower "
+            "the pixel budget so that images are decoded on the fly"
+        )
+    return True
+
+
+@contextmanager
+def _writing(output: str | Path) -> Iterator[Path]:
+    try:
+        with atomic_path(output) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
+
+
+def _header_shape(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable image ({error})") from None
+
+
+def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+    description = np.lib.format.dtype_to_descr(np.dtype(np.uint8))
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": description, "fortran_order": False, "shape": shape}
+    )
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    # A fixed ZipInfo date keeps the store byte-equal when it is made again.
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as stream:
+        np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+def _progress(decoded: Iterator[Result], total: int) -> Iterator[Result]:
+    return tqdm(decoded, total=total, unit="image", desc="decode", disable=None)

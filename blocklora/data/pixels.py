@@ -1,0 +1,217 @@
+"""Decoded images: the evaluation transform and the two pixel stores.
+
+**Test store**, `test-<size>px.npy`: an uncompressed NumPy array, uint8 (images, size, size, 3),
+RGB, the test images of a manifest in its order after `evaluation_transform`.
+
+**Training store**, `seed<s>.npz`: the training images of a shots list in drawing order at full
+resolution, an uncompressed zip of
+
+- `pixels.npy`, uint8 (bytes): the (H, W, 3) RGB pixels of all images one after the other,
+- `index.npy`, int64 (images, 3): offset into `pixels`, height, width,
+- `labels.npy`, int64 (images,),
+- `paths.npy`, uint8: the image paths as UTF-8 JSON, relative to the image root.
+
+`pixels` is memory-mapped in place, which works because members are stored uncompressed.
+
+**Over the pixel budget** both files hold only what decoding on the fly needs, and the objects
+returned here behave alike: the `.npy` is then one-dimensional uint8, the UTF-8 JSON of
+`{"image_root", "size", "paths"}`; the `.npz` has `image_root.npy` (UTF-8 JSON) in place of
+`pixels` and `index`.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from blocklora.errors import UserError
+
+
+def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
+    """Return an image as uint8 (size, size, 3): RGB, bicubic resize, centre crop.
+
+    The short side becomes `size` and the long side is cut to an integer. Equals torchvision's
+    `Resize(size, BICUBIC)` and `CenterCrop(size)` on PIL images bit for bit, which is what
+    CLIP-LoRA evaluates on (MaxZanella/CLIP-LoRA@358f0d7 `clip/clip.py`, `_transform`).
+    """
+    image = image.convert("RGB")
+    width, height = image.size
+    scale = min(width, height)
+    width, height = int(size * width / scale), int(size * height / scale)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Return an image file fully decoded as RGB; EXIF orientation is ignored, as in the protocol.
+
+    Raises:
+        UserError: the file is missing or cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path}: not a readable image ({error}); fetch or repair it, then run again"
+        ) from None
+
+
+class LazyTestPixels:
+    """Test pixels decoded on the fly, indexed like the (N, size, size, 3) array of a test store.
+
+    An index is an integer, a slice or a sequence of integers; the result is uint8.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, image_root: str | Path, paths: Sequence[str], size: int, workers: int = 1):
+        self._files = [Path(image_root, path) for path in paths]
+        self._workers = workers
+        self.shape = (len(paths), size, size, 3)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        chosen = np.arange(len(self))[index]
+        if chosen.ndim == 0:
+            return self._decode(int(chosen))
+        with ThreadPoolExecutor(self._workers) as pool:
+            images = list(pool.map(self._decode, chosen.tolist()))
+        return np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def _decode(self, index: int) -> np.ndarray:
+        return evaluation_transform(read_image(self._files[index]), self.shape[1])
+
+
+class ShotImages:
+    """The training images of one shots list at full resolution.
+
+    Attributes:
+        paths: of the images, relative to the image root, in drawing order.
+        labels: int64 (images,).
+    """
+
+    def __init__(self, paths: Sequence[str], labels: np.ndarray):
+        self.paths = list(paths)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> np.ndarray:
+        """Return image `index` as uint8 (H, W, 3), RGB; a store's is read-only."""
+        raise NotImplementedError
+
+
+class StoredShotImages(ShotImages):
+    """Images sliced from a memory-mapped store: no copy, no decoding."""
+
+    def __init__(self, paths: Sequence[str], labels: np.ndarray, index: np.ndarray, pixels):
+        super().__init__(paths, labels)
+        self._index = index
+        self._pixels = pixels
+
+    def image(self, index: int) -> np.ndarray:  # noqa: D102
+        offset, height, width = self._index[index].tolist()
+        return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
+
+class LazyShotImages(ShotImages):
+    """Images decoded whenever they are asked for."""
+
+    def __init__(self, paths: Sequence[str], labels: np.ndarray, image_root: str | Path):
+        super().__init__(paths, labels)
+        self._root = Path(image_root)
+
+    def image(self, index: int) -> np.ndarray:  # noqa: D102
+        return np.asarray(read_image(self._root / self.paths[index]))
+
+
+def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTestPixels:
+    """Open a test store: a read-only memory map, or `LazyTestPixels` using `workers` threads.
+
+    Raises:
+        UserError: the file is missing, cut short or not a test store.
+    """
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        if pixels.ndim == 1:
+            record = unpack_json(pixels)
+            return LazyTestPixels(record["image_root"], record["paths"], record["size"], workers)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise _not_a_store(path, error) from None
+    return pixels
+
+
+def open_shot_images(path: str | Path) -> ShotImages:
+    """Open a training store, memory-mapped, or decoding on the fly where it was over budget.
+
+    Raises:
+        UserError: the file is missing, cut short or not a training store.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            paths, labels = unpack_json(arrays["paths"]), arrays["labels"]
+            if "image_root" in arrays:
+                return LazyShotImages(paths, labels, unpack_json(arrays["image_root"]))
+            index = arrays["index"]
+        pixels = _map_member(path, "pixels.npy")
+        if len({len(paths), len(labels), len(index)}) != 1 or len(pixels) != _end(index):
+            raise ValueError("its parts do not fit together")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise _not_a_store(path, error) from None
+    return StoredShotImages(paths, labels, index, pixels)
+
+
+def pack_json(value: object) -> np.ndarray:
+    """Return the JSON of `value` as uint8, which NumPy reads back without unpickling."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def unpack_json(array: np.ndarray) -> object:
+    """Return the value packed by `pack_json`."""
+    return json.loads(array.tobytes())
+
+
+def _end(index: np.ndarray) -> int:
+    return int(index[-1, 0] + index[-1, 1] * index[-1, 2] * 3) if len(index) else 0
+
+
+def _map_member(path: str | Path, name: str) -> np.ndarray:
+    """Memory-map an uncompressed one-dimensional uint8 array of a zip file."""
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+        info = archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed")
+        np.lib.format.read_magic(member)
+        (length,), _, dtype = np.lib.format.read_array_header_1_0(member)
+        header = member.tell()
+    if dtype != np.uint8 or header + length != info.file_size:
+        raise ValueError(f"{name} is not a whole uint8 array")
+    with Path(path).open("rb") as stream:
+        # Local file header: 30 bytes, then a name and an extra field of the lengths at 26 and 28.
+        stream.seek(info.header_offset + 26)
+        lengths = stream.read(4)
+    name_and_extra = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    start = info.header_offset + 30 + name_and_extra + header
+    if not length:
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, "r", offset=start, shape=(length,))
+
+
+def _not_a_store(path: str | Path, error: Exception) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path}: no such file; make it with `blocklora decode-images`")
+    return UserError(
+        f"{path}: not a whole pixel store ({error}); delete it and make it again with "
+        "`blocklora decode-images`"
+    )

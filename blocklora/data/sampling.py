@@ -1,0 +1,80 @@
+"""Few-shot sampling in CLIP-LoRA's exact order.
+
+Source of the order: MaxZanella/CLIP-LoRA@358f0d7 `datasets/utils.py`
+(`generate_fewshot_dataset`), `datasets/imagenet.py` and the dataset classes beside them. Python's
+`random` module is part of the protocol: its `sample` gives the same values on every CPython
+since 3.6, and another generator would give other images.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+
+from blocklora.data.manifest import LabelledImage
+from blocklora.errors import UserError
+
+VALIDATION_SHOTS = 4  # at most; CLIP-LoRA draws min(shots, 4) validation images per class
+
+
+def draw_shots(images: Iterable[LabelledImage], shots: int, seed: int) -> list[LabelledImage]:
+    """Return the few-shot validation images followed by the training images.
+
+    One fresh generator serves both lists, the validation list first. Each class gives one draw
+    without replacement, or with replacement if it has too few images, and classes are visited in
+    order of first appearance in their list. A dataset without validation images follows
+    CLIP-LoRA's ImageNet instead: one draw per class, in ascending label order, whose first
+    `shots` images are for training and the rest for validation. `split` of a returned image is
+    the part it belongs to.
+
+    Raises:
+        UserError: `shots` is below 1, there are no training images, or a class of a dataset
+            without validation images is too small.
+    """
+    if shots < 1:
+        raise UserError(f"shots must be at least 1, not {shots}")
+    by_split: dict[str, list[LabelledImage]] = {"train": [], "val": []}
+    for image in images:
+        if image.split in by_split:
+            by_split[image.split].append(image)
+    if not by_split["train"]:
+        raise UserError("no training images to draw shots from; see the dataset's manifest")
+    generator = random.Random(seed)
+    if not by_split["val"]:
+        return _draw_jointly(by_split["train"], shots, generator)
+    val = _draw(by_split["val"], min(shots, VALIDATION_SHOTS), generator)
+    return val + _draw(by_split["train"], shots, generator)
+
+
+def _draw(
+    images: Sequence[LabelledImage], count: int, generator: random.Random
+) -> list[LabelledImage]:
+    drawn: list[LabelledImage] = []
+    for items in _by_class(images).values():
+        enough = len(items) >= count
+        drawn += generator.sample(items, count) if enough else generator.choices(items, k=count)
+    return drawn
+
+
+def _draw_jointly(
+    images: Sequence[LabelledImage], shots: int, generator: random.Random
+) -> list[LabelledImage]:
+    val_shots = min(shots, VALIDATION_SHOTS)
+    train: list[LabelledImage] = []
+    val: list[LabelledImage] = []
+    for label, items in sorted(_by_class(images).items()):
+        if len(items) < shots + val_shots:
+            raise UserError(
+                f"class {label} ({items[0].classname!r}) has {len(items)} training images, but "
+                f"{shots} shots need {shots + val_shots} ({val_shots} of them for validation) in "
+                "a dataset without validation images: ask for fewer shots or add a val split"
+            )
+        drawn = generator.sample(items, shots + val_shots)
+        train += drawn[:shots]
+        val += [image._replace(split="val") for image in drawn[shots:]]
+    return val + train
+
+
+def _by_class(images: Sequence[LabelledImage]) -> dict[int, list[LabelledImage]]:
+    groups: dict[int, list[LabelledImage]] = {}
+    for image in images:
+        groups.setdefault(image.label, []).append(image)
+    return groups
