@@ -1,0 +1,62 @@
+"""YAML files read strictly: no duplicate keys, and numbers as YAML 1.2 writes them.
+
+PyYAML follows YAML 1.1, where `1e-6` is a string, `on` is a truth value and the second of two equal
+keys silently wins; each of these has cost somebody a night of training.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blocklora.errors import UserError
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML 1.2 scalars, and an error on a duplicate key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of `node`, refusing a key that occurs twice."""
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} occurs twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+# The core schema of YAML 1.2.2, section 10.3.2.
+StrictLoader.yaml_implicit_resolvers = {}
+for tag, pattern, first in (
+    ("null", r"null|Null|NULL|~|", "nN~"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    StrictLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), [*first, ""]
+    )
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the document in the YAML file `path`.
+
+    Raises:
+        UserError: the file is missing, unreadable or not YAML, or has a key twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from None
+    try:
+        return yaml.load(text, StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise UserError(f"{place}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None

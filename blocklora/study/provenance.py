@@ -1,0 +1,122 @@
+"""Where a result came from: the code that decides it, and the versions it ran with.
+
+A workflow engine sees changed files, not changed functions. The digest of a step is that of the
+package modules that decide the step's numbers: its entry modules and everything they import, read
+as syntax trees, so that comments, docstrings and layout count for nothing.
+"""
+
+import ast
+import hashlib
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blocklora.study.model import Run, Study
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+# The modules or packages a step starts from; what they import follows by itself.
+STEPS = {
+    "train": ("blocklora.training",),
+    "zero_shot": ("blocklora.training",),
+}
+
+# They carry values and write files, but decide no number; imports of them are not followed.
+PASSIVE = ("blocklora.study", "blocklora.errors", "blocklora.files", "blocklora.cli")
+
+VERSIONS_OF = ("blocklora", "numpy", "open_clip_torch", "pillow", "torch", "torchvision")
+
+
+@cache
+def code_digest(step: str) -> str:
+    """Return the SHA-256 of the code that decides the numbers of `step`, a key of `STEPS`."""
+    pending = [module for entry in STEPS[step] for module in _expand(entry)]
+    modules: set[str] = set()
+    while pending:
+        module = pending.pop()
+        if module not in modules:
+            modules.add(module)
+            pending += _imports(module)
+    lines = [f"{module} {_fingerprint(module)}\n" for module in sorted(modules)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    installed = {name: metadata.version(name) for name in VERSIONS_OF}
+    return {"python": platform.python_version(), **installed}
+
+
+def run_provenance(study: "Study", run: "Run", precision: str, engine: str) -> dict[str, Any]:
+    """Return the part of a run's provenance that is known before it starts."""
+    step = "zero_shot" if study.methods[run.method].kind == "zero_shot" else "train"
+    return {
+        "study_digest": study.digest,
+        "run_digest": study.run_digest(run, precision, engine),
+        "code_digest": code_digest(step),
+        "precision": precision,
+        "engine": engine,
+        "versions": package_versions(),
+    }
+
+
+@cache
+def _modules() -> dict[str, Path]:
+    """Return the package's modules by name; packages themselves are empty and left out."""
+    return {
+        ".".join(("blocklora", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name not in ("__init__.py", "commands.py")
+    }
+
+
+def _expand(entry: str) -> list[str]:
+    """Return the module `entry`, or the modules of the package `entry`."""
+    found = [name for name in _modules() if name == entry or name.startswith(f"{entry}.")]
+    if not found:
+        raise LookupError(f"{entry}, an entry module of a step, is not in the package")
+    return found
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_modules()[module].read_text(encoding="utf-8"))
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """Return the modules of the package that `module` imports anywhere, passive ones excepted."""
+    names = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in names & _modules().keys() if not name.startswith(PASSIVE))
+
+
+@cache
+def _fingerprint(module: str) -> str:
+    return hashlib.sha256(repr(_structure(_tree(module))).encode()).hexdigest()
+
+
+def _structure(node: Any) -> Any:
+    """Return a syntax tree as nested lists without docstrings.
+
+    Unlike `ast.dump` it leaves out empty fields, which differ between versions of Python.
+    """
+    if isinstance(node, list):
+        return [_structure(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        fields["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
+    return [
+        type(node).__name__,
+        *([name, _structure(value)] for name, value in fields.items() if value not in (None, [])),
+    ]

@@ -1,0 +1,211 @@
+"""Every fault of a study or configuration file, each as one readable line.
+
+A line names the file, the dotted key, the value found and what is allowed. What is allowed stands
+in the schema, as the `description` of each key.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blocklora.adapters.config import AdapterConfig
+from blocklora.errors import UserError
+from blocklora.study.documents import read_yaml
+
+OPENAI_IMAGE_SIZES = {
+    "ViT-B-16-quickgelu": 224,
+    "ViT-B-32-quickgelu": 224,
+    "ViT-L-14-quickgelu": 224,
+}
+
+
+def check_study(path: str | Path) -> dict[str, Any]:
+    """Return the document in the study file `path`, which has no fault.
+
+    Raises:
+        UserError: every fault, one a line.
+    """
+    document = read_yaml(path)
+    faults = schema_faults(document, "study")
+    if not faults:
+        faults = list(_study_faults(document, Path(path)))
+    _raise_if_any(path, faults)
+    return document
+
+
+def check_config(config: Mapping[str, Any], path: str | Path) -> None:
+    """Check the configuration that came from `path` and the command line.
+
+    Raises:
+        UserError: every fault, one a line.
+    """
+    _raise_if_any(path, schema_faults(dict(config), "config"))
+
+
+def closest(word: Any, allowed: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the nearest allowed word, or nothing."""
+    nearest = difflib.get_close_matches(str(word), list(allowed), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def schema_faults(document: Any, name: str) -> list[str]:
+    """Return the faults of `document` under the schema `name`, "study" or "config"."""
+    import jsonschema
+
+    # YAML tells 1 from 1.0 and from true, and so do folder names.
+    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: type(value) is int
+    )
+    dialect = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
+    validator = dialect(_schema(name))
+    errors = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.path)))
+    return [line for error in errors for line in _explain(error)]
+
+
+def drawn_datasets() -> frozenset[str]:
+    """Return the names of the registry's datasets that are drawn instead of downloaded."""
+    return frozenset(name for name, entry in _registry().items() if entry["layout"] == "drawn")
+
+
+@cache
+def _registry() -> dict[str, Any]:
+    registry: dict[str, Any] = {}
+    for file in sorted(resources.files("blocklora.data").joinpath("registry").iterdir(), key=str):
+        if file.name.endswith(".yaml"):
+            registry |= yaml.safe_load(file.read_text(encoding="utf-8"))
+    # Until the registry's files are there.
+    names = "imagenet sun397 fgvc_aircraft eurosat stanford_cars food101 oxford_pets"
+    names += " oxford_flowers caltech101 dtd ucf101 mini_covered mini_shifted mini_objects"
+    for name in (names + " mini_digits").split():
+        registry.setdefault(name, {"layout": "drawn" if name.startswith("mini") else "coop"})
+    return registry
+
+
+@cache
+def _schema(name: str) -> dict[str, Any]:
+    file = resources.files("blocklora.study").joinpath("schemas", f"{name}.schema.yaml")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def _study_faults(study: Mapping[str, Any], path: Path) -> Iterator[str]:
+    """Yield what the schema cannot say about a study that fits it."""
+    if study["name"] != path.stem:
+        yield f"name: {_show(study['name'])} is not allowed; it must be the file's, {path.stem}"
+    for key in ("shots", "seeds"):
+        if study[key] != sorted(study[key]):
+            yield f"{key}: {study[key]} is not allowed; it must ascend: {sorted(study[key])}"
+    yield from _method_faults(study["methods"])
+    yield from _recipe_faults(study["recipe"])
+    yield from _dataset_faults(study)
+    yield from _backbone_faults(study)
+
+
+def _method_faults(methods: Mapping[str, Any]) -> Iterator[str]:
+    without = [name for name, method in methods.items() if method["kind"] == "zero_shot"]
+    if len(without) != 1:
+        yield (
+            f"methods: {len(without)} methods of kind zero_shot are not allowed; there must be "
+            "exactly one, since every accuracy is compared with it"
+        )
+    for name, method in methods.items():
+        if method["kind"] == "adapter":
+            try:
+                AdapterConfig.from_json({k: v for k, v in method.items() if k != "kind"})
+            except UserError as error:
+                yield f"methods.{name}: {error}"
+
+
+def _recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
+    if recipe["final_learning_rate"] > recipe["learning_rate"]:
+        yield (
+            f"recipe.final_learning_rate: {recipe['final_learning_rate']} is not allowed; it must "
+            f"be at most learning_rate, {recipe['learning_rate']}"
+        )
+    if recipe["crop_scale"][0] > recipe["crop_scale"][1]:
+        yield f"recipe.crop_scale: {recipe['crop_scale']} is not allowed; it must ascend"
+
+
+def _dataset_faults(study: Mapping[str, Any]) -> Iterator[str]:
+    own = study.get("own_datasets", {})
+    known = {*_registry(), *own}
+    for index, name in enumerate(study["datasets"]):
+        if name not in known:
+            yield (
+                f"datasets[{index}]: {name} is neither in the registry nor in own_datasets"
+                f"{closest(name, known)} (allowed: {', '.join(sorted(known))})"
+            )
+    for name, entry in own.items():
+        if name in _registry():
+            yield f"own_datasets.{name}: the registry has a dataset of this name; choose another"
+        if not Path(entry["images"]).is_dir():
+            yield f"own_datasets.{name}.images: {entry['images']} is not a folder"
+        if "csv" in entry and not Path(entry["csv"]).is_file():
+            yield f"own_datasets.{name}.csv: {entry['csv']} is not a file"
+
+
+def _backbone_faults(study: Mapping[str, Any]) -> Iterator[str]:
+    drawn = [f"datasets: {name}" for name in study["datasets"] if name in drawn_datasets()]
+    for name, entry in study["backbones"].items():
+        if entry["source"] == "miniature":
+            drawn.append(f"backbones: {name}")
+        elif name not in OPENAI_IMAGE_SIZES:
+            allowed = ", ".join(OPENAI_IMAGE_SIZES)
+            yield (
+                f"backbones.{name}: OpenAI has no such model{closest(name, OPENAI_IMAGE_SIZES)} "
+                f"(allowed: {allowed})"
+            )
+    if drawn and "miniature" not in study:
+        yield f"miniature: missing; it must be the settings of what is drawn, for {drawn[0]}"
+    if not drawn and "miniature" in study:
+        yield "miniature: no dataset or backbone of this study is drawn; delete the key"
+
+
+def _raise_if_any(path: str | Path, faults: list[str]) -> None:
+    if faults:
+        raise UserError("\n".join(f"{path}: {fault}" for fault in faults))
+
+
+def _key(parts: Iterable[Any]) -> str:
+    """Return a dotted key, `methods.clip_lora.rank` or `shots[0]`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".") or "the file"
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _explain(error: Any) -> list[str]:
+    """Return the lines for one error of the schema."""
+    key = _key(error.absolute_path)
+    if error.validator == "additionalProperties":
+        allowed = error.schema["properties"]
+        return [
+            f"{_key([*error.absolute_path, name])}: unknown key{closest(name, allowed)} "
+            f"(allowed: {', '.join(allowed)})"
+            for name in error.instance
+            if name not in allowed
+        ]
+    if error.validator == "required":
+        missing = re.match(r"'(.*)' is a required", error.message)[1]
+        meaning = error.schema["properties"][missing].get("description", "")
+        return [f"{_key([*error.absolute_path, missing])}: missing; it must be {meaning}"]
+    hint = closest(error.instance, error.validator_value) if error.validator == "enum" else ""
+    return [f"{key}: {_show(error.instance)} is not allowed; it must be {_meaning(error)}{hint}"]
+
+
+def _meaning(error: Any) -> str:
+    """Return the description of the innermost part of the schema that has one."""
+    while error is not None:
+        if "description" in error.schema:
+            return error.schema["description"]
+        error = error.parent
+    return "something else"
