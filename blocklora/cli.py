@@ -32,14 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand and return the exit status: 0, or 1 after a `UserError`."""
+    """Run one subcommand and return the exit status: 0, or the error's after a `UserError`."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
     except UserError as error:
         print(f"blocklora {options.command}: error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         print(f"blocklora {options.command}: interrupted", file=sys.stderr)
         return 130

@@ -1,7 +1,107 @@
 """Subcommands of `blocklora.training`."""
 
-from argparse import _SubParsersAction
+from argparse import ArgumentParser, Namespace, _SubParsersAction
+from pathlib import Path
+
+from blocklora.errors import UserError
+from blocklora.study.model import Run, load_study
+from blocklora.training import gate
+
+CHECKPOINT_SECONDS = 60.0
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
+    zero_shot = subparsers.add_parser(
+        "zero-shot",
+        help="test CLIP without training",
+        description="Classify a dataset's test images by the class prompts alone.",
+    )
+    _add_task_arguments(zero_shot)
+    zero_shot.set_defaults(run=_zero_shot)
+
+    train = subparsers.add_parser(
+        "train",
+        help="train and test the adapters of one or more seeds",
+        description="Train one adapter per seed and test it. A run that was interrupted goes on "
+        "from its checkpoint.",
+    )
+    _add_task_arguments(train)
+    train.add_argument("--method", required=True, help="name of the method in the study")
+    train.add_argument("--shots", type=int, required=True, help="training images per class")
+    train.add_argument("--seeds", type=int, nargs="+", required=True)
+    train.add_argument(
+        "--shots-lists", type=Path, nargs="+", required=True, help="one CSV per seed"
+    )
+    train.add_argument(
+        "--shots-pixels", type=Path, nargs="+", required=True, help="one store per seed"
+    )
+    train.add_argument("--engine", choices=("fast", "reference"), default="fast")
+    train.add_argument(
+        "--workers", type=int, default=0, help="threads that prepare batches ahead (default: 0)"
+    )
+    train.add_argument("--checkpoints", type=Path, required=True, help="folder for unfinished work")
+    train.set_defaults(run=_train)
+    gate.add_gate_command(subparsers)
+
+
+def _add_task_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--study", type=Path, required=True, help="study file")
+    parser.add_argument("--backbone", required=True, help="name of the backbone in the study")
+    parser.add_argument("--dataset", required=True, help="name of the dataset in the study")
+    parser.add_argument("--backbone-file", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--test-pixels", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+
+
+def _zero_shot(options: Namespace) -> None:
+    from blocklora.training.run import Compute, load_task, run_zero_shot
+
+    study = load_study(options.study)
+    run = Run(options.backbone, options.dataset, study.zero_shot, 0, 0)
+    task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
+    compute = Compute(options.device, options.precision, "fast", 0)
+    run_zero_shot(study, run, task, compute, options.runs / run.folder)
+
+
+def _train(options: Namespace) -> None:
+    study = load_study(options.study)
+    if options.method not in study.adapter_methods:
+        raise UserError(
+            f"{options.study}: {options.method!r} is not a method with an adapter; "
+            f"there are {', '.join(study.adapter_methods)}"
+        )
+    if not len(options.seeds) == len(options.shots_lists) == len(options.shots_pixels):
+        raise UserError("--shots-lists and --shots-pixels need one file for each of --seeds")
+
+    from blocklora.training.interruption import catch_interruption
+    from blocklora.training.run import Compute, load_task, run_training
+
+    task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
+    compute = Compute(options.device, options.precision, options.engine, options.workers)
+    finished = []
+    with catch_interruption() as interruption:
+        for seed, shots_list, shots_pixels in zip(
+            options.seeds, options.shots_lists, options.shots_pixels, strict=True
+        ):
+            run = Run(options.backbone, options.dataset, options.method, options.shots, seed)
+            finished.append(
+                run_training(
+                    study,
+                    run,
+                    task,
+                    compute,
+                    shots_list,
+                    shots_pixels,
+                    options.runs / run.folder,
+                    options.checkpoints,
+                    CHECKPOINT_SECONDS,
+                    lambda: interruption.signal_name,
+                )
+            )
+    # Only now, since a workflow that sees one seed fail removes the files of all.
+    for checkpoint in finished:
+        checkpoint.unlink(missing_ok=True)

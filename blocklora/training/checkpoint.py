@@ -1,0 +1,95 @@
+"""Checkpoints of unfinished runs.
+
+A checkpoint holds the adapter, the optimizer and the history up to a step. Random numbers need
+none of it (`randomness.py`). It is safetensors with JSON metadata, so nothing is unpickled, and it
+is named by the run's digest, so that it is never taken for that of another configuration.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from blocklora.errors import UserError
+from blocklora.files import atomic_path
+
+FORMAT = "blocklora-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: steps done.
+        seconds: spent on them.
+        history: rows of `history.csv` so far.
+        pending: loss, correct predictions and images of each step since the last row.
+        scaler: state of the loss scaler, empty outside fp16.
+    """
+
+    step: int
+    seconds: float
+    history: list[dict[str, float]]
+    pending: list[tuple[float, float, int]]
+    scaler: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | Path,
+    run_digest: str,
+    parameters: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    """Write a checkpoint; a previous one stays until the new one is complete."""
+    tensors = {f"parameter.{i}": p.detach().cpu() for i, p in enumerate(parameters)}
+    for index, parameter in enumerate(parameters):
+        for name, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
+    facts = {"format": FORMAT, "run_digest": run_digest, **vars(progress)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {"blocklora": json.dumps(facts)})
+
+
+def load_checkpoint(
+    path: str | Path,
+    run_digest: str,
+    parameters: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> Progress:
+    """Restore parameters and optimizer in place and return how far the run had come.
+
+    Raises:
+        UserError: the checkpoint is cut short, of another version or of another run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["blocklora"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = facts.pop("format"), facts.pop("run_digest")
+        progress = Progress(**facts)
+    except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({error}); delete it to start the run over"
+        ) from None
+    if found != (FORMAT, run_digest):
+        raise UserError(
+            f"{path}: this checkpoint belongs to another configuration or version of the run; "
+            "delete it to start the run over"
+        )
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, index, *rest = name.split(".")
+        if kind == "parameter":
+            with torch.no_grad():
+                parameters[int(index)].copy_(tensor)
+        else:
+            states.setdefault(int(index), {})[rest[0]] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return progress

@@ -1,0 +1,33 @@
+"""Random numbers that follow from the seed, what they are for and the step, and nothing else.
+
+No generator has a state that a later step depends on, so a resumed run draws what an
+uninterrupted one would have drawn.
+"""
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def seed_sequence(seed: int, purpose: str, *counters: int) -> np.random.SeedSequence:
+    """Return the seed of one draw: `purpose` in words, `counters` such as the step."""
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
+
+
+def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """Return a fresh NumPy generator."""
+    return np.random.Generator(np.random.PCG64(seed_sequence(seed, purpose, *counters)))
+
+
+def torch_generator(
+    seed: int, purpose: str, *counters: int, device: str | torch.device = "cpu"
+) -> torch.Generator:
+    """Return a fresh torch generator on `device`."""
+    return torch.Generator(device).manual_seed(integer_seed(seed, purpose, *counters))
+
+
+def integer_seed(seed: int, purpose: str, *counters: int) -> int:
+    """Return a seed in [0, 2^63) for libraries with a global generator."""
+    state = seed_sequence(seed, purpose, *counters).generate_state(1, np.uint64)
+    return int(state[0]) & (2**63 - 1)
