@@ -1,0 +1,137 @@
+"""The information-theoretic bound of the generalization gap, for every way to adapt.
+
+For a loss that is σ-sub-Gaussian and N independent samples, the gap between expected and training
+loss is at most sqrt(2 σ² I(S; W) / N) (Xu & Raginsky 2017, arXiv 1705.07809, Theorem 1). P trained
+parameters stored in q bits each carry at most P q ln 2 nats about the sample, so
+
+    |gap| <= sqrt(2 q σ² ln 2 · P / N),
+
+which is Lemma 4.5 of Zhu et al. 2024 (arXiv 2402.16842) with P = r Σ (d_in + d_out) for LoRA,
+r Σ d_out for training B alone and r Σ d_in for training A alone. A method enters through P only.
+The 0-1 loss is 1/2-sub-Gaussian (Hoeffding's lemma).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import log, sqrt
+from typing import Any
+
+from blocklora.adapters.config import PARTITIONS, AdapterConfig
+from blocklora.theory.parameters import (
+    Shapes,
+    counted_parameters,
+    effective_parameters,
+    factor_parameters,
+)
+
+COLUMNS = (
+    "backbone",
+    "dataset",
+    "method",
+    "shots",
+    "classes",
+    "samples",
+    "parameters",
+    "effective_parameters",
+    "bits",
+    "sigma",
+    "bound",
+    "effective_bound",
+    "ratio_to_lora",
+    "effective_ratio_to_lora",
+)
+SIGMA_ZERO_ONE = 0.5
+STORED_BITS = 32
+
+
+@dataclass(frozen=True)
+class Count:
+    """The parameters of one way to adapt a model, and of LoRA at the same rank and matrices."""
+
+    method: str
+    parameters: int
+    effective: int
+    lora: int
+
+
+def information_bound(
+    parameters: int, samples: int, bits: int = STORED_BITS, sigma: float = SIGMA_ZERO_ONE
+) -> float:
+    """Return sqrt(2 q σ² ln 2 · P / N), a bound in units of the loss.
+
+    Args:
+        parameters: P, trained parameters.
+        samples: N, training samples.
+        bits: q, stored bits of a parameter.
+        sigma: σ, sub-Gaussian parameter of the loss.
+    """
+    return sqrt(2 * bits * sigma**2 * log(2) * parameters / samples)
+
+
+def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
+    """Return the counts of each method, and of the variants the theory compares it with.
+
+    A method with several blocks is followed by its other partition, `<method>_<partition>`, one
+    with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`; a variant that is a
+    method of its own is not repeated.
+
+    Raises:
+        UserError: an adapter does not fit the model.
+    """
+    found = []
+    for name, config in methods.items():
+        lora = sum(factor_parameters(replace(config, blocks=1), shapes))
+        effective = effective_parameters(config, shapes)
+        found.append(Count(name, counted_parameters(config, shapes), effective, lora))
+        if config.blocks == 1:
+            down, up = factor_parameters(config, shapes)
+            found += [
+                Count(f"{name}_b_only", up, up, lora),
+                Count(f"{name}_a_only", down, down, lora),
+            ]
+            continue
+        for other in _other_partitions(config):
+            if other not in methods.values():
+                effective = effective_parameters(other, shapes)
+                parameters = counted_parameters(other, shapes)
+                found.append(Count(f"{name}_{other.partition}", parameters, effective, lora))
+    return found
+
+
+def bound_rows(
+    backbone: str,
+    counted: Iterable[Count],
+    classes: Mapping[str, int],
+    shots: Iterable[int],
+    bits: int = STORED_BITS,
+    sigma: float = SIGMA_ZERO_ONE,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of bounds.csv: each dataset (name to classes), method and shot count."""
+    shots = list(shots)
+    for dataset, number in classes.items():
+        for count in counted:
+            for k in shots:
+                samples = k * number
+                yield {
+                    "backbone": backbone,
+                    "dataset": dataset,
+                    "method": count.method,
+                    "shots": k,
+                    "classes": number,
+                    "samples": samples,
+                    "parameters": count.parameters,
+                    "effective_parameters": count.effective,
+                    "bits": bits,
+                    "sigma": sigma,
+                    "bound": information_bound(count.parameters, samples, bits, sigma),
+                    "effective_bound": information_bound(count.effective, samples, bits, sigma),
+                    "ratio_to_lora": sqrt(count.parameters / count.lora),
+                    "effective_ratio_to_lora": sqrt(count.effective / count.lora),
+                }
+
+
+def _other_partitions(config: AdapterConfig) -> list[AdapterConfig]:
+    others = [kind for kind in PARTITIONS if kind != config.partition]
+    if config.rank % config.blocks:  # an input partition that has no counterpart by rank
+        others = [kind for kind in others if kind != "rank"]
+    return [replace(config, partition=kind) for kind in others]

@@ -1,0 +1,155 @@
+"""Floating-point operations of one training step, in closed form.
+
+What is counted is every matrix product of the fast path (`blocklora.clip.towers`), a
+multiply-add as two operations, attention over whole sequences also where it is causal, as
+`torch.utils.flop_counter` counts. With w the width, T the tokens of a batch, S its sequences and
+P = Σ length² over them, the frozen products of a block cost
+
+    forward    24 T w² + 4 P w     (q, k, v: 6, output: 2, MLP of four times the width: 16)
+    backward   24 T w² + 10 P w    (gradients of inputs alone, for the weights are frozen;
+                                    attention computes its scores again)
+
+and those of the last block, which needs the queries of S pooled tokens only,
+4 T w² + 20 S w² + 4 T w forward. A low-rank path over t inputs costs 4 t r' w forward and up to
+8 t r' w backward, r' being its inner width: r/n for the rank partition, r for the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blocklora.adapters.config import AdapterConfig
+from blocklora.clip.config import ClipConfig, TowerConfig
+
+Groups = Sequence[tuple[int, int]]
+"""(sequences, length) of the sequences of each length."""
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of the forward and of the backward pass."""
+
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both passes."""
+        return self.forward + self.backward
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.forward + other.forward, self.backward + other.backward)
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """Operations of one training step by part; the towers are the frozen products alone."""
+
+    vision: Flops
+    text: Flops
+    adapter: Flops
+    logits: Flops
+
+    @property
+    def total(self) -> int:
+        """All parts."""
+        return (self.vision + self.text + self.adapter + self.logits).total
+
+
+def step_flops(
+    clip: ClipConfig,
+    adapter: AdapterConfig,
+    images: int,
+    classes: int,
+    prompts: Groups,
+    recomputed: bool = False,
+) -> StepFlops:
+    """Return the operations of a training step.
+
+    A text tower without adapter costs nothing, its features being computed once; a vision tower
+    without one is run forward, since augmented images are new at every step.
+
+    Args:
+        clip: shape of the model.
+        adapter: what is trained.
+        images: batch size.
+        classes: number of classes.
+        prompts: (prompts, tokens) of the different class prompts of each length.
+        recomputed: whether the text tower is run in chunks that are recomputed for the backward
+            pass, up to its last block.
+    """
+    tokens = (clip.image_size // clip.patch_size) ** 2 + 1
+    vision, thin = tower_flops(clip.vision, adapter, "vision", [(images, tokens)])
+    patches = 2 * images * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
+    vision += Flops(patches) + _projection(clip, clip.vision, images, "vision" in adapter.towers)
+    text = Flops()
+    if "text" in adapter.towers:
+        text, text_thin = tower_flops(clip.text, adapter, "text", prompts)
+        if recomputed:
+            text += Flops(0, text.forward)
+            text_thin += Flops(0, text_thin.forward)
+        thin += text_thin
+        text += _projection(clip, clip.text, sum(count for count, _ in prompts), True)
+    product = 2 * images * classes * clip.embed_dim
+    return StepFlops(vision, text, thin, Flops(product, product * len(adapter.towers)))
+
+
+def tower_flops(
+    tower: TowerConfig, adapter: AdapterConfig, name: str, groups: Groups
+) -> tuple[Flops, Flops]:
+    """Return the operations of a tower's blocks: frozen products, and low-rank paths.
+
+    Args:
+        tower: its shape.
+        adapter: what is trained.
+        name: "vision" or "text".
+        groups: (sequences, length) of the sequences of each length.
+    """
+    first = last = tower.layers  # nothing is adapted: no block has a gradient
+    if name in adapter.towers:
+        first, last = (0, tower.layers - 1) if adapter.layers == "all" else adapter.layers
+    frozen, thin = Flops(), Flops()
+    for layer in range(tower.layers):
+        pooled = layer == tower.layers - 1
+        matrices = adapter.matrices if first <= layer <= last else ()
+        block, path = _block(tower.width, groups, pooled, adapter, matrices, layer - first)
+        frozen, thin = frozen + block, thin + path
+    return frozen, thin
+
+
+def _block(
+    width: int,
+    groups: Groups,
+    pooled: bool,
+    adapter: AdapterConfig,
+    matrices: Sequence[str],
+    depth: int,
+) -> tuple[Flops, Flops]:
+    """Return frozen and low-rank operations of a block, `depth` blocks above the first adapted."""
+    tokens = sum(count * length for count, length in groups)
+    queries = sum(count for count, _ in groups) if pooled else tokens
+    pairs = sum(count * length * (1 if pooled else length) for count, length in groups)
+    inputs = 2 * width**2 * (queries + 2 * tokens)  # q, k and v
+    attention = 4 * width * pairs
+    output = 2 * width**2 * queries
+    mlp = 16 * width**2 * queries
+    # In the first adapted block a gradient goes no deeper than to its low-rank paths.
+    below = depth > 0
+    through_attention = below or any(matrix != "o" for matrix in matrices)
+    backward = inputs if below else 0
+    if through_attention:
+        backward += attention * 5 // 2 + output
+    if depth >= 0:
+        backward += mlp
+    (inner, _), _ = adapter.factor_shapes(width, width)
+    path = Flops()
+    for matrix in matrices:
+        product = 2 * (queries if matrix in "qo" else tokens) * inner * width
+        into_input = below or (matrix == "o" and through_attention)
+        path += Flops(2 * product, (4 if into_input else 3) * product)
+    return Flops(inputs + attention + output + mlp, backward), path
+
+
+def _projection(clip: ClipConfig, tower: TowerConfig, sequences: int, trained: bool) -> Flops:
+    """Return the operations of the product into the joint space."""
+    product = 2 * sequences * tower.width * clip.embed_dim
+    return Flops(product, product if trained else 0)

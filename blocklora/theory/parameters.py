@@ -1,0 +1,63 @@
+"""How many parameters an adapter trains, by formula and as counted on an adapter of the model."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from blocklora.adapters.config import AdapterConfig
+from blocklora.clip.config import ClipConfig
+
+Shapes = Mapping[str, tuple[int, int]]
+"""Tower name to (layers, width)."""
+
+
+def tower_shapes(clip: ClipConfig) -> dict[str, tuple[int, int]]:
+    """Return the layers and the width of both towers."""
+    return {
+        "vision": (clip.vision.layers, clip.vision.width),
+        "text": (clip.text.layers, clip.text.width),
+    }
+
+
+def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
+    """Return the parameters of all down-projections and those of all up-projections.
+
+    Per adapted matrix r·d_in/n and r·d_out: together r (d_in/n + d_out), of which r (d_in + d_out)
+    is LoRA's case n = 1.
+    """
+    down = up = 0
+    for tower in config.towers:
+        layers, width = shapes[tower]
+        first, last = (0, layers - 1) if config.layers == "all" else config.layers
+        matrices = (last - first + 1) * len(config.matrices)
+        down += matrices * config.rank * width // config.blocks
+        up += matrices * config.rank * width
+    return down, up
+
+
+def effective_parameters(config: AdapterConfig, shapes: Shapes) -> int:
+    """Return the parameters that remain once arms that stay equal are one.
+
+    The arms of the rank partition enter only as their sum, a LoRA of rank r/n: r/n (d_in + d_out)
+    per matrix. Nothing merges in LoRA and in the input partition.
+    """
+    if config.partition == "rank":
+        config = replace(config, rank=config.rank // config.blocks, blocks=1)
+    return sum(factor_parameters(config, shapes))
+
+
+def counted_parameters(config: AdapterConfig, shapes: Shapes) -> int:
+    """Return the number of trainable scalars of an adapter built for these shapes.
+
+    Raises:
+        UserError: the adapter does not fit the model.
+        RuntimeError: the count is not the one of the formula.
+    """
+    import torch
+
+    from blocklora.adapters.adapter import Adapter
+
+    counted = Adapter.initialise(config, shapes, torch.Generator()).trainable_parameters
+    expected = sum(factor_parameters(config, shapes))
+    if counted != expected:
+        raise RuntimeError(f"{config} has {counted} parameters, but {expected} by the formula")
+    return counted

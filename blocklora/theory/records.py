@@ -1,0 +1,52 @@
+"""CSV files of the theory folder: read and written row by row, without pandas."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blocklora.errors import UserError
+from blocklora.files import write_text
+
+
+def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV; `None` is an empty cell, truth values are `true` and `false`.
+
+    Raises:
+        ValueError: a row has a column that is not among `columns`.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                key: str(value).lower() if isinstance(value, bool) else value
+                for key, value in row.items()
+            }
+        )
+    write_text(path, stream.getvalue())
+
+
+def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file that must have at least `columns`.
+
+    Raises:
+        UserError: the file is missing, lacks a column or has a row of another length.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error}); make it again") from None
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise UserError(f"{path}: the column {', '.join(missing)} is missing; make the file again")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise UserError(f"{path}, line {number}: wrong number of cells; make the file again")
+    return rows

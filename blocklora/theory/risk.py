@@ -1,0 +1,62 @@
+"""Bounds of the risk of a classifier that takes few bits to write down."""
+
+from math import log
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit, gammaln, log_expit, logsumexp
+
+# At this log-odds a probability rounds to 1 in double precision.
+_CERTAIN = 37.0
+
+
+def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
+    """Return an upper bound of the error rate of a classifier described in `bits`.
+
+    The Occam bound with the exact binomial tail (Langford 2005, "Tutorial on Practical Prediction
+    Theory for Classification", JMLR 6, section 4): with probability 1 − δ over the sample,
+    simultaneously for every word h of a prefix-free code (Σ 2^-bits(h) <= 1) fixed before the
+    sample was seen,
+
+        risk(h) <= sup{p : P(Binomial(N, p) <= errors(h)) >= δ 2^-bits(h)}.
+
+    It is never worse than Hoeffding's errors/N + sqrt((bits ln 2 + ln 1/δ) / 2N), nor than the
+    Chernoff form with the relative entropy. Compressed networks are such words: Zhou et al. 2019
+    (arXiv 1804.05862), Lotfi et al. 2022 (arXiv 2211.13609).
+
+    The same number of shots for every class is a stratified sample; the bound then holds for the
+    risk averaged over classes, because the binomial tail also bounds that of unequal
+    probabilities at and below mean − 1 (Hoeffding 1956, Ann. Math. Statist. 27, Theorem 5).
+
+    Args:
+        errors: misclassified training samples.
+        samples: N.
+        bits: length of the classifier's code word.
+        delta: δ, probability with which the statement may fail, below 1/4.
+    """
+    if errors >= samples:
+        return 1.0
+    level = log(delta) - bits * log(2)
+    log_choose = (
+        gammaln(samples + 1)
+        - gammaln(np.arange(errors + 1) + 1)
+        - gammaln(samples - np.arange(errors + 1) + 1)
+    )
+    hits = np.arange(errors + 1)
+
+    def excess(log_odds: float) -> float:
+        terms = log_choose + hits * log_expit(log_odds) + (samples - hits) * log_expit(-log_odds)
+        return float(logsumexp(terms)) - level
+
+    if excess(_CERTAIN) >= 0:
+        return 1.0
+    return float(expit(brentq(excess, -_CERTAIN, _CERTAIN, xtol=1e-12)))
+
+
+def is_vacuous(bound: float, classes: int) -> bool:
+    """Return whether guessing has a risk as low: the bound is 1 − 1/classes or more.
+
+    The exact tail stays below 1 as long as one sample is classified correctly, so that 1 would be
+    no test.
+    """
+    return bound >= 1 - 1 / classes
