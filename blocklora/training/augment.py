@@ -1,7 +1,7 @@
 """Random resized crops and flips, drawn for a whole batch and cut from decoded images.
 
 The boxes follow the distribution of torchvision's `RandomResizedCrop`; the resizing is torch's
-antialiased bicubic on 8-bit pixels, which agrees with PIL's to one grey level.
+antialiased bicubic on 8-bit pixels, which agrees with PIL's to two of 256 grey levels.
 """
 
 from collections.abc import Sequence

@@ -6,12 +6,13 @@ An engine computes the loss of a batch and the gradients of the adapter. `Refere
 - prompts cut at their end-of-text token, packed without padding, equal ones encoded once;
 - thin low-rank products over frozen weights stored once in the compute dtype (`clip/towers.py`);
 - a tower without an adapter gets no gradients, and its text features are computed once;
-- with more than one chunk of prompts, each is recomputed when its gradient is needed, so that
-  memory grows with the chunk and not with the number of classes.
+- prompts and images may be encoded in chunks, each recomputed when its gradient is needed, so
+  that memory grows with the chunk and not with the number of classes.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,19 @@ from blocklora.clip.weights import Backbone
 from blocklora.training.randomness import torch_generator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How much is encoded at a time in training; None means everything at once.
+
+    Attributes:
+        tokens: prompt tokens whose activations are kept at a time.
+        images: images whose activations are kept at a time.
+    """
+
+    tokens: int | None = None
+    images: int | None = None
 
 
 class Engine(Protocol):
@@ -80,19 +94,16 @@ class FastEngine:
         seed: int,
         device: str = "cpu",
         precision: str = "fp32",
-        tokens_per_chunk: int | None = None,
+        chunks: Chunks = Chunks(),
     ) -> None:
-        """Prepare for the prompts of a dataset, given as token ids class by class.
-
-        `tokens_per_chunk` limits the prompt tokens whose activations are kept at a time; None
-        keeps all.
-        """
+        """Prepare for the prompts of a dataset, given as token ids class by class."""
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.vision = VisionTower(backbone, device, self.dtype)
         self.text = TextTower(backbone, device, self.dtype)
-        chunks, rows = pack(prompts, tokens_per_chunk)
-        self.chunks = [chunk.to(device) for chunk in chunks]
+        self.images_per_chunk = chunks.images
+        packed, rows = pack(prompts, chunks.tokens)
+        self.chunks = [chunk.to(device) for chunk in packed]
         self.rows = rows.to(device)
         self.embedded = [self.text.embed(chunk) for chunk in self.chunks]
         self.fixed_text = None
@@ -113,31 +124,24 @@ class FastEngine:
         return loss.detach(), correct
 
     def _encode_images(self, images: Tensor, step: int) -> Tensor:
-        layers = self.vision.transformer.layers
-        updates = layer_updates(self.adapter, "vision", layers, self.dtype)
-        tokens = len(images) * self.vision.tokens
-        return self.vision(images, updates, self._masks("vision", tokens, step, 0))
+        """Return the image features, shape (images, embed_dim)."""
+        updates = layer_updates(self.adapter, "vision", self.vision.transformer.layers, self.dtype)
+        parts = images.split(self.images_per_chunk or len(images))
+        encode = _recomputed(self.vision) if len(parts) > 1 else self.vision
+        features = []
+        for index, part in enumerate(parts):
+            masks = self._masks("vision", len(part) * self.vision.tokens, step, index)
+            features.append(encode(part, updates, masks))
+        return torch.cat(features)
 
     def _encode_text(self, adapter: Adapter | None, step: int) -> Tensor:
         """Return the text features of every class, shape (classes, embed_dim)."""
         updates = layer_updates(adapter, "text", self.text.transformer.layers, self.dtype)
+        encode = _recomputed(self.text) if len(self.chunks) > 1 else self.text
         features = []
         for index, (chunk, embedded) in enumerate(zip(self.chunks, self.embedded, strict=True)):
             masks = self._masks("text", len(chunk.tokens), step, index)
-            if len(self.chunks) == 1:
-                features.append(self.text(embedded, chunk, updates, masks))
-            else:
-                features.append(
-                    checkpoint(
-                        self.text,
-                        embedded,
-                        chunk,
-                        updates,
-                        masks,
-                        use_reentrant=False,
-                        preserve_rng_state=False,
-                    )
-                )
+            features.append(encode(embedded, chunk, updates, masks))
         return torch.cat(features)[self.rows]
 
     def _masks(self, tower: str, tokens: int, step: int, chunk: int) -> Tensor | None:
@@ -153,3 +157,15 @@ class FastEngine:
             torch_generator(self.seed, f"{tower} dropout", step, chunk, device=self.device),
             self.device,
         )
+
+
+def _recomputed(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `encode` keeping its inputs only, and run again for its gradient.
+
+    Both passes see the same dropout masks, which are among the inputs.
+    """
+
+    def encode_again(*inputs: Any) -> Tensor:
+        return checkpoint(encode, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    return encode_again

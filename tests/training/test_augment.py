@@ -66,7 +66,8 @@ def test_pixels_of_a_box_equal_those_of_pil(seed, shape, size):
     if crops.flip[0]:
         expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     difference = np.abs(found.numpy().astype(int) - np.asarray(expected).astype(int))
-    assert difference.max() <= 1
+    assert difference.max() <= 2
+    assert difference.mean() < 0.3
 
 
 def test_images_of_different_sizes_make_one_batch():

@@ -7,8 +7,9 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.clip.config import ClipConfig
 from blocklora.clip.masks import draw_masks, kept
 from blocklora.clip.prompts import class_prompts, tokenize
-from blocklora.training.engine import FastEngine
+from blocklora.training.engine import Chunks, FastEngine
 from blocklora.training.evaluate import Classifier
+from blocklora.training.memory import TensorMemory
 from blocklora.training.reference import ReferenceEngine
 from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 
@@ -68,22 +69,26 @@ def test_fast_engine_equals_the_reference(backbone, config):
     assert_same(step(FastEngine, backbone, config), step(ReferenceEngine, backbone, config))
 
 
-@pytest.mark.parametrize("tokens_per_chunk", [1, 15, 30])
-@pytest.mark.parametrize("dropout", [0.0, 0.25])
-def test_chunks_change_only_the_memory(backbone, tokens_per_chunk, dropout):
-    """With dropout, one chunk draws other masks than many, so it is compared with itself."""
-    config = make(blocks=2, dropout=dropout)
-    found = step(FastEngine, backbone, config, tokens_per_chunk=tokens_per_chunk)
-    if dropout == 0:
-        assert_same(found, step(FastEngine, backbone, config))
-    else:
-        again = step(FastEngine, backbone, config, tokens_per_chunk=tokens_per_chunk)
-        assert all(torch.equal(a, b) for a, b in zip(found[2], again[2], strict=True))
+@pytest.mark.parametrize("chunks", [Chunks(1), Chunks(15, 3), Chunks(images=1), Chunks(30, 2)])
+def test_chunks_leave_the_gradients_as_they_are(backbone, chunks):
+    config = make(blocks=2)
+    found = step(FastEngine, backbone, config, chunks=chunks)
+    assert_same(found, step(FastEngine, backbone, config))
 
 
-@pytest.mark.parametrize("tokens_per_chunk", [None, 15])
+def test_chunks_save_memory(backbone):
+    peaks = []
+    for chunks in (Chunks(), Chunks(tokens=10, images=1)):
+        with TensorMemory() as memory:
+            step(FastEngine, backbone, make(), chunks=chunks)
+        peaks.append(memory.peak_bytes)
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+@pytest.mark.parametrize("chunks", [Chunks(), Chunks(tokens=15, images=3)])
 @pytest.mark.parametrize("config", [make(), make(matrices=("q", "k", "v", "o"), blocks=2)])
-def test_with_given_masks_dropout_equals_the_reference(backbone, config, tokens_per_chunk):
+def test_with_given_masks_dropout_equals_the_reference(backbone, config, chunks):
+    """Chunks are encoded twice, so this also shows that both passes drop the same inputs."""
     config = AdapterConfig(**{**config.__dict__, "dropout": 0.25})
     fast = FastEngine(
         backbone,
@@ -91,7 +96,7 @@ def test_with_given_masks_dropout_equals_the_reference(backbone, config, tokens_
         prompts(),
         logit_scale=100.0,
         seed=7,
-        tokens_per_chunk=tokens_per_chunk,
+        chunks=chunks,
     )
     reference = ReferenceEngine(
         backbone, trained_adapter(config, backbone), prompts(), logit_scale=100.0, seed=7
@@ -109,7 +114,13 @@ def reference_masks(fast, name, matrices):
     """Return the fast engine's masks in the layout of the reference: matrix, sequence, token."""
     tower, layer = name.split(".")
     if tower == "vision":
-        masks = fast._masks("vision", 4 * fast.vision.tokens, 3, 0)[int(layer)]
+        sizes = [len(part) for part in torch.zeros(4).split(fast.images_per_chunk or 4)]
+        masks = torch.cat(
+            [
+                fast._masks("vision", size * fast.vision.tokens, 3, index)[int(layer)]
+                for index, size in enumerate(sizes)
+            ]
+        )
         laid_out = masks.view(4, fast.vision.tokens, -1)
         return torch.stack([kept(laid_out, j).float() for j in range(matrices)])
     rows = []
