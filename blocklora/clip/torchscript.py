@@ -1,0 +1,125 @@
+"""The tensors of a TorchScript archive, read without running anything it brings along.
+
+`torch.jit.load` compiles the archive's code and runs its `__setstate__` methods, which may read
+and write files. OpenAI's CLIP weights are published in this form only, but nothing of their code
+is needed: an archive is a ZIP file whose `data.pkl` describes nested module objects and whose
+`data/<key>` members hold the bytes of the tensor storages. A restricted unpickler that knows
+these few constructors, and refuses every other name, suffices to read the parameters.
+"""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocklora.errors import UserError
+
+_STORAGE_DTYPES = {
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "BoolStorage": torch.bool,
+}
+_LIST_BUILDERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
+
+
+class _Module:
+    """Stands in for a scripted module; unpickling fills its `__dict__` with the attributes."""
+
+
+def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+def _same(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _read_stored(archive: zipfile.ZipFile, name: str) -> bytearray:
+    """Return a member's bytes, whose checksum `ZipFile` verifies.
+
+    torch compresses code but never data, so a compressed member can only be meant to fill memory.
+    """
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise zipfile.BadZipFile(f"{name} is compressed")
+    return bytearray(archive.read(name))
+
+
+class _ArchiveUnpickler(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, root: str):
+        super().__init__(io.BytesIO(_read_stored(archive, f"{root}/data.pkl")))
+        self._archive = archive
+        self._root = root
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> type | Callable | torch.dtype:
+        if module.startswith("__torch__."):
+            return _Module
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle" and name in (*_LIST_BUILDERS, "restore_type_tag"):
+            return _same
+        raise pickle.UnpicklingError(f"the name {module}.{name} is not allowed")
+
+    def persistent_load(self, pid: tuple) -> Tensor:
+        """Return the one-dimensional tensor of a storage `("storage", dtype, key, device, n)`."""
+        _, dtype, key, _, length = pid
+        if key not in self._storages:
+            data = _read_stored(self._archive, f"{self._root}/data/{key}")
+            self._storages[key] = torch.frombuffer(data, dtype=dtype, count=length)
+        return self._storages[key]
+
+
+def is_torchscript(path: str | Path) -> bool:
+    """Return whether the file is a TorchScript archive, as opposed to one of `torch.save`."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_torchscript(path: str | Path) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a TorchScript archive by their dotted names.
+
+    No code of the archive is compiled or run. Tensors keep their stored dtype and lie on the CPU.
+
+    Raises:
+        UserError: the archive is damaged, or holds something other than modules and tensors.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (root,) = (
+                name.removesuffix("/data.pkl")
+                for name in archive.namelist()
+                if name.endswith("/data.pkl")
+            )
+            module = _ArchiveUnpickler(archive, root).load()
+        return _tensors(module)
+    except Exception as error:  # a hostile pickle can raise anything
+        raise UserError(
+            f"{path}: not a readable TorchScript archive ({error}); "
+            "fetch it again or use another checkpoint"
+        ) from None
+
+
+def _tensors(module: _Module, prefix: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            found[prefix + name] = value
+        elif isinstance(value, _Module):
+            found.update(_tensors(value, f"{prefix}{name}."))
+    return found
