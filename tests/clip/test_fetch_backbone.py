@@ -19,6 +19,7 @@ from blocklora.clip.commands import add_commands
 from blocklora.clip.openai import OPENAI_MODELS
 from blocklora.clip.weights import load_backbone
 from blocklora.errors import UserError
+from blocklora.study.model import BackboneSource
 from tests.clip.checkpoint_files import (
     CONFIG,
     NAME,
@@ -86,9 +87,8 @@ def published(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(openai, "openai_config", lambda name: CONFIG)
     study = SimpleNamespace(
         backbones={
-            NAME: SimpleNamespace(source="openai"),
-            "ViT-B-16": SimpleNamespace(source="openai"),
-            "drawn": SimpleNamespace(source="miniature"),
+            NAME: BackboneSource("openai"),
+            "drawn": BackboneSource("miniature"),
         }
     )
     monkeypatch.setattr("blocklora.study.model.load_study", lambda path: study)
