@@ -8,7 +8,12 @@ from typing import Any
 from blocklora.adapters.config import AdapterConfig
 from blocklora.files import json_digest
 from blocklora.study.provenance import code_digest
-from blocklora.study.validation import OPENAI_IMAGE_SIZES, check_study, drawn_datasets
+from blocklora.study.validation import (
+    OPENAI_IMAGE_SIZES,
+    check_study,
+    drawn_datasets,
+    registry_entry,
+)
 from blocklora.training.recipe import Recipe
 
 
@@ -93,6 +98,10 @@ class Study:
         """The names of the methods that are trained."""
         return tuple(name for name, method in self.methods.items() if method.kind == "adapter")
 
+    def backbones_from(self, source: str) -> tuple[str, ...]:
+        """Return the names of the backbones with this source."""
+        return tuple(name for name, entry in self.backbones.items() if entry.source == source)
+
     def runs(self) -> Iterator[Run]:
         """Yield every run: backbones, datasets, methods, shots and seeds in the file's order."""
         for backbone in self.backbones:
@@ -129,7 +138,7 @@ class Study:
                 "adapter": method.adapter and method.adapter.to_json(),
                 "recipe": recipe,
                 "precision": precision,
-                "engine": engine,
+                "engine": None if method.kind == "zero_shot" else engine,
                 "code": code_digest("zero_shot" if method.kind == "zero_shot" else "train"),
             }
         )
@@ -151,6 +160,10 @@ class Study:
             "own": own and {key: value and str(value) for key, value in asdict(own).items()},
             "miniature": self.miniature if dataset in drawn_datasets() else None,
         }
+
+    def dataset_digest(self, dataset: str) -> str:
+        """Return the SHA-256 of all that is known of `dataset` before it is fetched."""
+        return json_digest([self.dataset_definition(dataset), registry_entry(dataset)])
 
 
 def load_study(path: str | Path) -> Study:

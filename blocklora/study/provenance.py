@@ -20,8 +20,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 # The modules or packages a step starts from; what they import follows by itself.
 STEPS = {
-    "train": ("blocklora.training",),
-    "zero_shot": ("blocklora.training",),
+    "make_manifest": ("blocklora.data.manifest",),
+    "verify_data": ("blocklora.data.manifest",),
+    "shots": ("blocklora.data.sampling",),
+    "decode_images": ("blocklora.data.decode",),
+    "fetch_backbone": ("blocklora.clip.checkpoints",),
+    "pretrain_backbone": ("blocklora.miniature",),
+    "zero_shot": ("blocklora.training.run",),
+    "train": ("blocklora.training.run",),
+    "gate": ("blocklora.training.gate",),
 }
 
 # They carry values and write files, but decide no number; imports of them are not followed.

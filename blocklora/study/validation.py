@@ -74,6 +74,11 @@ def drawn_datasets() -> frozenset[str]:
     return frozenset(name for name, entry in _registry().items() if entry["layout"] == "drawn")
 
 
+def registry_entry(dataset: str) -> Mapping[str, Any] | None:
+    """Return the registry's entry of `dataset`, None for a dataset of the user's."""
+    return _registry().get(dataset)
+
+
 @cache
 def _registry() -> dict[str, Any]:
     registry: dict[str, Any] = {}

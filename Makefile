@@ -1,0 +1,53 @@
+# Everything a fresh checkout needs: python3 (3.11 or 3.12) and make.
+#
+#   make demo     create the environment and run the embedded study
+#   make test     create the environment and run the tests
+#   make lint     check style, the workflow's included
+#   make report   write Snakemake's HTML report of a finished study; STUDY=mini by default
+#   make env      create the environment only, in .venv
+#   make clean    delete the environment and all caches, but no results and no data
+
+PYTHON ?= python3
+STUDY ?= mini
+UV_VERSION := 0.13.9
+
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+INSTALLED := .venv/.installed-$(PYTHON_VERSION)
+
+# Snakemake's jobs find `blocklora` there.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: demo test lint report env clean
+
+demo: env
+	snakemake --cores 1 --resources gpu=1
+
+test: env
+	pytest
+
+lint: env
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+report: env
+	snakemake --config study=$(STUDY) --report results/$(STUDY)/report.html
+
+env: $(INSTALLED)
+
+# The stamp goes before packages change, so that an interrupted installation starts afresh.
+$(INSTALLED): requirements.lock pyproject.toml
+ifeq ($(filter 3.11 3.12,$(PYTHON_VERSION)),)
+	$(error Python 3.11 or 3.12 is needed, $(PYTHON) is $(or $(PYTHON_VERSION),not there); name another by PYTHON=/path/to/python3.12)
+endif
+	test -e $@ || $(PYTHON) -m venv --clear .venv
+	rm -f $@
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.venv/bin/uv pip sync --python .venv --require-hashes requirements.lock
+	.venv/bin/uv pip install --quiet --python .venv --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf .venv .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+
+
+# All results of a study are in a folder of its own.
+pathvars:
+    results=RESULTS,
+    logs=f"{RESULTS}/logs",
+    benchmarks=f"{RESULTS}/benchmarks",
+
+
+wildcard_constraints:
+    backbone=closed(STUDY.backbones),
+    dataset=closed(STUDY.datasets),
+    method=closed(STUDY.adapter_methods),
+    shots=closed(STUDY.shots),
+    seed=closed(STUDY.seeds),
+    size=r"\d+",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/backbone.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/targets.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.runs.input,

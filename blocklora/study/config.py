@@ -1,0 +1,41 @@
+"""What the configuration of a machine means: which study file, which device, which seeds a job."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from blocklora.errors import UserError
+from blocklora.study.validation import closest
+
+
+def find_study(study: str, folder: str | Path) -> Path:
+    """Return the file of a study, given by its name in `folder` or by its path.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    names = sorted(path.stem for path in Path(folder).glob("*.yaml"))
+    if study in names:
+        return Path(folder) / f"{study}.yaml"
+    if Path(study).is_file():
+        return Path(study)
+    raise UserError(
+        f"study: {study} is neither a file nor a study in {folder}{closest(study, names)} "
+        f"(there are: {', '.join(names)})"
+    )
+
+
+def resolve_device(device: str) -> str:
+    """Return "cuda" or "cpu" for "auto", by asking the NVIDIA driver; other values as they are."""
+    if device != "auto":
+        return device
+    if not shutil.which("nvidia-smi"):
+        return "cpu"
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return "cuda" if "GPU 0" in listing.stdout else "cpu"
+
+
+def seed_groups(seeds: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """Return the seeds in their order, cut into groups of `size` that one job trains."""
+    return [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]

@@ -1,0 +1,58 @@
+# CLIP weights, fetched or pretrained, in one canonical file.
+
+
+rule fetch_backbone:
+    output:
+        "<results>/backbones/{backbone}.safetensors",
+    log:
+        "<logs>/fetch_backbone/{backbone}.log",
+    benchmark:
+        "<benchmarks>/fetch_backbone/{backbone}.tsv"
+    wildcard_constraints:
+        backbone=closed(STUDY.backbones_from("openai")),
+    retries: 0 if config["offline"] else 2
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="2h",
+    params:
+        digest=backbone_digest,
+        code=code_digest("fetch_backbone"),
+        study=untracked(STUDY.path),
+        weights_root=untracked(config["weights_root"]),
+        offline=untracked("--offline" if config["offline"] else ""),
+    message:
+        "Fetching {wildcards.backbone}"
+    shell:
+        "blocklora fetch-backbone --study {params.study:q} --backbone {wildcards.backbone}"
+        " --weights-root {params.weights_root:q} {params.offline} --output {output:q}"
+        " > {log:q} 2>&1"
+
+
+rule pretrain_backbone:
+    output:
+        "<results>/backbones/{backbone}.safetensors",
+    log:
+        "<logs>/pretrain_backbone/{backbone}.log",
+    benchmark:
+        "<benchmarks>/pretrain_backbone/{backbone}.tsv"
+    wildcard_constraints:
+        backbone=closed(STUDY.backbones_from("miniature")),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        digest=backbone_digest,
+        code=code_digest("pretrain_backbone"),
+        study=untracked(STUDY.path),
+    message:
+        "Pretraining {wildcards.backbone} on drawn images"
+    shell:
+        "blocklora pretrain-backbone --study {params.study:q} --backbone {wildcards.backbone}"
+        " --threads {threads} --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,164 @@
+# From the source of a dataset to decoded pixels.
+
+
+rule fetch_dataset:
+    output:
+        "<results>/data/{dataset}/source.json",
+    log:
+        "<logs>/fetch_dataset/{dataset}.log",
+    benchmark:
+        "<benchmarks>/fetch_dataset/{dataset}.tsv"
+    retries: 0 if config["offline"] else 2
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="24h",
+    params:
+        digest=dataset_digest,
+        study=untracked(STUDY.path),
+        data_root=config["data_root"],
+        offline=untracked("--offline" if config["offline"] else ""),
+    message:
+        "Fetching {wildcards.dataset}"
+    shell:
+        "blocklora fetch-dataset --study {params.study:q} --dataset {wildcards.dataset}"
+        " --data-root {params.data_root:q} {params.offline} --output {output:q} > {log:q} 2>&1"
+
+
+rule make_manifest:
+    input:
+        source="<results>/data/{dataset}/source.json",
+        own=own_csv,
+    output:
+        "<results>/data/{dataset}/manifest.csv",
+    log:
+        "<logs>/make_manifest/{dataset}.log",
+    benchmark:
+        "<benchmarks>/make_manifest/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        digest=dataset_digest,
+        code=code_digest("make_manifest"),
+        study=untracked(STUDY.path),
+    message:
+        "Listing the images of {wildcards.dataset}"
+    shell:
+        "blocklora make-manifest --study {params.study:q} --dataset {wildcards.dataset}"
+        " --source {input.source:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule verify_data:
+    input:
+        source="<results>/data/{dataset}/source.json",
+        manifest="<results>/data/{dataset}/manifest.csv",
+    output:
+        "<results>/data/{dataset}/verification.json",
+    log:
+        "<logs>/verify_data/{dataset}.log",
+    benchmark:
+        "<benchmarks>/verify_data/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime="4h",
+    params:
+        digest=dataset_digest,
+        code=code_digest("verify_data"),
+        study=untracked(STUDY.path),
+    message:
+        "Verifying {wildcards.dataset}"
+    shell:
+        "blocklora verify-data --study {params.study:q} --dataset {wildcards.dataset}"
+        " --source {input.source:q} --manifest {input.manifest:q} --workers {threads}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule shots:
+    input:
+        "<results>/data/{dataset}/manifest.csv",
+    output:
+        "<results>/shots/{dataset}/{shots}shot/seed{seed}.csv",
+    log:
+        "<logs>/shots/{dataset}/{shots}shot-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/shots/{dataset}/{shots}shot-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="10m",
+    params:
+        code=code_digest("shots"),
+    message:
+        "Drawing {wildcards.shots} shots of {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "blocklora shots --manifest {input:q} --shots {wildcards.shots} --seed {wildcards.seed}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+# The source tells where the images are; when it moves, the images are still the same.
+rule decode_test:
+    input:
+        source=ancient("<results>/data/{dataset}/source.json"),
+        verification=ancient("<results>/data/{dataset}/verification.json"),
+        manifest="<results>/data/{dataset}/manifest.csv",
+    output:
+        "<results>/pixels/{dataset}/test-{size}px.npy",
+    log:
+        "<logs>/decode_test/{dataset}-{size}px.log",
+    benchmark:
+        "<benchmarks>/decode_test/{dataset}-{size}px.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime="2h",
+    params:
+        code=code_digest("decode_images"),
+        budget=config["pixel_budget_gb"],
+    message:
+        "Decoding the test images of {wildcards.dataset}"
+    shell:
+        "blocklora decode-images --source {input.source:q} --manifest {input.manifest:q}"
+        " --size {wildcards.size} --pixel-budget-gb {params.budget} --workers {threads}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule decode_shots:
+    input:
+        source=ancient("<results>/data/{dataset}/source.json"),
+        verification=ancient("<results>/data/{dataset}/verification.json"),
+        shots="<results>/shots/{dataset}/{shots}shot/seed{seed}.csv",
+    output:
+        "<results>/pixels/{dataset}/{shots}shot/seed{seed}.npz",
+    log:
+        "<logs>/decode_shots/{dataset}/{shots}shot-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/decode_shots/{dataset}/{shots}shot-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime="1h",
+    params:
+        code=code_digest("decode_images"),
+        budget=config["pixel_budget_gb"],
+    message:
+        "Decoding the {wildcards.shots} shots of {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "blocklora decode-images --source {input.source:q} --shots-list {input.shots:q}"
+        " --pixel-budget-gb {params.budget} --workers {threads} --output {output:q}"
+        " > {log:q} 2>&1"
