@@ -30,18 +30,6 @@ class Results:
     missing: tuple[Run, ...]
     path: Path
 
-    @property
-    def is_miniature(self) -> bool:
-        """Whether weights or images of the study were drawn rather than the paper's."""
-        return self.study.miniature is not None
-
-    def caption(self, text: str) -> str:
-        """Return a caption that says which study it is of, and what a miniature is not."""
-        parts = [text, f"Study: {self.study.title.rstrip('.')}."]
-        if self.is_miniature:
-            parts.append("A miniature: its numbers are not comparable with any paper's.")
-        return " ".join(parts)
-
     def missing_note(self, runs: Iterable[Run] | None = None) -> str | None:
         """Return a sentence that lists missing runs (all by default), or None if there is none."""
         folders = [run.folder for run in (self.missing if runs is None else runs)]
@@ -50,6 +38,14 @@ class Results:
         shown = ", ".join(folders[:12])
         more = f" and {len(folders) - 12} more" if len(folders) > 12 else ""
         return f"Missing runs ({len(folders)}), shown as an em dash: {shown}{more}."
+
+
+def caption_of(study: Study, text: str) -> str:
+    """Return a caption that says which study it is of, and what a miniature is not."""
+    parts = [text, f"Study: {study.title.rstrip('.')}."]
+    if study.miniature is not None:
+        parts.append("A miniature: its numbers are not comparable with any paper's.")
+    return " ".join(parts)
 
 
 def load_results(study_path: str | Path, runs_path: str | Path) -> Results:

@@ -42,8 +42,13 @@ def summarise(values: Sequence[float]) -> Summary:
     if data.size == 1:
         return Summary(mean, nan, 1, nan, nan)
     std = float(data.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, data.size - 1)) * std / sqrt(data.size)
+    half = critical_t(data.size) * std / sqrt(data.size)
     return Summary(mean, std, data.size, mean - half, mean + half)
+
+
+def critical_t(count: int) -> float:
+    """Return the two-sided critical value of a t statistic of `count` values."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def detectable_difference(std: float, count: int) -> float:
     that two or three datasets need.
     """
     freedom = count - 1
-    critical = stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
+    critical = critical_t(count)
     spread = stats.chi(freedom)
 
     def shortfall(shift: float) -> float:

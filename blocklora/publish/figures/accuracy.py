@@ -1,0 +1,143 @@
+"""Accuracy against shots: a panel per dataset and one for their average."""
+
+from math import ceil, log2
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from blocklora.errors import UserError
+from blocklora.publish.accuracy import measured_cells, published_cells
+from blocklora.publish.figures.canvas import (
+    DASHES,
+    MARKERS,
+    PUBLISHED_GREY,
+    Drawing,
+    legend_below,
+    mark_miniature,
+    method_looks,
+    new_figure,
+    style,
+)
+from blocklora.publish.published import AVERAGE, dataset_label, names, published_backbone
+from blocklora.publish.results import Results, caption_of
+from blocklora.study.model import Study
+
+PANELS_PER_ROW = 4
+DATA_COLUMNS = [
+    "backbone",
+    "dataset",
+    "method",
+    "shots",
+    "mean",
+    "std",
+    "low",
+    "high",
+    "seeds",
+    "kind",
+    "source",
+]
+
+
+def accuracy_figure(
+    results: Results, backbone: str | None = None, published: bool = False
+) -> Drawing:
+    """Draw accuracy against shots for one backbone (the study's only one by default).
+
+    Raises:
+        UserError: the study has several backbones and none, or another one, is named.
+    """
+    backbone = choose_backbone(results.study, backbone)
+    study = results.study
+    cells = measured_cells(results)
+    cells = cells[cells["backbone"] == backbone]
+    if published:
+        extra = published_cells(study, backbone)
+        extra = extra[extra["method"].isin(names()["figure_methods"]) & (extra["shots"] > 0)]
+        cells = pd.concat([cells, extra], ignore_index=True)
+    panels = [*study.datasets, AVERAGE]
+    rows = ceil(len(panels) / PANELS_PER_ROW)
+    with style():
+        figure, axes = new_figure(0.55 + 1.5 * rows, rows, min(PANELS_PER_ROW, len(panels)))
+        for axis, dataset in zip(axes, panels, strict=False):
+            _panel(axis, cells[cells["dataset"] == dataset], results)
+            axis.set_title(dataset_label(dataset), fontweight=_weight(dataset))
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
+        figure.supxlabel("training images per class (0: zero-shot)", fontsize=7.5)
+        figure.supylabel("test accuracy (%)", fontsize=7.5)
+        legend_below(figure, axes[0], 4)
+        mark_miniature(figure, results.study)
+    return Drawing("accuracy", figure, _caption(results, backbone, cells), cells[DATA_COLUMNS])
+
+
+def choose_backbone(study: Study, backbone: str | None) -> str:
+    """Return the backbone to draw.
+
+    Raises:
+        UserError: it is not one of the study's, or is not named although there are several.
+    """
+    known = list(study.backbones)
+    if backbone is None and len(known) == 1:
+        return known[0]
+    if backbone not in known:
+        raise UserError(f"{study.path}: name one backbone with --backbone: {', '.join(known)}")
+    return backbone
+
+
+def _weight(dataset: str) -> str:
+    return "bold" if dataset == AVERAGE else "normal"
+
+
+def _position(shots: int) -> float:
+    """Return the place of a shot count: logarithmic, with zero-shot one step before 1 shot."""
+    return log2(shots) + 1 if shots else 0
+
+
+def _panel(axis: Axes, cells: pd.DataFrame, results: Results) -> None:
+    published = cells[cells["kind"] != "measured"]
+    for number, label in enumerate(names()["figure_methods"]):
+        line = published[published["label"] == label]
+        if len(line):
+            axis.plot(
+                [_position(shots) for shots in line["shots"]],
+                line["mean"],
+                color=PUBLISHED_GREY,
+                linewidth=0.8,
+                linestyle=DASHES[number],
+                marker=MARKERS[number],
+                markersize=2.8,
+                markerfacecolor="white",
+                markeredgewidth=0.6,
+                label=f"{label} (published)",
+            )
+    measured = cells[cells["kind"] == "measured"]
+    for method, look in method_looks(results.study).items():
+        line = measured[measured["method"] == method]
+        at = [_position(shots) for shots in line["shots"]]
+        axis.plot(at, line["mean"], label=line["label"].iloc[0], zorder=3, **look)
+        axis.fill_between(
+            at,
+            line["mean"] - line["std"],
+            line["mean"] + line["std"],
+            color=look["color"],
+            alpha=0.18,
+            linewidth=0,
+        )
+    ticks = [0, *results.study.shots]
+    axis.set_xticks([_position(shots) for shots in ticks], [str(shots) for shots in ticks])
+    axis.margins(x=0.06)
+
+
+def _caption(results: Results, backbone: str, cells: pd.DataFrame) -> str:
+    name = published_backbone(results.study, backbone) or backbone
+    seeds = len(results.study.seeds)
+    spread = (
+        f"mean and standard deviation (band) over {seeds} seeds" if seeds > 1 else "a single seed"
+    )
+    text = f"Test accuracy against training images per class, {name}; measured, {spread}."
+    if (cells["kind"] != "measured").any():
+        text += " Grey lines with open markers are published values, not measured here."
+    missing = [run for run in results.missing if run.backbone == backbone]
+    if missing:
+        text += f" {len(missing)} runs are missing."
+    return caption_of(results.study, text)

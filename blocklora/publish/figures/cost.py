@@ -1,0 +1,112 @@
+"""Figures of cost: per method from the runs, and over ranks and blocks from the formulas."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from blocklora.publish import formats
+from blocklora.publish.figures.accuracy import choose_backbone
+from blocklora.publish.figures.canvas import (
+    Drawing,
+    bars,
+    legend_below,
+    looks,
+    mark_miniature,
+    name_methods,
+    new_figure,
+    style,
+)
+from blocklora.publish.published import dataset_label
+from blocklora.publish.results import Results, caption_of
+from blocklora.publish.tables.cost import cost_per_method, largest_task, read_efficiency
+from blocklora.study.model import Study
+
+RUN_PANELS = (
+    ("parameters", "trainable parameters", formats.count),
+    ("peak_memory_bytes", "largest peak memory", formats.size),
+    ("step_seconds", "median time of a step", formats.duration),
+)
+EFFICIENCY_PANELS = (
+    ("parameters", "trainable parameters", 1),
+    ("flops_per_step_formula", "TFLOPs per step", 1e12),
+    ("peak_memory_bytes", "peak memory (GB)", 1e9),
+)
+
+
+def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
+    """Draw parameters, peak memory and step time per method, measured on the runs.
+
+    Raises:
+        UserError: the study has several backbones and none, or another one, is named.
+    """
+    backbone = choose_backbone(results.study, backbone)
+    frame = cost_per_method(results)
+    frame = frame[frame["backbone"] == backbone].reset_index(drop=True)
+    methods = list(frame["method"])
+    with style():
+        figure, axes = new_figure(0.75 + 0.3 * max(len(methods), 1), 1, len(RUN_PANELS))
+        for axis, (column, title, show) in zip(axes, RUN_PANELS, strict=True):
+            values = frame[column].astype(float).tolist()
+            bars(axis, values, [show(value) for value in values])
+            axis.set_xlabel(title)
+            axis.set_xticks([])
+            axis.spines["bottom"].set_visible(False)
+            axis.grid(visible=False)
+            name_methods(axis, methods if axis is axes[0] else [""] * len(methods))
+        mark_miniature(figure, results.study)
+    caption = caption_of(
+        results.study,
+        "Cost of adaptation per method: trainable parameters, largest peak memory of a run, median "
+        "time of a training step. Measured.",
+    )
+    return Drawing("cost", figure, caption, frame)
+
+
+def efficiency_figure(study: Study, path: Path) -> Drawing:
+    """Draw parameters, FLOPs and peak memory over blocks, a line per rank and partition.
+
+    Of several backbones and datasets the first backbone and its largest dataset are shown.
+
+    Raises:
+        UserError: the file is missing or lacks a column.
+    """
+    frame = largest_task(read_efficiency(path))
+    frame = frame[frame["backbone"] == frame["backbone"].iloc[0]]
+    lines = _lines(frame)
+    with style():
+        figure, axes = new_figure(2.5, 1, len(EFFICIENCY_PANELS))
+        for axis, (column, title, unit) in zip(axes, EFFICIENCY_PANELS, strict=True):
+            for number, (label, line) in enumerate(lines.items()):
+                axis.plot(line["blocks"], line[column] / unit, label=label, **looks(number))
+            blocks_axis(axis, frame["blocks"])
+            axis.set_ylabel(title)
+            axis.set_ylim(bottom=0)
+        legend_below(figure, axes[0], 4)
+        mark_miniature(figure, study)
+    first = frame.iloc[0]
+    kinds = " and ".join(sorted(set(frame["memory_kind"].dropna())))
+    caption = caption_of(
+        study,
+        f"Cost over the number of blocks for {first['backbone']} on "
+        f"{dataset_label(first['dataset'])} ({first['classes']} classes); one block is LoRA. "
+        f"Parameters and FLOPs are derived from shapes, memory is {kinds or 'unknown'}.",
+    )
+    return Drawing("efficiency", figure, caption, frame)
+
+
+def _lines(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of each rank over blocks; partitions of equal cost share a line."""
+    distinct = frame.drop_duplicates(["rank", "blocks"])
+    return {
+        f"rank {rank}": line.sort_values("blocks")
+        for rank, line in distinct.groupby("rank", sort=True)
+    }
+
+
+def blocks_axis(axis: Axes, blocks: pd.Series) -> None:
+    """Label the horizontal axis with numbers of blocks, on a scale of powers of two."""
+    values = sorted(set(blocks))
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(values, [str(value) for value in values])
+    axis.set_xlabel("blocks n")

@@ -1,0 +1,89 @@
+"""Numbers as tables print them."""
+
+from math import floor, isnan, log10
+
+DASH = "—"
+MINUS = "−"
+
+
+def percent(mean: float, std: float = float("nan"), seeds: int = 1, expected: int = 1) -> str:
+    """Return "81.2 ± 0.4" from percentages; the number of seeds follows where some are missing."""
+    if isnan(mean):
+        return DASH
+    text = f"{mean:.1f}" if isnan(std) else f"{mean:.1f} ± {std:.1f}"
+    return text if seeds >= expected else f"{text} ({seeds})"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a difference with its sign; what rounds to zero has none."""
+    if isnan(value):
+        return DASH
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else MINUS) + text
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """Return "[low, high]"."""
+    if isnan(low) or isnan(high):
+        return DASH
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def p_value(value: float) -> str:
+    """Return a p value with three decimals."""
+    if isnan(value):
+        return DASH
+    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a positive or negative number with significant digits, without an exponent if short.
+
+    1234567 becomes "1,230,000" with 3 digits, 0.0000012 becomes "1.20e-06".
+    """
+    if isnan(value):
+        return DASH
+    if value == 0:
+        return "0"
+    magnitude = floor(log10(abs(value)))
+    if magnitude < -4 or magnitude > 8:
+        return f"{value:.{digits - 1}e}".replace("-", MINUS, 1 if value < 0 else 0)
+    text = f"{round(value, digits - 1 - magnitude):,.{max(0, digits - 1 - magnitude)}f}"
+    return text.replace("-", MINUS)
+
+
+def count(value: float) -> str:
+    """Return a whole number with thousands separated by commas."""
+    return DASH if isnan(value) else f"{round(value):,}"
+
+
+def size(value: float) -> str:
+    """Return a number of bytes in B, kB, MB or GB (powers of 1000), with three digits."""
+    if isnan(value):
+        return DASH
+    for unit in ("B", "kB", "MB"):
+        if abs(value) < 999.5:
+            return f"{number(value)} {unit}"
+        value /= 1000
+    return f"{number(value)} GB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in ms, s, min or h, with three digits."""
+    if isnan(seconds):
+        return DASH
+    if seconds < 1:
+        return f"{number(seconds * 1000)} ms"
+    if seconds < 120:
+        return f"{number(seconds)} s"
+    if seconds < 7200:
+        return f"{number(seconds / 60)} min"
+    return f"{number(seconds / 3600)} h"
+
+
+def span(low: float, high: float) -> str:
+    """Return "low to high", or one number where both are printed alike."""
+    first, last = number(low), number(high)
+    return first if first == last else f"{first} to {last}"

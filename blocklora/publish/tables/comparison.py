@@ -1,0 +1,243 @@
+"""Tables of differences: Block-LoRA against LoRA, and our CLIP-LoRA against the published one."""
+
+from math import nan, sqrt
+
+import pandas as pd
+
+from blocklora.publish import formats
+from blocklora.publish.accuracy import (
+    block_pairs,
+    measured_cells,
+    paired_differences,
+    published_cells,
+)
+from blocklora.publish.published import (
+    AVERAGE,
+    dataset_label,
+    is_published_clip_lora,
+    method_label,
+    names,
+)
+from blocklora.publish.render import Cell, Section, Table, cells
+from blocklora.publish.results import Results, caption_of
+from blocklora.publish.statistics import Comparison, compare, correct, critical_t
+
+ALL_SHOTS = "all"
+STATISTICS_COLUMNS = [
+    "shots",
+    "datasets",
+    "difference",
+    "95% bootstrap",
+    "95% t interval",
+    "effect size",
+    "Wilcoxon p",
+    "permutation p",
+    "Holm p",
+    "detectable",
+]
+
+
+def compare_pairs(results: Results) -> pd.DataFrame:
+    """Compare each Block-LoRA method with the LoRA method of the same settings.
+
+    One row per backbone, pair and shot count, and one ("all") for the mean over shot counts.
+    Differences are in points (percent), averaged over seeds, one per dataset. The p values of
+    the single shot counts form one family over the whole study; that of "all" stands alone, as it
+    is no further question but the summary of the others.
+    """
+    rows, comparisons = [], []
+    for backbone in results.study.backbones:
+        for method, baseline in block_pairs(results.study):
+            differences = paired_differences(results, method, baseline, backbone)
+            key = {"backbone": backbone, "method": method, "baseline": baseline}
+            for shots, row in differences.iterrows():
+                rows.append(key | {"shots": str(shots)})
+                comparisons.append(compare(row.to_numpy()))
+            rows.append(key | {"shots": ALL_SHOTS})
+            comparisons.append(compare(differences.mean(skipna=False).to_numpy()))
+    single = [number for number, row in enumerate(rows) if row["shots"] != ALL_SHOTS]
+    corrected = correct([comparisons[number] for number in single])
+    for number, comparison in zip(single, corrected, strict=True):
+        comparisons[number] = comparison
+    flat = [row | _flat(c) for row, c in zip(rows, comparisons, strict=True)]
+    return pd.DataFrame(flat, columns=["backbone", "method", "baseline", "shots", *_FLAT])
+
+
+_FLAT = [
+    "datasets",
+    "difference",
+    "std",
+    "bootstrap_low",
+    "bootstrap_high",
+    "t_low",
+    "t_high",
+    "effect_size",
+    "wilcoxon_p",
+    "permutation_p",
+    "holm_p",
+    "detectable",
+]
+
+
+def _flat(comparison: Comparison) -> dict[str, float]:
+    summary = comparison.summary
+    values = [
+        summary.count,
+        summary.mean,
+        summary.std,
+        comparison.bootstrap_low,
+        comparison.bootstrap_high,
+        summary.low,
+        summary.high,
+        comparison.effect_size,
+        comparison.wilcoxon_p,
+        comparison.permutation_p,
+        comparison.adjusted_p,
+        comparison.detectable,
+    ]
+    return dict(zip(_FLAT, values, strict=True))
+
+
+def statistics_table(results: Results) -> Table:
+    """Return the table of Block-LoRA minus LoRA, paired by dataset, shots and seed."""
+    frame = compare_pairs(results)
+    sections = []
+    groups = frame.groupby(["backbone", "method", "baseline"], sort=False)
+    for (backbone, method, baseline), group in groups:
+        title = f"{backbone}: {method_label(method)} minus {method_label(baseline)}"
+        sections.append(Section(title, [_statistics_row(row) for _, row in group.iterrows()]))
+    notes = [
+        "Effect size: Cohen's d_z, mean over standard deviation of the differences. Holm p: "
+        "permutation p corrected for the number of shot counts and pairs. Detectable: the mean "
+        "difference that a paired t-test on as many datasets finds at 5% with 80% probability.",
+        results.missing_note(),
+    ]
+    if not sections:
+        notes.append("The study has no Block-LoRA and LoRA that differ in their blocks only.")
+    return Table(
+        name="statistics",
+        caption=caption_of(
+            results.study,
+            "Block-LoRA against LoRA: difference of test accuracy in points, averaged over seeds "
+            "and paired by dataset. Computed from measured accuracies.",
+        ),
+        columns=STATISTICS_COLUMNS,
+        sections=sections,
+        data=frame,
+        notes=[note for note in notes if note],
+    )
+
+
+def _statistics_row(row: pd.Series) -> list[Cell]:
+    return cells(
+        row["shots"],
+        formats.count(row["datasets"]),
+        formats.signed(row["difference"]),
+        formats.interval(row["bootstrap_low"], row["bootstrap_high"]),
+        formats.interval(row["t_low"], row["t_high"]),
+        formats.signed(row["effect_size"]),
+        formats.p_value(row["wilcoxon_p"]),
+        formats.p_value(row["permutation_p"]),
+        formats.p_value(row["holm_p"]),
+        formats.number(row["detectable"]),
+    )
+
+
+def calibrate(results: Results) -> pd.DataFrame:
+    """Compare our CLIP-LoRA with the published one, cell by cell.
+
+    Columns: backbone, method, shots, dataset, measured, std, seeds, published, published_seeds,
+    difference (points), standard_error, deviation, source. The standard error is that of the
+    difference of two means over seeds, with our spread taken for both, as the published one is
+    not known; `deviation` is the difference in standard errors.
+    """
+    study = results.study
+    columns = ["backbone", "shots", "dataset"]
+    measured = measured_cells(results)
+    measured = measured[[is_published_clip_lora(study, name) for name in measured["method"]]]
+    published = pd.concat([published_cells(study, backbone) for backbone in study.backbones])
+    published = published[published["method"] == names()["clip_lora"]["published_as"]]
+    pairs = measured.merge(published, on=columns, suffixes=("", "_published"))
+    counts = 1 / pairs["seeds"] + 1 / pairs["seeds_published"]
+    difference = pairs["mean"] - pairs["mean_published"]
+    error = pairs["std"] * counts.map(sqrt)
+    return pd.DataFrame(
+        {
+            **{column: pairs[column] for column in ("backbone", "method", "shots", "dataset")},
+            "measured": pairs["mean"],
+            "std": pairs["std"],
+            "seeds": pairs["seeds"],
+            "published": pairs["mean_published"],
+            "published_seeds": pairs["seeds_published"],
+            "difference": difference,
+            "standard_error": error,
+            "deviation": (difference / error).where(error > 0, nan),
+            "source": pairs["source_published"],
+        }
+    )
+
+
+def calibration_table(results: Results) -> Table:
+    """Return the table of our CLIP-LoRA minus the published one, dataset × shots."""
+    study, frame = results.study, calibrate(results)
+    sections = []
+    for (backbone, method), group in frame.groupby(["backbone", "method"], sort=False):
+        grid = group.set_index(["dataset", "shots"])
+        rows = [
+            [Cell(dataset_label(dataset))]
+            + [_deviation(grid, dataset, shots) for shots in study.shots]
+            for dataset in [*study.datasets, AVERAGE]
+        ]
+        sections.append(Section(f"{backbone}: {method_label(method)}", rows))
+    notes = [
+        *_chance_note(len(study.seeds)),
+        *_calibration_summary(frame),
+        *sorted(set(frame["source"])),
+        results.missing_note(),
+    ]
+    if frame.empty:
+        notes = ["Nothing to compare: no published CLIP-LoRA has this backbone and its settings."]
+    return Table(
+        name="calibration",
+        caption=caption_of(
+            results.study,
+            "Calibration: test accuracy of our CLIP-LoRA (measured) minus that of the CLIP-LoRA "
+            "paper (published), in points.",
+        ),
+        columns=["dataset", *(f"{k} shot" + "s" * (k > 1) for k in study.shots)],
+        sections=sections,
+        data=frame,
+        notes=[note for note in notes if note],
+    )
+
+
+def _deviation(grid: pd.DataFrame, dataset: str, shots: int) -> Cell:
+    if (dataset, shots) not in grid.index:
+        return Cell(formats.DASH)
+    row = grid.loc[(dataset, shots)]
+    text = formats.signed(row["difference"], 1)
+    known = row["deviation"] == row["deviation"]
+    return Cell(f"{text} ({formats.signed(row['deviation'], 1)})" if known else text)
+
+
+def _chance_note(seeds: int) -> list[str]:
+    if seeds < 2:
+        return ["A single seed: the standard error of a difference is unknown."]
+    return [
+        "In brackets: the difference in its standard errors, from our spread over seeds. With "
+        f"{seeds} seeds, chance alone puts 5% of the cells beyond ±{critical_t(seeds):.1f}."
+    ]
+
+
+def _calibration_summary(frame: pd.DataFrame) -> list[str]:
+    cells_only = frame[(frame["dataset"] != AVERAGE) & frame["difference"].notna()]
+    if cells_only.empty:
+        return []
+    difference = cells_only["difference"]
+    worst = cells_only.loc[difference.abs().idxmax()]
+    return [
+        f"Over {len(cells_only)} cells: mean {formats.signed(difference.mean())}, mean absolute "
+        f"{difference.abs().mean():.2f}, {(difference.abs() <= 0.5).mean():.0%} within 0.5 points, "
+        f"largest {formats.signed(worst['difference'])} ({dataset_label(worst['dataset'])}, "
+        f"{worst['shots']} shots)."
+    ]

@@ -1,0 +1,127 @@
+"""Study files and run records made up for the tests of publishing."""
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blocklora.publish.aggregate import aggregate
+from blocklora.publish.results import Results, load_results
+from blocklora.study.model import Run, Study, load_study
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "studies" / "paper.yaml"
+CLIP_LORA = {
+    "kind": "adapter",
+    "rank": 2,
+    "blocks": 1,
+    "partition": "rank",
+    "alpha": 1,
+    "dropout": 0.25,
+    "matrices": ["q", "k", "v"],
+    "layers": "all",
+    "towers": ["vision", "text"],
+}
+METHODS = {
+    "zero_shot": {"kind": "zero_shot"},
+    "clip_lora": CLIP_LORA,
+    "block_lora": CLIP_LORA | {"blocks": 2},
+}
+TEST_IMAGES = 1000
+# Of ViT-B/16, by rank and blocks, from r (d_in / n + d_out) over 36 matrices of width 768 and 36
+# of width 512.
+PARAMETERS = {(2, 1): 184_320, (2, 2): 138_240, (4, 1): 368_640, (4, 2): 276_480, (4, 4): 230_400}
+
+
+def write_study(path: Path, **changes: Any) -> Path:
+    """Write a small study of two real datasets, with `changes` of top-level keys."""
+    document = yaml.safe_load(PAPER.read_text(encoding="utf-8")) | {
+        "name": path.stem,
+        "title": "A made-up study",
+        "datasets": ["eurosat", "dtd"],
+        "shots": [1, 4],
+        "seeds": [1, 2, 3],
+        "methods": METHODS,
+    }
+    document["recipe"] |= {"learning_rate": 2.0e-4, "final_learning_rate": 1.0e-6}
+    document["recipe"]["weight_decay"] = 0.01
+    path.write_text(yaml.safe_dump(document | changes, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def record(study: Study, run: Run, accuracy: float) -> dict[str, Any]:
+    """Return the record of a run with an accuracy, rounded to whole images."""
+    adapter = study.methods[run.method].adapter
+    correct = round(accuracy * TEST_IMAGES)
+    trained = adapter is not None
+    parameters = PARAMETERS[adapter.rank, adapter.blocks] if trained else 0
+    return {
+        "schema": 1,
+        "run": {"study": study.name, **vars(run)},
+        "result": {
+            "test_accuracy": correct / TEST_IMAGES,
+            "test_correct": correct,
+            "test_images": TEST_IMAGES,
+            "train_accuracy": 0.95 if trained else None,
+            "train_images": 10 * run.shots,
+            "classes": 10,
+        },
+        "adapter": adapter and adapter.to_json(),
+        "cost": {
+            "trainable_parameters": parameters,
+            "adapted_matrices": 72 if trained else 0,
+            "adapter_bytes": 4 * parameters,
+            "iterations": 500 * run.shots,
+            "wall_seconds": 10.0 * run.shots,
+            "training_seconds": 8.0 * run.shots,
+            "evaluation_seconds": 1.0,
+            "step_seconds": 0.016 if trained else None,
+            "peak_memory_bytes": 2_000_000_000 + 1000 * parameters,
+            "planned_memory_bytes": None,
+        },
+        "provenance": {
+            "study_digest": study.digest,
+            "run_digest": study.run_digest(run, "fp32", "fast"),
+            "code_digest": "c" * 64,
+            "backbone_sha256": "b" * 64,
+            "shots_sha256": "s" * 64,
+            "device": "cpu",
+            "device_name": "a test",
+            "precision": "fp32",
+            "engine": "fast",
+            "versions": {},
+            "started": "2026-01-01T00:00:00+00:00",
+        },
+    }
+
+
+def write_records(
+    study: Study,
+    folder: Path,
+    accuracy: Callable[[Run], float],
+    missing: Collection[Run] = (),
+) -> Path:
+    """Write `metrics.json` of every run of a study but the missing ones; return the folder."""
+    for run in study.runs():
+        if run not in missing:
+            path = folder / run.folder / "metrics.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record(study, run, accuracy(run))), encoding="utf-8")
+    return folder
+
+
+def made_results(
+    folder: Path,
+    accuracy: Callable[[Run], float],
+    missing: Collection[Run] = (),
+    study_path: Path | None = None,
+    **changes: Any,
+) -> Results:
+    """Return the results of a made-up study (or of the study file given), read from files."""
+    study_path = study_path or write_study(folder / "made.yaml", **changes)
+    runs = write_records(load_study(study_path), folder / "runs", accuracy, missing)
+    output = folder / "runs.csv"
+    aggregate(study_path, runs, output, partial=True)
+    return load_results(study_path, output)
