@@ -140,7 +140,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], bool | None]:
         raise UserError(
             f"{path}: not a readable safetensors file ({error}); fetch it again"
         ) from None
-    config = json.loads(metadata["config"]) if "config" in metadata else {}
+    config = json.loads(metadata.get("blocklora", "{}")).get("config", {})
     return tensors, config.get("quick_gelu")
 
 

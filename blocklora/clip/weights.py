@@ -34,9 +34,10 @@ def save_backbone(
 ) -> None:
     """Write a backbone file; `source` says in words where the weights came from."""
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
-    metadata = {"format": "pt", "config": json.dumps(config.to_json()), "source": source}
+    facts = {"config": config.to_json(), "source": source}
+    # One metadata entry: safetensors writes several in no fixed order.
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, {"blocklora": json.dumps(facts, sort_keys=True)})
 
 
 def load_backbone(path: str | Path, device: str | torch.device = "cpu") -> Backbone:
@@ -47,12 +48,12 @@ def load_backbone(path: str | Path, device: str | torch.device = "cpu") -> Backb
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = file.metadata() or {}
+            facts = json.loads((file.metadata() or {})["blocklora"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = ClipConfig.from_json(json.loads(metadata["config"]))
+        config = ClipConfig.from_json(facts["config"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such backbone file") from None
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise UserError(
             f"{path}: not a readable backbone file ({error}); delete it and run again"
         ) from None
