@@ -12,7 +12,7 @@ from blocklora.study.validation import (
     OPENAI_IMAGE_SIZES,
     check_study,
     drawn_datasets,
-    registry_entry,
+    registry_digest,
 )
 from blocklora.training.recipe import Recipe
 
@@ -163,7 +163,7 @@ class Study:
 
     def dataset_digest(self, dataset: str) -> str:
         """Return the SHA-256 of all that is known of `dataset` before it is fetched."""
-        return json_digest([self.dataset_definition(dataset), registry_entry(dataset)])
+        return json_digest([self.dataset_definition(dataset), registry_digest(dataset)])
 
 
 def load_study(path: str | Path) -> Study:

@@ -8,16 +8,21 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
+from blocklora.files import json_digest
 from blocklora.study.documents import read_yaml
+
+if TYPE_CHECKING:
+    from blocklora.data.registry import Dataset
 
 OPENAI_IMAGE_SIZES = {
     "ViT-B-16-quickgelu": 224,
@@ -71,26 +76,21 @@ def schema_faults(document: Any, name: str) -> list[str]:
 
 def drawn_datasets() -> frozenset[str]:
     """Return the names of the registry's datasets that are drawn instead of downloaded."""
-    return frozenset(name for name, entry in _registry().items() if entry["layout"] == "drawn")
+    return frozenset(name for name, entry in _registry().items() if entry.layout == "drawn")
 
 
-def registry_entry(dataset: str) -> Mapping[str, Any] | None:
-    """Return the registry's entry of `dataset`, None for a dataset of the user's."""
-    return _registry().get(dataset)
+def registry_digest(dataset: str) -> str | None:
+    """Return the SHA-256 of the registry's entry of `dataset`, None for one of the user's."""
+    entry = _registry().get(dataset)
+    fields = entry and {key: value for key, value in asdict(entry).items() if key != "registry"}
+    return fields and json_digest(fields)
 
 
 @cache
-def _registry() -> dict[str, Any]:
-    registry: dict[str, Any] = {}
-    for file in sorted(resources.files("blocklora.data").joinpath("registry").iterdir(), key=str):
-        if file.name.endswith(".yaml"):
-            registry |= yaml.safe_load(file.read_text(encoding="utf-8"))
-    # Until the registry's files are there.
-    names = "imagenet sun397 fgvc_aircraft eurosat stanford_cars food101 oxford_pets"
-    names += " oxford_flowers caltech101 dtd ucf101 mini_covered mini_shifted mini_objects"
-    for name in (names + " mini_digits").split():
-        registry.setdefault(name, {"layout": "drawn" if name.startswith("mini") else "coop"})
-    return registry
+def _registry() -> dict[str, "Dataset"]:
+    from blocklora.data.registry import load_registry
+
+    return load_registry()
 
 
 @cache
