@@ -1,38 +1,62 @@
 """Where a result came from: the code that decides it, and the versions it ran with.
 
 A workflow engine sees changed files, not changed functions. The digest of a step is that of the
-package modules that decide the step's numbers: its entry modules and everything they import, read
-as syntax trees, so that comments, docstrings and layout count for nothing.
+package modules that decide the step's numbers: those it starts from and everything they import,
+read as syntax trees, so that comments, docstrings and layout count for nothing.
 """
 
 import ast
 import hashlib
 import platform
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from blocklora.files import file_digest
 
 if TYPE_CHECKING:
     from blocklora.study.model import Run, Study
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# The modules or packages a step starts from; what they import follows by itself.
+
+@dataclass(frozen=True)
+class Step:
+    """What decides a step's numbers: modules or packages it starts from, and data files.
+
+    What the modules import follows by itself. Data files are glob patterns below the package.
+    """
+
+    modules: tuple[str, ...]
+    data: tuple[str, ...] = ()
+
+
 STEPS = {
-    "make_manifest": ("blocklora.data.manifest",),
-    "verify_data": ("blocklora.data.manifest",),
-    "shots": ("blocklora.data.sampling",),
-    "decode_images": ("blocklora.data.decode",),
-    "fetch_backbone": ("blocklora.clip.checkpoints",),
-    "pretrain_backbone": ("blocklora.miniature",),
-    "zero_shot": ("blocklora.training.run",),
-    "train": ("blocklora.training.run",),
-    "gate": ("blocklora.training.gate",),
+    "make_manifest": Step(("blocklora.data.manifest",)),
+    "verify_data": Step(("blocklora.data.manifest",)),
+    "shots": Step(("blocklora.data.sampling",)),
+    "decode_images": Step(("blocklora.data.decode",)),
+    "fetch_backbone": Step(("blocklora.clip.checkpoints",)),
+    "pretrain_backbone": Step(("blocklora.miniature",)),
+    "zero_shot": Step(("blocklora.training.run",)),
+    "train": Step(("blocklora.training.run",)),
+    "gate": Step(("blocklora.training.gate",), ("training/zero_shot_reference.csv",)),
+    "publish": Step(("blocklora.publish",), ("publish/reference/*", "publish/*.mplstyle")),
 }
 
-# They carry values and write files, but decide no number; imports of them are not followed.
-PASSIVE = ("blocklora.study", "blocklora.errors", "blocklora.files", "blocklora.cli")
+# They carry values, write files and keep work that is interrupted, but decide no number; imports of
+# them are not followed.
+PASSIVE = (
+    "blocklora.cli",
+    "blocklora.errors",
+    "blocklora.files",
+    "blocklora.study",
+    "blocklora.training.checkpoint",
+    "blocklora.training.device",
+    "blocklora.training.interruption",
+)
 
 VERSIONS_OF = ("blocklora", "numpy", "open_clip_torch", "pillow", "torch", "torchvision")
 
@@ -40,7 +64,7 @@ VERSIONS_OF = ("blocklora", "numpy", "open_clip_torch", "pillow", "torch", "torc
 @cache
 def code_digest(step: str) -> str:
     """Return the SHA-256 of the code that decides the numbers of `step`, a key of `STEPS`."""
-    pending = [module for entry in STEPS[step] for module in _expand(entry)]
+    pending = [module for entry in STEPS[step].modules for module in _expand(entry)]
     modules: set[str] = set()
     while pending:
         module = pending.pop()
@@ -48,6 +72,8 @@ def code_digest(step: str) -> str:
             modules.add(module)
             pending += _imports(module)
     lines = [f"{module} {_fingerprint(module)}\n" for module in sorted(modules)]
+    for pattern in STEPS[step].data:
+        lines += [f"{path.name} {file_digest(path)}\n" for path in sorted(PACKAGE.glob(pattern))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -1,0 +1,100 @@
+import pytest
+
+from blocklora.study import provenance
+
+TRAIN = '''
+"""A module."""
+from tool.data import pixels
+import tool.study.model
+from tool.errors import Fault
+
+RATE = 1.5  # why
+
+def step(x):
+    """Do it."""
+    return pixels.scale(x) * RATE
+'''
+PIXELS = '"""Pixels."""\ndef scale(x):\n    return x\n'
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package whose step `train` starts from training.py; returns a function to its digest."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "study").mkdir()
+    files = {
+        "training.py": TRAIN.replace("tool", "blocklora"),
+        "data/pixels.py": PIXELS,
+        "data/unused.py": "",
+        "study/model.py": "A = 1\n",
+        "errors.py": "B = 1\n",
+        "table.csv": "1,2\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    steps = {"train": provenance.Step(("blocklora.training",), ("*.csv",))}
+    monkeypatch.setattr(provenance, "STEPS", steps)
+
+    def digest(name=None, old="", new=""):
+        if name:
+            text = (tmp_path / name).read_text()
+            assert old in text
+            (tmp_path / name).write_text(text.replace(old, new) if old else text + new)
+        clear_caches()
+        return provenance.code_digest("train")
+
+    yield digest
+    clear_caches()
+
+
+def clear_caches():
+    for function in (provenance.code_digest, provenance._modules, provenance._tree,
+                     provenance._imports, provenance._fingerprint):  # fmt: skip
+        function.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("training.py", "# why", "# because"),
+        ("training.py", '"""Do it."""', '"""Do it well."""'),
+        ("training.py", '"""A module."""', ""),
+        (
+            "training.py",
+            "return pixels.scale(x) * RATE",
+            "return (\n        pixels.scale(x) * RATE)",
+        ),
+        ("data/unused.py", "", "C = 1\n"),
+        ("study/model.py", "A = 1", "A = 2"),
+        ("errors.py", "B = 1", "B = 2"),
+    ],
+)
+def test_what_decides_no_number_leaves_the_digest(package, name, old, new):
+    assert package() == package(name, old, new)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("training.py", "1.5", "1.6"),
+        ("training.py", "* RATE", "+ RATE"),
+        ("training.py", "def step(x)", "def step(y)"),
+        ("data/pixels.py", "return x", "return -x"),
+        ("data/pixels.py", "", "D = None\n"),
+        ("table.csv", "1", "3"),
+    ],
+)
+def test_a_change_of_code_or_data_changes_the_digest(package, name, old, new):
+    assert package() != package(name, old, new)
+
+
+def test_every_step_starts_from_modules_that_exist():
+    digests = {step: provenance.code_digest(step) for step in provenance.STEPS}
+    assert all(len(digest) == 64 for digest in digests.values())
+
+
+def test_versions_are_those_installed():
+    import numpy
+
+    assert provenance.package_versions()["numpy"] == numpy.__version__

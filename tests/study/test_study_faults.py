@@ -1,0 +1,170 @@
+"""Each mistake in a study or configuration ends in one line that says what is allowed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from blocklora.cli import main
+from blocklora.errors import UserError
+from blocklora.study.config import find_study
+from blocklora.study.model import load_study
+from blocklora.study.validation import check_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def change(document, key, value):
+    *parents, last = key.split(".")
+    for parent in parents:
+        document = document[parent]
+    if value is None:
+        del document[last]
+    else:
+        document[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("datsets", ["dtd"], "datsets: unknown key; did you mean datasets? (allowed: name, title,"),
+        ("recipe.crop", [0, 1], "recipe.crop: unknown key"),
+        ("methods.block_lora.rnk", 2, "methods.block_lora.rnk: unknown key; did you mean rank?"),
+        ("methods.zero_shot.rank", 2, "methods.zero_shot.rank: unknown key"),
+        ("seeds", None, "seeds: missing; it must be a list of different whole numbers"),
+        ("methods.block_lora.rank", None, "methods.block_lora.rank: missing; it must be a whole"),
+        ("shots", 4, "shots: 4 is not allowed; it must be a list of different whole numbers"),
+        ("shots", [0, 4], "shots[0]: 0 is not allowed; it must be a whole number of at least 1"),
+        ("shots", [1, 4.0], "shots[1]: 4.0 is not allowed; it must be a whole number"),
+        ("shots", [True, 4], "shots[0]: true is not allowed; it must be a whole number"),
+        ("shots", [4, 1], "shots: [4, 1] is not allowed; it must ascend: [1, 4]"),
+        ("seeds", [1, 1], "seeds: [1, 1] is not allowed; it must be a list of different whole"),
+        ("seeds", ["1"], 'seeds[0]: "1" is not allowed; it must be a whole number of at least 0'),
+        ("seeds", [], "seeds: [] is not allowed"),
+        ("datasets", ["dtd", "eurosatt"], "datasets[1]: eurosatt is neither in the registry nor in"
+         " own_datasets; did you mean eurosat? (allowed: caltech101, dtd,"),
+        ("datasets", ["dtd", "dtd"], 'datasets: ["dtd", "dtd"] is not allowed'),
+        ("methods.block_lora.kind", "adaptor",
+         'methods.block_lora.kind: "adaptor" is not allowed; it must be one of zero_shot, adapter;'
+         " did you mean adapter?"),
+        ("methods.zero_shot", None, "methods: 0 methods of kind zero_shot are not allowed; there"),
+        ("methods.block_lora.rank", 3,
+         "methods.block_lora: rank 3 is not a multiple of blocks 2, which the rank partition"),
+        ("methods.block_lora.dropout", 1, "methods.block_lora.dropout: 1 is not allowed; it must be"
+         " a number of at least 0 and below 1"),
+        ("methods.block_lora.matrices", ["q", "w"], 'methods.block_lora.matrices[1]: "w" is not'),
+        ("methods.block_lora.layers", "some", 'methods.block_lora.layers: "some" is not allowed; it'
+         " must be all, or the first and the last layer, such as [0, 5]"),
+        ("methods.block_lora.layers", [5, 0], "methods.block_lora: layers [5, 0] is neither"),
+        ("methods.a/b", {"kind": "zero_shot"}, 'methods: "a/b" is not allowed; it must be a name'),
+        ("recipe.prompt", "a photo", 'recipe.prompt: "a photo" is not allowed; it must be a text '
+         "with one {} for the name of the class"),
+        ("recipe.learning_rate", "fast", 'recipe.learning_rate: "fast" is not allowed; it must be a'
+         " number above 0"),
+        ("recipe.final_learning_rate", 1, "recipe.final_learning_rate: 1 is not allowed; it must be"
+         " at most learning_rate, 0.0002"),
+        ("recipe.crop_scale", [1, 0.5], "recipe.crop_scale: [1, 0.5] is not allowed; it must asc"),
+        ("backbones", {"ViT-B-16": {"source": "openai"}}, "backbones.ViT-B-16: OpenAI has no such "
+         "model; did you mean ViT-B-16-quickgelu?"),
+        ("backbones", {"small": {"source": "miniature"}}, "miniature: missing; it must be the set"),
+        ("miniature", {"image_size": 32}, "miniature: no dataset or backbone of this study is dra"),
+        ("name", "large", 'name: "large" is not allowed; it must be the file\'s, small'),
+        ("own_datasets", {"mine": {"images": "nowhere"}}, "own_datasets.mine.images: nowhere is n"),
+        ("own_datasets", {"dtd": {"images": "."}}, "own_datasets.dtd: the registry has a dataset"),
+        ("own_datasets", {"mine": {"csv": "x.csv"}}, "own_datasets.mine.images: missing; it must"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line_with_file_key_value_and_what_is_allowed(
+    document, write, key, value, line
+):
+    change(document, key, value)
+    path = write()
+    with pytest.raises(UserError) as caught:
+        load_study(path)
+    assert str(caught.value).startswith(f"{path}: {line}")
+    assert "\n" not in str(caught.value)
+
+
+def test_all_faults_are_listed_at_once(document, write):
+    change(document, "shots", [0, 4])
+    change(document, "recipe.betas", [0.9])
+    change(document, "sed", 1)
+    path = write()
+    with pytest.raises(UserError) as caught:
+        load_study(path)
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["sed", "recipe.betas", "shots[0]"]
+
+
+def test_a_duplicate_key_is_a_fault(write):
+    path = write("name: small\nshots: [1]\nshots: [2]\n")
+    with pytest.raises(UserError, match=r"small.yaml, line 3: .* 'shots' occurs twice"):
+        load_study(path)
+
+
+def test_broken_yaml_is_reported_with_its_line(write):
+    with pytest.raises(UserError, match=r"small.yaml, line 3: not valid YAML"):
+        load_study(write("name: small\nshots: [1\n"))
+
+
+@pytest.mark.parametrize("content", ["", "- 1\n", "small\n"])
+def test_a_file_that_is_no_mapping_is_a_fault(write, content):
+    with pytest.raises(
+        UserError, match=r"the file: .* it must be a mapping of the keys of a study"
+    ):
+        load_study(write(content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent.yaml: cannot be read: No such file"):
+        load_study(tmp_path / "absent.yaml")
+
+
+def test_exponents_without_a_point_are_numbers(write, document):
+    text = yaml.safe_dump(document).replace("0.0002", "2e-4")
+    assert "2e-4" in text
+    assert load_study(write(text)).recipe.learning_rate == 2e-4
+
+
+def test_check_study_prints_faults_without_a_traceback(document, write, capsys):
+    change(document, "shots", [0])
+    path = write()
+    assert main(["check-study", str(path)]) == 1
+    assert capsys.readouterr().err.startswith(
+        f"blocklora check-study: error: {path}: shots[0]: 0 is not allowed"
+    )
+
+
+def test_check_study_says_what_a_study_contains(write, capsys):
+    assert main(["check-study", str(write())]) == 0
+    assert "runs: 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("presision", "fp32", "presision: unknown key; did you mean precision?"),
+        ("device", "gpu", 'device: "gpu" is not allowed; it must be one of auto, cpu, cuda'),
+        ("seeds_per_job", 0, "seeds_per_job: 0 is not allowed; it must be a whole number of at"),
+        ("offline", "yes", 'offline: "yes" is not allowed; it must be true or false'),
+        ("study", ["mini"], 'study: ["mini"] is not allowed; it must be the name of a file in'),
+    ],
+)
+def test_a_fault_of_the_configuration_is_one_line(key, value, line):
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    check_config(config, "config.yaml")
+    with pytest.raises(UserError) as caught:
+        check_config(config | {key: value}, "config.yaml")
+    assert str(caught.value).startswith(f"config.yaml: {line}")
+
+
+def test_a_study_is_found_by_name_and_by_path(tmp_path):
+    (tmp_path / "one.yaml").touch()
+    assert find_study("one", tmp_path) == tmp_path / "one.yaml"
+    assert find_study(str(tmp_path / "one.yaml"), tmp_path) == tmp_path / "one.yaml"
+
+
+def test_a_misspelt_study_is_named_with_the_nearest_one(tmp_path):
+    (tmp_path / "paper.yaml").touch()
+    with pytest.raises(UserError, match=r"study: papr is neither .* did you mean paper\?"):
+        find_study("papr", tmp_path)

@@ -1,0 +1,169 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from blocklora.adapters.config import AdapterConfig
+from blocklora.study.config import resolve_device, seed_groups
+from blocklora.study.model import Run, load_study
+
+ROOT = Path(__file__).parents[2]
+
+
+def digests(study, precision="fp32", engine="fast"):
+    return {run: study.run_digest(run, precision, engine) for run in study.runs()}
+
+
+@pytest.fixture
+def before(write):
+    return digests(load_study(write()))
+
+
+def test_runs_are_all_combinations_and_zero_shot_once_per_dataset(write):
+    runs = list(load_study(write()).runs())
+    assert len(runs) == 2 * (1 + 2 * 2)
+    assert len(set(runs)) == len(runs)
+    assert runs[:2] == [
+        Run("ViT-B-16-quickgelu", "dtd", "zero_shot", 0, 0),
+        Run("ViT-B-16-quickgelu", "dtd", "block_lora", 1, 1),
+    ]
+    assert runs[1].folder == "ViT-B-16-quickgelu/dtd/block_lora/1shot/seed1"
+
+
+def test_fields_are_those_of_the_file(write):
+    study = load_study(write())
+    assert study.methods["block_lora"].adapter == AdapterConfig(
+        4, 2, "rank", 1, 0.25, ("q", "v"), (0, 5), ("vision",)
+    )
+    assert study.recipe.learning_rate == 2e-4
+    assert study.recipe.betas == (0.9, 0.999)
+    assert study.image_size("ViT-B-16-quickgelu") == 224
+    assert study.zero_shot == "zero_shot"
+
+
+def test_the_study_of_the_paper_is_the_protocol():
+    """Values: fewshot protocol of MaxZanella/CLIP-LoRA@358f0d7, and 11 x (1 + 2 x 5 x 3) runs."""
+    study = load_study(ROOT / "studies" / "paper.yaml")
+    assert len(list(study.runs())) == 341
+    lora, block = study.methods["clip_lora"].adapter, study.methods["block_lora"].adapter
+    assert (lora.rank, lora.blocks, lora.scale) == (2, 1, pytest.approx(0.70710678))
+    assert (block.rank, block.blocks) == (2, 2)
+    assert (study.recipe.iterations_per_shot, study.recipe.weight_decay) == (500, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("title", "Another title"),
+        ("datasets", ["ucf101", "dtd", "eurosat"]),
+        ("seeds", [1, 2, 3]),
+        ("shots", [1, 2, 4]),
+    ],
+)
+def test_what_a_run_does_not_depend_on_leaves_its_digest(document, write, before, key, value):
+    document[key] = value
+    after = digests(load_study(write()))
+    assert before.items() <= after.items()
+
+
+def test_another_method_leaves_the_digests_of_the_others(document, write, before):
+    document["methods"]["wide"] = document["methods"]["block_lora"] | {"rank": 8}
+    assert before.items() <= digests(load_study(write())).items()
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "iterations_per_shot", "flip_probability"])
+def test_the_recipe_changes_trained_runs_and_not_zero_shot(document, write, before, key):
+    document["recipe"][key] = 1
+    after = digests(load_study(write()))
+    same = {run.method for run in before if before[run] == after[run]}
+    assert same == {"zero_shot"}
+
+
+def test_the_prompt_changes_every_run(document, write, before):
+    document["recipe"]["prompt"] = "a picture of a {}."
+    after = digests(load_study(write()))
+    assert not set(before.values()) & set(after.values())
+
+
+def test_an_adapter_changes_its_runs_alone(document, write, before):
+    document["methods"]["block_lora"]["dropout"] = 0.1
+    after = digests(load_study(write()))
+    changed = {run.method for run in before if before[run] != after[run]}
+    assert changed == {"block_lora"}
+
+
+def test_precision_changes_every_run_and_the_engine_trained_ones(write, before):
+    study = load_study(write())
+    assert not set(before.values()) & set(digests(study, precision="bf16").values())
+    changed = digests(study, engine="reference")
+    assert {run.method for run in before if before[run] != changed[run]} == {"block_lora"}
+
+
+def test_digests_are_all_different(before):
+    assert len(set(before.values())) == len(before)
+
+
+def test_an_own_dataset_is_part_of_its_runs_alone(document, write, tmp_path):
+    document["datasets"].append("mine")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    document["own_datasets"] = {"mine": {"images": str(tmp_path / "a")}}
+    before = digests(load_study(write()))
+    document["own_datasets"]["mine"]["images"] = str(tmp_path / "b")
+    after = digests(load_study(write()))
+    assert {run.dataset for run in before if before[run] != after[run]} == {"mine"}
+
+
+def test_reading_a_study_imports_nothing_heavy(write):
+    code = (
+        "import sys; from blocklora.study.model import load_study; load_study(sys.argv[1]); "
+        "print({'torch', 'open_clip', 'pandas', 'numpy'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(write())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_seed_groups_keep_the_order_and_the_size():
+    assert seed_groups((1, 2, 3), 2) == [(1, 2), (3,)]
+    assert seed_groups((1, 2, 3), 9) == [(1, 2, 3)]
+
+
+def test_auto_is_the_cpu_without_a_driver(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resolve_device("auto") == "cpu"
+    assert resolve_device("cuda") == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("listing", "device"),
+    [("echo 'GPU 0: some card'", "cuda"), ("echo 'No devices found'", "cpu"), ("exit 9", "cpu")],
+)
+def test_auto_is_cuda_where_the_driver_lists_a_card(monkeypatch, tmp_path, listing, device):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{listing}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resolve_device("auto") == device
+
+
+@pytest.mark.parametrize("name", ["study", "config"])
+def test_every_key_of_a_schema_says_what_is_allowed(name):
+    folder = ROOT / "workflow" / "schemas"
+
+    def keys(schema):
+        if isinstance(schema, dict):
+            yield from schema.get("properties", {}).items()
+            for part in schema.values():
+                yield from keys(part)
+
+    schema = yaml.safe_load((folder / f"{name}.schema.yaml").read_text())
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    silent = [
+        key
+        for key, value in keys(schema)
+        if value is not True and not value.keys() & {"description", "$ref"}
+    ]
+    assert silent == []
