@@ -141,7 +141,7 @@ def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTes
         UserError: the file is missing, cut short or not a test store.
     """
     try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        pixels = np.lib.format.open_memmap(path, mode="r")
         if pixels.ndim == 1:
             record = unpack_json(pixels)
             return LazyTestPixels(record["image_root"], record["paths"], record["size"], workers)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from blocklora.adapters.adapter import Adapter
-from blocklora.adapters.store import save_adapter
+from blocklora.adapters.store import read_adapter_record, save_adapter
 from blocklora.clip.prompts import class_prompts, tokenize
 from blocklora.clip.weights import Backbone, load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest, read_shots
@@ -25,7 +25,7 @@ from blocklora.data.pixels import (
     open_test_pixels,
 )
 from blocklora.errors import UserError
-from blocklora.files import file_digest, write_json, write_text
+from blocklora.files import file_digest, read_json, write_json, write_text
 from blocklora.study.model import Run, Study
 from blocklora.study.provenance import run_provenance
 from blocklora.training.batches import Batches
@@ -136,7 +136,8 @@ def run_training(
 ) -> Path:
     """Train one adapter, test its last iterate once and write the run's three files.
 
-    `metrics.json` is written last, so a folder that has it is complete.
+    `metrics.json` is written last, so a folder that has it is complete; a run that is finished
+    already, by the same digest, is left as it is.
 
     Returns:
         The run's checkpoint, which the caller deletes when nothing can be lost any more.
@@ -145,6 +146,11 @@ def run_training(
         UserError: an input is unusable, the device is not there, or the loss is not finite.
         Interrupted: a signal asked for a stop; the work is in the checkpoint.
     """
+    provenance = run_provenance(study, run, compute.precision, compute.engine)
+    checkpoint = checkpoints / f"{provenance['run_digest']}.safetensors"
+    if is_finished(folder, provenance["run_digest"]):
+        logger.info("run %s: finished before, left as it is", run.folder)
+        return checkpoint
     require_device(compute.device, compute.precision)
     started, clock = datetime.now(UTC), monotonic()
     reset_peak_memory(compute.device)
@@ -157,8 +163,6 @@ def run_training(
         torch_generator(run.seed, "initialisation"),
         compute.device,
     )
-    provenance = run_provenance(study, run, compute.precision, compute.engine)
-    checkpoint = checkpoints / f"{provenance['run_digest']}.safetensors"
     recipe, steps = study.recipe, study.recipe.iterations_per_shot * run.shots
     history = train(
         build_engine(compute, task, adapter, recipe.logit_scale, run.seed),
@@ -221,6 +225,17 @@ def run_training(
         monotonic() - clock,
     )
     return checkpoint
+
+
+def is_finished(folder: Path, run_digest: str) -> bool:
+    """Return whether the folder holds the complete result of exactly this run."""
+    try:
+        record = read_json(folder / "metrics.json")
+        read_adapter_record(folder / "adapter.safetensors")
+        found = record["provenance"]["run_digest"]
+    except (UserError, KeyError, TypeError):
+        return False
+    return found == run_digest and (folder / "history.csv").exists()
 
 
 def build_engine(
