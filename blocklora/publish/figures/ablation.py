@@ -57,9 +57,9 @@ def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
 def _lines(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the points of each rank and partition; LoRA's point begins the lines of its rank."""
     lora = frame["blocks"] == 1
-    partitions = sorted(set(frame.loc[~lora, "partition"])) or ["LoRA"]
+    partitions = sorted(set(frame.loc[~lora, "partition"])) or ["rank"]
     return {
-        f"rank {rank}, {partition}": rows[
+        f"rank {rank}, {partition} partition": rows[
             (rows["blocks"] == 1) | (rows["partition"] == partition)
         ].sort_values("blocks")
         for rank, rows in frame.groupby("rank", sort=True)

@@ -63,7 +63,8 @@ def accuracy_figure(
             axis.set_title(dataset_label(dataset), fontweight=_weight(dataset))
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
-        figure.supxlabel("training images per class (0: zero-shot)", fontsize=7.5)
+        for axis in axes[max(0, len(panels) - PANELS_PER_ROW) : len(panels)]:
+            axis.set_xlabel("training images per class")
         figure.supylabel("test accuracy (%)", fontsize=7.5)
         legend_below(figure, axes[0], 4)
         mark_miniature(figure, results.study)
@@ -94,26 +95,12 @@ def _position(shots: int) -> float:
 
 
 def _panel(axis: Axes, cells: pd.DataFrame, results: Results) -> None:
-    published = cells[cells["kind"] != "measured"]
-    for number, label in enumerate(names()["figure_methods"]):
-        line = published[published["label"] == label]
-        if len(line):
-            axis.plot(
-                [_position(shots) for shots in line["shots"]],
-                line["mean"],
-                color=PUBLISHED_GREY,
-                linewidth=0.8,
-                linestyle=DASHES[number],
-                marker=MARKERS[number],
-                markersize=2.8,
-                markerfacecolor="white",
-                markeredgewidth=0.6,
-                label=f"{label} (published)",
-            )
     measured = cells[cells["kind"] == "measured"]
     for method, look in method_looks(results.study).items():
         line = measured[measured["method"] == method]
         at = [_position(shots) for shots in line["shots"]]
+        if method == results.study.zero_shot:
+            look = look | {"linestyle": "none"}
         axis.plot(at, line["mean"], label=line["label"].iloc[0], zorder=3, **look)
         axis.fill_between(
             at,
@@ -123,9 +110,30 @@ def _panel(axis: Axes, cells: pd.DataFrame, results: Results) -> None:
             alpha=0.18,
             linewidth=0,
         )
+    published = cells[cells["kind"] != "measured"]
+    for number, label in enumerate(names()["figure_methods"]):
+        line = published[published["label"] == label]
+        if len(line):
+            _published_line(axis, line, number)
     ticks = [0, *results.study.shots]
     axis.set_xticks([_position(shots) for shots in ticks], [str(shots) for shots in ticks])
     axis.margins(x=0.06)
+
+
+def _published_line(axis: Axes, line: pd.DataFrame, number: int) -> None:
+    """Draw a published curve: thin, grey, open markers."""
+    axis.plot(
+        [_position(shots) for shots in line["shots"]],
+        line["mean"],
+        color=PUBLISHED_GREY,
+        linewidth=0.8,
+        linestyle=DASHES[number],
+        marker=MARKERS[number],
+        markersize=2.8,
+        markerfacecolor="white",
+        markeredgewidth=0.6,
+        label=f"{line['label'].iloc[0]} (published)",
+    )
 
 
 def _caption(results: Results, backbone: str, cells: pd.DataFrame) -> str:
@@ -134,7 +142,8 @@ def _caption(results: Results, backbone: str, cells: pd.DataFrame) -> str:
     spread = (
         f"mean and standard deviation (band) over {seeds} seeds" if seeds > 1 else "a single seed"
     )
-    text = f"Test accuracy against training images per class, {name}; measured, {spread}."
+    text = f"Test accuracy against training images per class (0: zero-shot), {name}; "
+    text += f"measured, {spread}."
     if (cells["kind"] != "measured").any():
         text += " Grey lines with open markers are published values, not measured here."
     missing = [run for run in results.missing if run.backbone == backbone]

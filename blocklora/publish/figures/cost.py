@@ -53,7 +53,8 @@ def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
             axis.set_xticks([])
             axis.spines["bottom"].set_visible(False)
             axis.grid(visible=False)
-            name_methods(axis, methods if axis is axes[0] else [""] * len(methods))
+            name_methods(axis, methods)
+            axis.tick_params(left=False, labelleft=axis is axes[0])
         mark_miniature(figure, results.study)
     caption = caption_of(
         results.study,
@@ -110,3 +111,4 @@ def blocks_axis(axis: Axes, blocks: pd.Series) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(values, [str(value) for value in values])
     axis.set_xlabel("blocks n")
+    axis.margins(x=0.12)

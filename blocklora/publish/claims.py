@@ -1,0 +1,111 @@
+"""The claims of the papers and their verdicts on a study."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blocklora.publish.evidence import Evidence, Measured, NotTestedError
+from blocklora.publish.published import REFERENCE
+from blocklora.publish.quantities.registry import QUANTITIES
+
+SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
+
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": isclose,
+}
+
+
+@dataclass(frozen=True)
+class Test:
+    """How a claim is decided: it is supported if `quantity` `comparison` `threshold`.
+
+    Attributes:
+        quantity: name of a function in `QUANTITIES`.
+        comparison: one of `COMPARISONS`.
+        threshold: what the quantity is compared with.
+        threshold_source: why this threshold.
+        needs: the files it is computed from, named as in `Evidence.gather`.
+        study: "any" study decides it, or only one of the paper's datasets and backbones ("paper").
+    """
+
+    __test__ = False  # pytest takes the name for its own
+
+    quantity: str
+    comparison: str
+    threshold: float
+    threshold_source: str
+    needs: tuple[str, ...]
+    study: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement with its source and its test, or the reason why it has none."""
+
+    id: str
+    group: str
+    topic: str
+    statement: str
+    source: str
+    confidence: str
+    caveat: str | None
+    test: Test | None
+    untested: str | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says about a claim: the verdict, the number behind it or the reason."""
+
+    claim: Claim
+    verdict: str
+    measured: Measured | None
+    reason: str | None
+    files: tuple[Path, ...]
+
+
+def load_claims(path: Path = REFERENCE / "claims.yaml") -> list[Claim]:
+    """Return the claims of `reference/claims.yaml`, in order."""
+    groups = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [_claim(group["group"], entry) for group in groups for entry in group["claims"]]
+
+
+def _claim(group: str, entry: dict[str, Any]) -> Claim:
+    fields = {"caveat": None, "untested": None, "test": None} | entry
+    if fields["test"] is not None:
+        fields["test"] = Test(**fields["test"] | {"needs": tuple(fields["test"]["needs"])})
+    return Claim(group=group, **fields)
+
+
+def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Verdict]:
+    """Return the verdict on each claim."""
+    return [_judge(claim, evidence) for claim in claims]
+
+
+def _judge(claim: Claim, evidence: Evidence) -> Verdict:
+    test = claim.test
+    if test is None:
+        return Verdict(claim, NOT_TESTED, None, claim.untested, ())
+    absent = [name for name in test.needs if name not in evidence.paths]
+    if test.study == "paper" and not evidence.is_paper:
+        reason = "needs the paper's 11 datasets and OpenAI's weights (studies/paper.yaml)"
+        return Verdict(claim, NOT_TESTED, None, reason, ())
+    if absent:
+        reason = f"needs {' and '.join(f'{name}.csv' for name in absent)}"
+        return Verdict(claim, NOT_TESTED, None, reason, ())
+    try:
+        measured = QUANTITIES[test.quantity](evidence)
+    except NotTestedError as error:
+        return Verdict(claim, NOT_TESTED, None, str(error), ())
+    holds = COMPARISONS[test.comparison](measured.value, test.threshold)
+    files = tuple(evidence.paths[name] for name in test.needs)
+    return Verdict(claim, SUPPORTED if holds else NOT_SUPPORTED, measured, None, files)

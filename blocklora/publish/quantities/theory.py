@@ -1,0 +1,90 @@
+"""Quantities of bounds, compressed adapters and spectra."""
+
+import pandas as pd
+
+from blocklora.publish import formats
+from blocklora.publish.evidence import Evidence, Measured, NotTestedError
+from blocklora.publish.published import method_label
+
+
+def largest_bound_ratio(evidence: Evidence) -> Measured:
+    """Largest ratio of a Block-LoRA method's bound to that of LoRA of the same rank."""
+    frame = evidence.frame("bounds")
+    study = evidence.study
+    blocks = [name for name in study.adapter_methods if study.methods[name].adapter.blocks > 1]
+    chosen = frame[frame["method"].isin(blocks)]
+    if chosen.empty:
+        raise NotTestedError("needs the bound of a Block-LoRA method")
+    row = chosen.loc[chosen["ratio_to_lora"].idxmax()]
+    effective = float(chosen["effective_ratio_to_lora"].max())
+    lowest, highest = float(chosen["bound"].min()), float(chosen["bound"].max())
+    text = (
+        f"{row['ratio_to_lora']:.3f} of LoRA's ({method_label(row['method'])}), "
+        f"{effective:.3f} with merged arms; the bounds themselves are "
+        f"{formats.span(lowest, highest)}"
+    )
+    numbers = {"effective_ratio": effective, "lowest_bound": lowest, "highest_bound": highest}
+    return Measured(float(row["ratio_to_lora"]), text, numbers)
+
+
+def smallest_bound(evidence: Evidence) -> Measured:
+    """Smallest bound of the generalization gap of any run."""
+    frame = evidence.frame("gaps")
+    row = frame.loc[frame["bound"].idxmin()]
+    text = f"{formats.number(row['bound'])} at the lowest ({_run(row)}); {_vacuous(frame)}"
+    return Measured(float(row["bound"]), text)
+
+
+def largest_gap_over_bound(evidence: Evidence) -> Measured:
+    """Largest ratio of a measured generalization gap to its bound."""
+    frame = evidence.frame("gaps")
+    ratio = frame["gap"] / frame["bound"]
+    row = frame.loc[ratio.idxmax()]
+    gap = formats.signed(row["gap"], 3)
+    text = f"largest share {ratio.max():.4f}: gap {gap}, bound {formats.number(row['bound'])}"
+    return Measured(float(ratio.max()), f"{text} ({_run(row)})")
+
+
+def smallest_compression_bound(evidence: Evidence) -> Measured:
+    """Smallest bound of the test error that follows from an adapter's compressed size."""
+    frame = evidence.frame("compression")
+    row = frame.loc[frame["bound"].idxmin()]
+    text = f"{formats.number(row['bound'])} at the lowest ({_run(row)}); {_vacuous(frame)}"
+    return Measured(float(row["bound"]), text)
+
+
+def largest_arms_difference(evidence: Evidence) -> Measured:
+    """Largest relative difference between the arms of one trained matrix."""
+    frame = evidence.frame("spectra")
+    chosen = frame[frame["arms_max_relative_difference"].notna()]
+    if chosen.empty:
+        raise NotTestedError("needs runs of Block-LoRA with the rank partition")
+    value = float(chosen["arms_max_relative_difference"].max())
+    return Measured(value, f"{formats.number(value)} over {len(chosen):,} matrices")
+
+
+def effective_rank_excess(evidence: Evidence) -> Measured:
+    """Largest amount by which the effective rank of an update exceeds r/n."""
+    frame = evidence.frame("spectra")
+    methods = evidence.study.methods
+    limits = {
+        name: methods[name].adapter.rank / methods[name].adapter.blocks
+        for name in evidence.study.adapter_methods
+        if methods[name].adapter.arms > 1
+    }
+    chosen = frame[frame["method"].isin(limits)]
+    if chosen.empty:
+        raise NotTestedError("needs runs of Block-LoRA with the rank partition")
+    limit = chosen["method"].map(limits)
+    excess = float((chosen["effective_rank"] - limit).max())
+    highest = chosen["effective_rank"].max()
+    text = f"effective rank {highest:.3f} at most, r/n = {formats.number(limit.max())}"
+    return Measured(excess, text)
+
+
+def _run(row: pd.Series) -> str:
+    return f"{method_label(row['method'])} on {row['dataset']}, {row['shots']} shots"
+
+
+def _vacuous(frame: pd.DataFrame) -> str:
+    return f"{int(frame['vacuous'].sum())} of {len(frame)} runs have a vacuous one"
