@@ -9,8 +9,107 @@ from blocklora.errors import UserError
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
+    _add_fetch_dataset(subparsers)
+    _add_make_manifest(subparsers)
+    _add_verify_data(subparsers)
     _add_shots(subparsers)
     _add_decode_images(subparsers)
+
+
+def _add_fetch_dataset(subparsers: _SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "fetch-dataset",
+        help="find, download or draw the images of a dataset",
+        description="Write where the images of a dataset are. A CoOp or CLIP-LoRA tree below "
+        "--data-root is used as it is; otherwise the archives are taken from its folder "
+        "`archives` or downloaded, verified and unpacked.",
+    )
+    parser.add_argument("--study", type=Path, required=True, help="study file")
+    parser.add_argument("--dataset", required=True, help="name of the dataset")
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of all datasets")
+    parser.add_argument("--output", type=Path, required=True, help="source.json to write")
+    parser.add_argument("--offline", action="store_true", help="ask nothing of the network")
+    parser.set_defaults(run=_fetch_dataset)
+
+
+def _fetch_dataset(options: Namespace) -> None:
+    from blocklora.data import fetch
+    from blocklora.data.download import Downloader
+    from blocklora.data.registry import load_registry
+    from blocklora.data.source import write_source
+    from blocklora.study.model import load_study
+
+    study, name = load_study(options.study), options.dataset
+    registry = load_registry()
+    if name in study.own_datasets:
+        own = study.own_datasets[name]
+        source = fetch.use_own(name, own.images, own.csv)
+    elif name not in registry:
+        raise UserError(f"{name}: no such dataset; known are {', '.join(registry)}")
+    elif registry[name].layout == "drawn":
+        from blocklora.miniature.datasets import draw_dataset
+
+        source = fetch.draw(name, options.data_root, study.miniature, draw_dataset)
+    else:
+        downloader = None if options.offline else Downloader()
+        source = fetch.fetch_published(registry[name], options.data_root, downloader)
+    write_source(options.output, source)
+
+
+def _add_make_manifest(subparsers: _SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "make-manifest",
+        help="list every image of a dataset with label, class name and split",
+        description="Write the manifest of a dataset: path, label, class name and split of every "
+        "image, from its split file, its official lists or its folders.",
+    )
+    parser.add_argument("--source", type=Path, required=True, help="source.json of the dataset")
+    parser.add_argument("--output", type=Path, required=True, help="manifest.csv to write")
+    parser.set_defaults(run=_make_manifest)
+
+
+def _make_manifest(options: Namespace) -> None:
+    from blocklora.data.layouts import list_images
+    from blocklora.data.manifest import write_manifest
+    from blocklora.data.registry import load_registry
+    from blocklora.data.source import read_source
+
+    write_manifest(options.output, list_images(read_source(options.source), load_registry()))
+
+
+def _add_verify_data(subparsers: _SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "verify-data",
+        help="check the images and labels of a dataset before they are used",
+        description="Check counts, labels and every image file of a dataset. The report is "
+        "written and printed; the exit status is 1 if anything in it would change results.",
+    )
+    parser.add_argument("--source", type=Path, required=True, help="source.json of the dataset")
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest.csv to check")
+    parser.add_argument("--output", type=Path, required=True, help="report to write (JSON)")
+    _add_workers(parser)
+    parser.set_defaults(run=_verify_data)
+
+
+def _verify_data(options: Namespace) -> None:
+    from blocklora.data.layouts import list_images
+    from blocklora.data.manifest import read_manifest
+    from blocklora.data.registry import load_registry
+    from blocklora.data.source import read_source
+    from blocklora.data.verify import verify
+    from blocklora.files import write_json
+
+    source, registry = read_source(options.source), load_registry()
+    dataset = None if source.origin == "user" else registry.get(source.dataset)
+    manifest = read_manifest(options.manifest)
+    report = verify(source, manifest, list_images(source, registry), dataset, options.workers)
+    write_json(options.output, report.to_json())
+    print(report.text())
+    if not report.passed:
+        raise UserError(
+            f"{source.dataset} is not fit for use, see above; docs/datasets.md says what each "
+            "code in brackets means"
+        )
 
 
 def _add_shots(subparsers: _SubParsersAction) -> None:

@@ -81,6 +81,11 @@ class Dataset:
         return self.registry / "splits" / f"{self.split_file.name}.xz"
 
 
+def readable(address: str) -> str:
+    """Return an address as a link to follow by hand."""
+    return address.replace("gdrive:", "https://drive.google.com/uc?id=")
+
+
 def load_registry(folder: Path | None = None) -> dict[str, Dataset]:
     """Return all dataset definitions of a folder, by name.
 

@@ -1,0 +1,212 @@
+"""Downloads that resume, retry, try every address, and only then take their name."""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+import urllib3
+from tqdm import tqdm
+
+from blocklora import __version__
+from blocklora.data.registry import RemoteFile
+from blocklora.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 2**20
+_GIVE_UP = (400, 401, 403, 404, 405, 410, 451)  # asking again would not change the answer
+
+
+class _BadAddressError(Exception):
+    """This address does not have the file; the next one may."""
+
+
+class _InterruptedError(Exception):
+    """The transfer broke off; asking again may complete it."""
+
+
+def drive_download(identifier: str, target: Path) -> None:
+    """Download a Google Drive file by its id, through the page that confirms large files."""
+    import gdown
+
+    try:
+        gdown.download(id=identifier, output=str(target), quiet=True)
+    except (gdown.exceptions.DownloadError, OSError) as error:
+        raise _BadAddressError(str(error).strip().splitlines()[0]) from None
+
+
+@dataclass(frozen=True)
+class Downloader:
+    """How to download.
+
+    Attributes:
+        attempts: per address; the wait between them doubles, starting at `backoff` seconds.
+        timeout: seconds to connect, and seconds without any data.
+        drive: gets the id of a Google Drive file and the path to write.
+    """
+
+    attempts: int = 5
+    backoff: float = 2.0
+    timeout: tuple[float, float] = (20.0, 60.0)
+    drive: Callable[[str, Path], None] = drive_download
+
+    def fetch(self, file: RemoteFile, target: Path) -> None:
+        """Download `file` to `target`, from the first address that yields the right bytes.
+
+        What an interrupted transfer left beside `target` is continued, also by a later call, if
+        a checksum can tell whether the parts belong together.
+
+        Raises:
+            UserError: no address has the file; the reason is given for each. Or the disk is full.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        reasons = []
+        for address in file.addresses:
+            logger.info("%s: downloading from %s", file.name, address)
+            try:
+                self._fetch_from(address, file, part)
+            except _BadAddressError as error:
+                logger.info("%s: %s: %s", file.name, address, error)
+                reasons.append(f"  {address}: {error}")
+                continue
+            except OSError as error:
+                raise UserError(f"{part}: cannot be written: {error.strerror}") from None
+            part.replace(target)
+            return
+        raise UserError(f"{file.name} cannot be downloaded:\n" + "\n".join(reasons))
+
+    def _fetch_from(self, address: str, file: RemoteFile, part: Path) -> None:
+        failures = 0
+        while True:
+            if not file.checksum:  # nothing could tell whether two halves belong together
+                part.unlink(missing_ok=True)
+            have = _size(part)
+            try:
+                if address.startswith("gdrive:"):
+                    self.drive(address.removeprefix("gdrive:"), part)
+                else:
+                    self._transfer(address, file, part)
+                _check_part(part, file, resumed=have > 0)
+            except _InterruptedError as error:
+                # A transfer that moves on may be interrupted any number of times.
+                failures = 1 if file.checksum and _size(part) > have else failures + 1
+                if failures == self.attempts:
+                    raise _BadAddressError(f"{error} ({failures} attempts)") from None
+                wait = self.backoff * 2 ** (failures - 1)
+                logger.info("%s: %s; trying again in %g s", file.name, error, wait)
+                time.sleep(wait)
+            else:
+                return
+
+    def _transfer(self, address: str, file: RemoteFile, part: Path) -> None:
+        """Append to `part` what it lacks; raise `_BadAddressError` or `_InterruptedError`."""
+        have = _size(part)
+        headers = {
+            "User-Agent": f"blocklora/{__version__}",
+            "Accept-Encoding": "identity",  # the bytes of the archive, not a decoded copy
+        } | ({"Range": f"bytes={have}-"} if have else {})
+        try:
+            with requests.get(
+                address, headers=headers, stream=True, timeout=self.timeout
+            ) as response:
+                place = response.headers.get("Content-Range", "")
+                if response.status_code == 416:
+                    if place == f"bytes */{have}":
+                        return  # all of it is here already
+                    part.unlink(missing_ok=True)
+                _check_status(response)
+                resumed = response.status_code == 206
+                if resumed and not place.startswith(f"bytes {have}-"):
+                    part.unlink()
+                    raise _InterruptedError("the server continued at the wrong place")
+                self._append(response, file, part, have if resumed else 0)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _InterruptedError(f"{type(error).__name__}: {error}") from None
+
+    def _append(self, response: requests.Response, file: RemoteFile, part: Path, have: int) -> None:
+        length = int(response.headers.get("Content-Length") or 0)
+        total = file.bytes or (have + length) or None
+        if total is not None:
+            require_space(part.parent, total - have, file.name)
+        bar = tqdm(
+            total=total, initial=have, unit="B", unit_scale=True, desc=file.name, disable=None
+        )
+        with bar, part.open("ab" if have else "wb") as stream:
+            for block in response.raw.stream(_BLOCK, decode_content=False):
+                have += len(block)
+                stream.write(block)
+                bar.update(len(block))
+                if file.bytes and have > file.bytes:
+                    break  # an endless answer must not fill the disk
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_part(part: Path, file: RemoteFile, resumed: bool) -> None:
+    try:
+        check_file(part, file)
+    except UserError as error:
+        part.unlink()
+        # The first half may have come from elsewhere, so a whole transfer may still succeed.
+        raise (_InterruptedError if resumed else _BadAddressError)(str(error)) from None
+
+
+def _check_status(response: requests.Response) -> None:
+    status = response.status_code
+    if status == 416:
+        raise _InterruptedError("the server cannot continue the transfer")
+    if status in _GIVE_UP:
+        raise _BadAddressError(f"HTTP status {status} {response.reason}")
+    if status not in (200, 206):
+        raise _InterruptedError(f"HTTP status {status} {response.reason}")
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise _BadAddressError("a web page came instead of the file")
+
+
+def check_file(path: Path, file: RemoteFile) -> None:
+    """Hold a file against the expected size and checksum.
+
+    Raises:
+        UserError: it is another file, saying what was expected and what was found.
+    """
+    size = path.stat().st_size
+    if file.bytes and size != file.bytes:
+        raise UserError(f"{path}: {size} bytes instead of {file.bytes}")
+    if file.checksum:
+        algorithm, expected = file.checksum.split(":")
+        found = digest(path, algorithm)
+        if found != expected:
+            raise UserError(f"{path}: {algorithm} {found} instead of {expected}")
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Return the hexadecimal digest of a file; `git-blob-sha1` is the id git gives its content."""
+    size = path.stat().st_size
+    if algorithm == "git-blob-sha1":
+        value = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    else:
+        value = hashlib.new(algorithm, usedforsecurity=False)
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"check {path.name}", disable=None)
+    with bar, path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            value.update(block)
+            bar.update(len(block))
+    return value.hexdigest()
+
+
+def require_space(folder: Path, size: int, what: str) -> None:
+    """Raise `UserError` if the disk of `folder` has not `size` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"{folder}: {what} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make "
+            "room or choose another data_root"
+        )

@@ -1,0 +1,110 @@
+"""ImageNet's own layout: class folders named by WordNet ids, and the flat validation folder."""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from blocklora.data.manifest import LabelledImage
+from blocklora.data.splits import IMAGE_SUFFIXES, class_folders, scan_images
+from blocklora.errors import UserError
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+_META = f"{DEVKIT}/data/meta.mat"
+_TRUTH = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
+
+
+def read_classes(path: Path) -> dict[str, str]:
+    """Return WordNet id and class name of every class in label order.
+
+    The file has one class per line, the id first; lines that begin with `#` are comments.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split(" ", 1) for line in lines if not line.startswith("#"))
+
+
+def scan_imagenet(
+    root: Path, classes: dict[str, str], devkit: Path | None
+) -> Iterator[LabelledImage]:
+    """Yield the training images in `train/` and, as test images, those in `val/`.
+
+    Both are listed as torchvision's ImageFolder lists them. A flat `val/` is sorted by the
+    ground truth of the devkit, into the order it would have in class folders; no file is moved.
+
+    Raises:
+        UserError: the class folders are not those of `classes`, or one is empty, or a flat
+            validation image has no ground truth.
+    """
+    yield from _scan_folders(root, "train", classes, "train")
+    if not is_flat(root / "val"):
+        yield from _scan_folders(root, "val", classes, "test")
+        return
+    if devkit is None:
+        raise UserError(f"{root / 'val'}: a flat validation folder needs the devkit ({DEVKIT})")
+    labels = {wnid: label for label, wnid in enumerate(classes)}
+    truth = _read_truth(devkit)
+    rows = []
+    for name in scan_images(root / "val"):
+        number = name.rpartition(".")[0].rpartition("_")[2]
+        if not number.isdecimal() or not 0 < int(number) <= len(truth):
+            raise UserError(
+                f"{root / 'val' / name}: not a validation image the devkit knows "
+                f"(ILSVRC2012_val_00000001.JPEG to {len(truth):08d}); remove it"
+            )
+        wnid = truth[int(number) - 1]
+        rows.append(LabelledImage(f"val/{name}", labels[wnid], classes[wnid], "test"))
+    yield from sorted(rows, key=lambda image: (image.label, image.path))
+
+
+def is_flat(folder: Path) -> bool:
+    """Return whether images lie directly in `folder`."""
+    with os.scandir(folder) as entries:
+        return any(e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file() for e in entries)
+
+
+def find_devkit(places: list[Path]) -> Path | None:
+    """Return the devkit, a folder or a tar file, in the first of the folders that has it."""
+    for place in places:
+        for name in (DEVKIT, f"{DEVKIT}.tar.gz"):
+            if (place / name).exists():
+                return place / name
+    return None
+
+
+def _scan_folders(
+    root: Path, folder: str, classes: dict[str, str], split: str
+) -> Iterator[LabelledImage]:
+    found = class_folders(root / folder)
+    if found != list(classes):
+        odd = sorted(set(found) ^ classes.keys())
+        raise UserError(
+            f"{root / folder}: {len(found)} class folders instead of {len(classes)}; missing or "
+            f"not of this dataset: {', '.join(odd[:5])}. Labels number the sorted folders, so "
+            "exactly these must be there"
+        )
+    for label, (wnid, name) in enumerate(classes.items()):
+        for file in scan_images(root / folder / wnid):
+            yield LabelledImage(f"{folder}/{wnid}/{file}", label, name, split)
+
+
+def _read_truth(devkit: Path) -> list[str]:
+    """Return the WordNet id of each validation image in the order of their numbers."""
+    import scipy.io
+
+    try:
+        synsets = scipy.io.loadmat(io.BytesIO(_read(devkit, _META)), squeeze_me=True)["synsets"]
+        wnids = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
+        return [wnids[int(number)] for number in _read(devkit, _TRUTH).split()]
+    except (OSError, KeyError, ValueError, TypeError, tarfile.TarError) as error:
+        raise UserError(
+            f"{devkit}: not a readable devkit ({type(error).__name__}: {error}); download "
+            f"{DEVKIT}.tar.gz again"
+        ) from None
+
+
+def _read(devkit: Path, member: str) -> bytes:
+    if devkit.is_dir():
+        return (devkit.parent / member).read_bytes()
+    with tarfile.open(devkit) as archive, archive.extractfile(member) as stream:
+        return stream.read()

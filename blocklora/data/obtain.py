@@ -1,0 +1,183 @@
+"""From archives to a finished image tree: find or download, verify, unpack, count, rename."""
+
+import fcntl
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from blocklora.data.download import Downloader, check_file, require_space
+from blocklora.data.layouts import list_images
+from blocklora.data.manifest import SPLITS
+from blocklora.data.registry import Archive, Dataset
+from blocklora.data.source import Source
+from blocklora.data.trees import ARCHIVES, describe, find_split
+from blocklora.data.unpack import unpack
+from blocklora.errors import UserError
+from blocklora.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+CACHE = ".downloads"  # below data_root: unfinished work, removed when a dataset is complete
+MARKER = ".blocklora.json"  # in a dataset's folder: the archives it was made from
+
+
+def obtain_tree(dataset: Dataset, data_root: Path, downloader: Downloader | None) -> None:
+    """Make the first layout of `dataset.trees` below `data_root`.
+
+    Each alternative of `dataset.downloads` is tried in order, first those whose archives the
+    user has put into `archives/` or the dataset's folder. Without a downloader only those count.
+
+    Raises:
+        UserError: no alternative worked; the message says why each did not and what to do.
+    """
+    places = [data_root / ARCHIVES, *(data_root / tree.folder for tree in dataset.trees)]
+    cache = data_root / CACHE / dataset.name
+    reasons = []
+    for archives in sorted(dataset.downloads, key=lambda group: not _all_local(group, places)):
+        try:
+            files = _find_archives(archives, places, cache, downloader)
+            _make_tree(dataset, data_root, files, cache, downloader)
+        except UserError as error:
+            reasons.append(str(error))
+        else:
+            shutil.rmtree(cache)
+            return
+    raise UserError(_what_to_do(dataset, data_root, reasons))
+
+
+def archives_of(folder: Path) -> tuple[dict, ...]:
+    """Return what a folder made by `obtain_tree` was made from; empty for other folders."""
+    marker = folder / MARKER
+    return tuple(read_json(marker)["files"]) if marker.exists() else ()
+
+
+@contextmanager
+def locked(data_root: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a dataset, so that two processes do not make one tree at once."""
+    path = data_root / CACHE / f"{name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"{data_root}: {name} is not there and cannot be put there ({error.strerror}); "
+            "choose a writable data_root, or complete the tree"
+        ) from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("%s: another process is fetching it; waiting", name)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _all_local(archives: Sequence[Archive], places: Sequence[Path]) -> bool:
+    return all(_local(archive, places) for archive in archives)
+
+
+def _local(archive: Archive, places: Sequence[Path]) -> Path | None:
+    return next((p / archive.name for p in places if (p / archive.name).is_file()), None)
+
+
+def _find_archives(
+    archives: Sequence[Archive],
+    places: Sequence[Path],
+    cache: Path,
+    downloader: Downloader | None,
+) -> dict[Path, Archive]:
+    """Return the archives of one alternative, verified, by where they are."""
+    found = {_local(archive, [*places, cache]): archive for archive in archives}
+    found.pop(None, None)
+    absent = [archive for archive in archives if archive not in found.values()]
+    size = sum(archive.bytes or 0 for archive in archives)
+    require_space(cache.parent, sum(a.bytes or 0 for a in absent) + size, archives[0].name)
+    for path, archive in found.items():
+        check_file(path, archive)
+    for archive in absent:
+        if downloader is None or not archive.addresses:
+            raise UserError(f"{archive.name}: not in {places[0]}")
+        downloader.fetch(archive, cache / archive.name)
+        found[cache / archive.name] = archive
+    return found
+
+
+def _make_tree(
+    dataset: Dataset,
+    data_root: Path,
+    files: Mapping[Path, Archive],
+    cache: Path,
+    downloader: Downloader | None,
+) -> None:
+    tree = dataset.trees[0]
+    unpacked = cache / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    try:
+        for path, archive in files.items():
+            unpack(path, unpacked, archive.unpack)
+            if not archive.checksum:
+                logger.warning(
+                    "%s: no checksum has been published for this archive; its files are held "
+                    "against the split",
+                    archive.name,
+                )
+        split = find_split(dataset, unpacked, data_root, downloader)
+        image_root = unpacked / tree.images
+        source = Source(dataset.name, str(image_root), split and str(split), "downloaded")
+        _check_complete(dataset, source)
+    except OSError as error:
+        raise UserError(f"{unpacked}: cannot be written: {error.strerror}") from None
+    except UserError:
+        # What came without a checksum may be the culprit and must come anew.
+        for path, archive in files.items():
+            if path.parent == cache and not archive.checksum:
+                path.unlink()
+        raise
+    record = [describe(path, archive.checksum) for path, archive in files.items()]
+    write_json(unpacked / MARKER, {"files": record})
+    _move_into_place(unpacked, data_root / tree.folder)
+
+
+def _check_complete(dataset: Dataset, source: Source) -> None:
+    images = list(list_images(source, {dataset.name: dataset}))
+    counts = Counter(image.split for image in images)
+    found = {split: counts[split] for split in SPLITS}
+    if found != dataset.images:
+        raise UserError(f"{dataset.name}: {found} images unpacked, expected {dataset.images}")
+    root = Path(source.image_root)
+    for image in images:
+        if not (root / image.path).exists():
+            raise UserError(f"{dataset.name}: {image.path} of the split is not in the archive")
+
+
+def _move_into_place(unpacked: Path, folder: Path) -> None:
+    if not folder.exists():
+        unpacked.rename(folder)
+        return
+    children = sorted(unpacked.iterdir())
+    for child in children:
+        if (folder / child.name).is_dir():
+            raise UserError(
+                f"{folder / child.name}: an incomplete tree is in the way; complete it or move it"
+            )
+    for child in children:
+        if not (folder / child.name).exists():
+            child.rename(folder / child.name)
+
+
+def _what_to_do(dataset: Dataset, data_root: Path, reasons: Sequence[str]) -> str:
+    names = " or ".join(" + ".join(a.name for a in group) for group in dataset.downloads)
+    trees = " or ".join(
+        f"{data_root / tree.folder} with {', '.join(tree.needs)}" for tree in dataset.trees
+    )
+    text = f"{dataset.display_name} is neither below {data_root} nor to be had:\n"
+    text += "".join(f"- {reason}\n" for reason in reasons)
+    if dataset.gated:
+        text += f"{dataset.gated}\n"
+    return text + (
+        f"Put {names} into {data_root / ARCHIVES}, or the unpacked images into {trees}, "
+        "and run again."
+    )

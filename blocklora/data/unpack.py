@@ -1,0 +1,209 @@
+"""Safe unpacking of zip and tar archives that came from anywhere.
+
+Rules say which members are wanted and where they go: a mapping from a path in the archive to a
+path in the target folder. A key matches a member of that name and everything below it; `""`
+matches all members, and `**/name` the first path component `name` wherever it is. A mapping in
+place of the target path makes the member an archive of its own with rules of its own, in which
+`{archive}` stands for its name without suffixes; such a key may be a pattern such as `*.tar`.
+
+Only regular files are written, each opened exclusively by this module, so nothing depends on
+what an archive says about modes, owners or links.
+"""
+
+import fnmatch
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from blocklora.errors import UserError
+
+# JPEGs do not compress; an archive that grows more than this is not one of images.
+MAXIMUM_GROWTH = 10
+MAXIMUM_MEMBERS = 3_000_000
+MAXIMUM_HEADER = 2**20  # bytes of a tar header that carries a long name
+_SLACK = 64 * 2**20  # lets tiny archives of small drawings grow more
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A regular file of an archive, open for reading, with the size the archive declares."""
+
+    name: str
+    stream: IO[bytes]
+    size: int
+
+
+class _SmallHeaders(tarfile.TarInfo):
+    """Refuses extended headers that tarfile would read into memory whatever their size."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # The hook that tarfile documents for subclasses that customise how members are read.
+        extended = not (self.isreg() or self.isdir() or self.issym() or self.islnk())
+        if extended and self.size > MAXIMUM_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)
+
+
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # an encrypted zip member
+    NotImplementedError,  # a compression method Python does not have
+    ValueError,
+)
+
+
+class _Budget:
+    """What one archive, with all that is nested in it, may still yield."""
+
+    def __init__(self, archive: Path, bar: tqdm):
+        self.archive = archive
+        self.bar = bar
+        self._bytes = MAXIMUM_GROWTH * archive.stat().st_size + _SLACK
+        self._members = MAXIMUM_MEMBERS
+
+    def take_member(self) -> None:
+        self._members -= 1
+        if self._members < 0:
+            raise _refusal(self.archive, f"it has more than {MAXIMUM_MEMBERS} members")
+
+    def take(self, size: int) -> None:
+        self._bytes -= size
+        if self._bytes < 0:
+            raise _refusal(
+                self.archive, f"it grows to more than {MAXIMUM_GROWTH} times its size when unpacked"
+            )
+
+
+def unpack(archive: Path, folder: Path, rules: Mapping[str, Any]) -> None:
+    """Unpack the members of `archive` that `rules` name into `folder`.
+
+    Raises:
+        UserError: the archive is not a whole zip or tar file, has a member with an absolute path
+            or `..`, a link or a device, the same file twice, grows too much, or lacks what a
+            rule names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(desc=f"unpack {archive.name}", unit="file", disable=None)
+    with archive.open("rb") as stream, bar:
+        try:
+            _unpack(stream, archive.name, folder, rules, _Budget(archive, bar))
+        except _DAMAGE as error:
+            raise UserError(
+                f"{archive}: not a whole zip or tar archive ({error}); delete it and fetch it again"
+            ) from None
+
+
+def _unpack(
+    stream: IO[bytes], name: str, folder: Path, rules: Mapping[str, Any], budget: _Budget
+) -> None:
+    used: set[str] = set()
+    for member in _members(stream, budget):
+        rule = _rule(member.name, rules)
+        if rule is None:
+            budget.take(member.size)  # a tar has to be read through all the same
+            continue
+        key, rest = rule
+        used.add(key)
+        if isinstance(rules[key], str):
+            target = rules[key].replace("{archive}", name.partition(".")[0])
+            _write(member.stream, folder / target / rest, budget)
+            budget.bar.update()
+        else:
+            inner = member.name.rpartition("/")[2]
+            _unpack(member.stream, inner, folder, rules[key], budget)
+    missing = [key for key in rules if key not in used]
+    if missing:
+        raise UserError(
+            f"{budget.archive}: {name} has nothing at {missing[0]!r}; it is not the expected "
+            "archive: delete it and fetch it again"
+        )
+
+
+def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the key that matches a member and the rest of its path below that key."""
+    for key, target in rules.items():
+        if not isinstance(target, str):
+            if fnmatch.fnmatchcase(name, key):
+                return key, ""
+            continue
+        padded = f"/{name}"
+        wanted = key.removeprefix("**")
+        if key.startswith("**/"):
+            start = f"{padded}/".find(f"{wanted}/")
+        else:
+            wanted = f"/{key}" if key else ""
+            start = 0 if f"{padded}/".startswith(f"{wanted}/") else -1
+        if start >= 0:
+            return key, padded[start + len(wanted) :].lstrip("/")
+    return None
+
+
+def _members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
+    # Nothing may be sought in: a member of a tar is itself a stream.
+    zipped = stream.peek(4)[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+    return (_zip_members if zipped else _tar_members)(stream, budget)
+
+
+def _zip_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
+    with zipfile.ZipFile(stream) as archive:
+        for info in archive.infolist():
+            budget.take_member()
+            name = _checked(info.filename, budget)
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _refusal(budget.archive, f"{name!r} is a link or a device")
+            if info.is_dir():
+                continue
+            with archive.open(info) as content:
+                yield _Member(name, content, info.file_size)
+
+
+def _tar_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_SmallHeaders) as archive:
+        for info in archive:
+            budget.take_member()
+            name = _checked(info.name, budget)
+            if not (info.isreg() or info.isdir()):
+                raise _refusal(budget.archive, f"{name!r} is a link or a device")
+            # A stream keeps the header of every member it has passed otherwise.
+            archive.members = []
+            if info.isreg():
+                yield _Member(name, archive.extractfile(info), info.size)
+
+
+def _checked(name: str, budget: _Budget) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise _refusal(budget.archive, f"{name!r} leads out of the folder")
+    return str(path)
+
+
+def _write(source: IO[bytes], target: Path, budget: _Budget) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as stream:
+            while block := source.read(_BLOCK):
+                budget.take(len(block))
+                stream.write(block)
+    except (FileExistsError, NotADirectoryError):
+        raise _refusal(budget.archive, f"it has {target.name!r} twice") from None
+
+
+def _refusal(archive: Path, reason: str) -> UserError:
+    return UserError(
+        f"{archive}: refused: {reason}; the archive is damaged or hostile: delete it and fetch it "
+        "from another address"
+    )

@@ -1,0 +1,221 @@
+"""`verify-data`: what is wrong with the images and labels of a dataset, before they are used.
+
+An error would change or break results and stops the workflow; a warning is worth knowing, and
+some hold for the published datasets themselves. `docs/datasets.md` explains each code.
+"""
+
+import filecmp
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from blocklora.data.decode import ordered_map
+from blocklora.data.manifest import SPLITS, LabelledImage, classnames
+from blocklora.data.registry import Dataset
+from blocklora.data.source import Source
+from blocklora.errors import UserError
+
+EXAMPLES = 5
+_EDGE = 4096  # bytes at either end of a file that tell most different files apart
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong: `level` is "error" or "warning", `count` how often, with some examples."""
+
+    level: str
+    code: str
+    message: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify-data` found; `passed` means without errors."""
+
+    source: Source
+    classes: int
+    images: dict[str, int]
+    expected: dict[str, int] | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing stands against using the dataset."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    def to_json(self) -> dict:
+        """Return the report as JSON values."""
+        return {"dataset": self.source.dataset, "passed": self.passed} | asdict(self)
+
+    def text(self) -> str:
+        """Return the report for people."""
+        counts = ", ".join(f"{number} {split}" for split, number in self.images.items())
+        lines = [f"{self.source.dataset}: {self.classes} classes, images: {counts}"]
+        for finding in self.findings:
+            lines.append(f"  {finding.level} [{finding.code}] {finding.message}")
+            lines += [f"      {example}" for example in finding.examples]
+            if finding.count > len(finding.examples) > 0:
+                lines.append(f"      ... and {finding.count - len(finding.examples)} more")
+        return "\n".join([*lines, "  passed" if self.passed else "  not passed"])
+
+
+def verify(
+    source: Source,
+    manifest: Sequence[LabelledImage],
+    listed: Iterable[LabelledImage],
+    dataset: Dataset | None,
+    workers: int,
+) -> Report:
+    """Check the manifest of a dataset and every image file in it.
+
+    Args:
+        source: where the images are.
+        manifest: what will be used.
+        listed: what the dataset's split file or folders say now.
+        dataset: the entry of the registry, None for a dataset of the user's.
+        workers: threads that read the files.
+    """
+    counts = Counter(image.split for image in manifest)
+    images = {split: counts[split] for split in SPLITS}
+    classes = len({image.label for image in manifest})
+    expected = {"classes": dataset.classes, **dataset.images} if dataset else None
+    findings = [
+        *_check_counts({"classes": classes, **images}, expected),
+        *_check_manifest(manifest, listed),
+        *_check_labels(manifest, dataset.same_names if dataset else ()),
+        *_check_paths(manifest),
+        *_check_files(manifest, Path(source.image_root), workers),
+    ]
+    return Report(source, classes, images, expected, tuple(findings))
+
+
+def _finding(level: str, code: str, message: str, examples: Sequence[str]) -> Iterator[Finding]:
+    if examples:
+        yield Finding(level, code, message, len(examples), tuple(map(repr, examples[:EXAMPLES])))
+
+
+def _check_counts(found: dict[str, int], expected: dict[str, int] | None) -> Iterator[Finding]:
+    for what, number in (expected or {}).items():
+        if found[what] != number:
+            message = f"{what}: {found[what]} instead of {number}"
+            yield Finding("error", "counts", message, abs(found[what] - number), ())
+
+
+def _check_manifest(
+    manifest: Sequence[LabelledImage], listed: Iterable[LabelledImage]
+) -> Iterator[Finding]:
+    different = [
+        (ours or theirs).path for ours, theirs in zip_longest(manifest, listed) if ours != theirs
+    ]
+    message = "rows that are not what the split file or the folders say; make the manifest again"
+    yield from _finding("error", "manifest", message, different)
+
+
+def _check_labels(
+    manifest: Sequence[LabelledImage], known: tuple[tuple[int, ...], ...]
+) -> Iterator[Finding]:
+    try:
+        names = classnames(manifest)
+    except UserError as error:
+        yield Finding("error", "labels", str(error), 1, ())
+        return
+    for split, level, code in (("train", "error", "empty-class"), ("test", "warning", "untested")):
+        seen = {image.label for image in manifest if image.split == split}
+        absent = [name for label, name in enumerate(names) if label not in seen]
+        yield from _finding(level, code, f"classes without {split} images", absent)
+    groups: dict[str, list[int]] = {}
+    for label, name in enumerate(names):
+        groups.setdefault(name, []).append(label)
+    same = {name: tuple(labels) for name, labels in groups.items() if len(labels) > 1}
+    yield from _finding(
+        "warning",
+        "same-name",
+        "class names shared by several labels: their prompts, hence their scores, are equal",
+        [f"{name}: labels {labels}" for name, labels in same.items() if labels not in known],
+    )
+
+
+def _check_paths(manifest: Sequence[LabelledImage]) -> Iterator[Finding]:
+    splits: dict[str, str] = {}
+    shared = []
+    for image in manifest:
+        earlier = splits.setdefault(image.path, image.split)
+        if earlier != image.split:
+            shared.append(image.path)
+    rows = Counter((image.path, image.split) for image in manifest)
+    repeated = [path for (path, _), number in rows.items() if number > 1]
+    yield from _finding("error", "shared", "images in more than one split", shared)
+    yield from _finding("warning", "repeated", "images listed twice in one split", repeated)
+
+
+def _check_files(manifest: Sequence[LabelledImage], root: Path, workers: int) -> Iterator[Finding]:
+    prints = np.zeros(len(manifest), np.uint64)
+    faults: dict[str, list[str]] = {"missing": [], "empty": [], "unreadable": []}
+    inspected = ordered_map(lambda image: _inspect(root / image.path), manifest, workers)
+    for index, outcome in enumerate(
+        tqdm(inspected, total=len(manifest), unit="image", desc="verify", disable=None)
+    ):
+        if isinstance(outcome, str):
+            faults[outcome].append(manifest[index].path)
+        else:
+            prints[index] = outcome
+    yield from _finding("error", "missing", "image files that are not there", faults["missing"])
+    yield from _finding("error", "empty", "image files of no bytes", faults["empty"])
+    yield from _finding("error", "unreadable", "files that are no images", faults["unreadable"])
+    yield from _finding(
+        "warning",
+        "same-content",
+        "test images that are byte for byte also in train or val",
+        _same_content(manifest, root, prints),
+    )
+
+
+def _inspect(path: Path) -> str | int:
+    """Return what is wrong with an image file, or a fingerprint of it.
+
+    The header is parsed, the pixels are not decoded: that happens once, in `decode-images`.
+    """
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            if not size:
+                return "empty"
+            stream.seek(max(0, size - _EDGE))
+            tail = stream.read()
+            stream.seek(0)
+            head = stream.read(_EDGE)
+            stream.seek(0)
+            with Image.open(stream):
+                pass
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return "unreadable"
+    content = b"%d\0%b%b" % (size, head, tail)
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
+
+
+def _same_content(manifest: Sequence[LabelledImage], root: Path, prints: np.ndarray) -> list[str]:
+    tested = np.array([image.split == "test" for image in manifest], bool)
+    candidates = np.intersect1d(prints[tested], prints[~tested])
+    candidates = candidates[candidates != 0]
+    by_print: dict[int, list[LabelledImage]] = {}
+    for index in np.flatnonzero(np.isin(prints, candidates)).tolist():
+        by_print.setdefault(int(prints[index]), []).append(manifest[index])
+    return [
+        f"{test.path} = {other.path}"
+        for group in by_print.values()
+        for test in group
+        if test.split == "test"
+        for other in group
+        if other.split != "test" and filecmp.cmp(root / test.path, root / other.path, shallow=False)
+    ]
