@@ -155,10 +155,12 @@ class Study:
     def dataset_definition(self, dataset: str) -> dict[str, Any]:
         """Return what the images of `dataset` depend on, as JSON values."""
         own = self.own_datasets.get(dataset)
+        drawn = dataset in drawn_datasets()
         return {
             "name": dataset,
             "own": own and {key: value and str(value) for key, value in asdict(own).items()},
-            "miniature": self.miniature if dataset in drawn_datasets() else None,
+            "miniature": self.miniature if drawn else None,
+            "drawing_code": code_digest("draw_dataset") if drawn else None,
         }
 
     def dataset_digest(self, dataset: str) -> str:

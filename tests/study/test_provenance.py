@@ -4,6 +4,7 @@ from blocklora.study import provenance
 
 TRAIN = '''
 """A module."""
+from tool.client import rate
 from tool.data import pixels
 import tool.study.model
 from tool.errors import Fault
@@ -24,6 +25,7 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "study").mkdir()
     files = {
         "training.py": TRAIN.replace("tool", "blocklora"),
+        "client.py": "def rate():\n    return 1\n",
         "data/pixels.py": PIXELS,
         "data/unused.py": "",
         "study/model.py": "A = 1\n",
@@ -81,6 +83,11 @@ def test_what_decides_no_number_leaves_the_digest(package, name, old, new):
         ("training.py", "* RATE", "+ RATE"),
         ("training.py", "def step(x)", "def step(y)"),
         ("data/pixels.py", "return x", "return -x"),
+        (
+            "client.py",
+            "return 1",
+            "return 2",
+        ),  # its name begins like that of `cli`, which is passive
         ("data/pixels.py", "", "D = None\n"),
         ("table.csv", "1", "3"),
     ],

@@ -53,6 +53,10 @@ def dataset_digest(wildcards):
     return STUDY.dataset_digest(wildcards.dataset)
 
 
+def images_digest(wildcards):
+    return json_digest(STUDY.dataset_definition(wildcards.dataset))
+
+
 def backbone_digest(wildcards):
     return json_digest(STUDY.backbone_definition(wildcards.backbone))
 

@@ -47,12 +47,10 @@ rule make_manifest:
     params:
         digest=dataset_digest,
         code=code_digest("make_manifest"),
-        study=untracked(STUDY.path),
     message:
         "Listing the images of {wildcards.dataset}"
     shell:
-        "blocklora make-manifest --study {params.study:q} --dataset {wildcards.dataset}"
-        " --source {input.source:q} --output {output:q} > {log:q} 2>&1"
+        "blocklora make-manifest --source {input.source:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule verify_data:
@@ -74,13 +72,11 @@ rule verify_data:
     params:
         digest=dataset_digest,
         code=code_digest("verify_data"),
-        study=untracked(STUDY.path),
     message:
         "Verifying {wildcards.dataset}"
     shell:
-        "blocklora verify-data --study {params.study:q} --dataset {wildcards.dataset}"
-        " --source {input.source:q} --manifest {input.manifest:q} --workers {threads}"
-        " --output {output:q} > {log:q} 2>&1"
+        "blocklora verify-data --source {input.source:q} --manifest {input.manifest:q}"
+        " --workers {threads} --output {output:q} > {log:q} 2>&1"
 
 
 rule shots:
@@ -107,7 +103,7 @@ rule shots:
         " --output {output:q} > {log:q} 2>&1"
 
 
-# The source tells where the images are; when it moves, the images are still the same.
+# The source says where the images are; if it does so anew, the images are still the same.
 rule decode_test:
     input:
         source=ancient("<results>/data/{dataset}/source.json"),
@@ -126,6 +122,7 @@ rule decode_test:
         mem_mb=4000,
         runtime="2h",
     params:
+        digest=images_digest,
         code=code_digest("decode_images"),
         budget=config["pixel_budget_gb"],
     message:
@@ -154,6 +151,7 @@ rule decode_shots:
         mem_mb=4000,
         runtime="1h",
     params:
+        digest=images_digest,
         code=code_digest("decode_images"),
         budget=config["pixel_budget_gb"],
     message:
