@@ -44,6 +44,25 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     train.set_defaults(run=_train)
     gate.add_gate_command(subparsers)
 
+    predict = subparsers.add_parser(
+        "predict",
+        help="classify images with a trained adapter",
+        description="Print file, class and probability of each image, separated by tabs.",
+    )
+    _add_adapter_arguments(predict)
+    predict.add_argument("images", type=Path, nargs="+", help="image files")
+    predict.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    predict.set_defaults(run=_predict)
+
+    merge = subparsers.add_parser(
+        "merge",
+        help="fold a trained adapter into plain weights",
+        description="Write the backbone with the adapter folded in, under open_clip's names.",
+    )
+    _add_adapter_arguments(merge)
+    merge.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    merge.set_defaults(run=_merge)
+
 
 def _add_task_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--study", type=Path, required=True, help="study file")
@@ -55,6 +74,11 @@ def _add_task_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of all runs")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+
+
+def _add_adapter_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--adapter", type=Path, required=True, help="adapter.safetensors of a run")
+    parser.add_argument("--backbone-file", type=Path, required=True, help="what it was trained on")
 
 
 def _zero_shot(options: Namespace) -> None:
@@ -105,3 +129,20 @@ def _train(options: Namespace) -> None:
     # Only now, since a workflow that sees one seed fail removes the files of all.
     for checkpoint in finished:
         checkpoint.unlink(missing_ok=True)
+
+
+def _predict(options: Namespace) -> None:
+    from blocklora.training.device import require_device
+    from blocklora.training.predict import classify
+
+    require_device(options.device, "fp32")
+    for path, name, probability in classify(
+        options.adapter, options.backbone_file, options.images, options.device
+    ):
+        print(f"{path}\t{name}\t{probability:.4f}")
+
+
+def _merge(options: Namespace) -> None:
+    from blocklora.training.predict import export_merged
+
+    export_merged(options.adapter, options.backbone_file, options.output)

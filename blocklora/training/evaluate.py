@@ -45,8 +45,8 @@ class Classifier:
             )
             self.class_features = F.normalize(features, dim=-1)[rows.to(device)]
 
-    def predict(self, pixels: np.ndarray) -> Tensor:
-        """Return the class of each image, int64 on the CPU, shape (images,).
+    def cosines(self, pixels: np.ndarray) -> Tensor:
+        """Return the cosine of each image with each class, on the CPU, shape (images, classes).
 
         Args:
             pixels: uint8 (images, size, size, 3), preprocessed; may be a memory map.
@@ -54,14 +54,17 @@ class Classifier:
         batch = BATCH_SIZES[self.device.type]
         updates = [None] * self.vision.transformer.layers
         starts = range(0, len(pixels), batch)
-        predictions = []
+        cosines = []
         with torch.inference_mode():
             for start in tqdm(starts, desc="testing", unit="batch", disable=None, leave=False):
                 images = torch.from_numpy(np.array(pixels[start : start + batch]))
-                features = self.vision(images.to(self.device), updates)
-                cosines = F.normalize(features, dim=-1) @ self.class_features.T
-                predictions.append(cosines.argmax(-1))
-        return torch.cat(predictions).cpu()
+                features = F.normalize(self.vision(images.to(self.device), updates), dim=-1)
+                cosines.append((features @ self.class_features.T).cpu())
+        return torch.cat(cosines)
+
+    def predict(self, pixels: np.ndarray) -> Tensor:
+        """Return the class of each image, int64, shape (images,); `pixels` as in `cosines`."""
+        return self.cosines(pixels).argmax(-1)
 
     def correct(self, pixels: np.ndarray, labels: np.ndarray) -> int:
         """Return how many of `pixels` are given their label, int64 (images,)."""

@@ -247,3 +247,43 @@ def test_a_gpu_that_is_not_there_is_refused(prepared, tmp_path, capsys):
     arguments = ["zero-shot", *task_arguments(prepared, tmp_path), "--device", "cuda"]
     assert main([str(argument) for argument in arguments]) == 1
     assert "PyTorch sees no CUDA GPU here" in capsys.readouterr().err
+
+
+def test_a_trained_adapter_classifies_images_as_its_merged_weights_do(prepared, tmp_path, capsys):
+    assert train(prepared, tmp_path) == 0
+    folder = run_folder(tmp_path, 1)
+    files = ["--adapter", folder / "adapter.safetensors"]
+    files += ["--backbone-file", prepared / "backbone.safetensors"]
+    images = sorted((prepared / "images/test").rglob("*.png"))
+    assert main([str(a) for a in ("predict", *files, *images)]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [str(image) for image in images]
+    correct = sum(
+        name == image.parent.name for image, (_, name, _) in zip(images, lines, strict=True)
+    )
+    record = json.loads((folder / "metrics.json").read_text())
+    assert correct == record["result"]["test_correct"]
+    assert all(0.5 <= float(probability) <= 1 for _, _, probability in lines)
+
+    merged = tmp_path / "merged.safetensors"
+    assert main([str(a) for a in ("merge", *files, "--output", merged)]) == 0
+    plain = load_backbone(merged)
+    assert plain.config == SHAPE
+    changed = [
+        name
+        for name, value in load_backbone(prepared / "backbone.safetensors").weights.items()
+        if not value.equal(plain.weights[name])
+    ]
+    assert len(changed) == 5
+    assert all(name.endswith("in_proj_weight") for name in changed)
+
+
+def test_an_unreadable_image_is_named(prepared, tmp_path, capsys):
+    assert train(prepared, tmp_path) == 0
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    adapter = run_folder(tmp_path, 1) / "adapter.safetensors"
+    arguments = ["predict", "--adapter", adapter, "--backbone-file",
+                 prepared / "backbone.safetensors", broken]  # fmt: skip
+    assert main([str(argument) for argument in arguments]) == 1
+    assert "broken.png" in capsys.readouterr().err
