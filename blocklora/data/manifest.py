@@ -10,6 +10,7 @@ columns `part,path,label,classname`. Paths are POSIX paths below the `image_root
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from sys import intern
 from typing import NamedTuple
 
 from blocklora.errors import UserError
@@ -113,7 +114,9 @@ def _iterate_csv(path: str | Path, columns: Sequence[str], command: str) -> Iter
             for row in reader:
                 if len(row) != len(columns) or row[split] not in SPLITS:
                     raise UserError(f"{path}, line {reader.line_num}: unexpected {row}; {remedy}")
-                yield LabelledImage(row[place], int(row[label]), row[name], row[split])
+                # A name is stored once, not once for each of a million images.
+                names = intern(row[name]), intern(row[split])
+                yield LabelledImage(row[place], int(row[label]), *names)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {remedy}") from None
     except (ValueError, csv.Error) as error:

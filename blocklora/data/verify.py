@@ -146,13 +146,12 @@ def _check_labels(
 
 def _check_paths(manifest: Sequence[LabelledImage]) -> Iterator[Finding]:
     splits: dict[str, str] = {}
-    shared = []
+    shared, repeated = [], []
     for image in manifest:
-        earlier = splits.setdefault(image.path, image.split)
-        if earlier != image.split:
-            shared.append(image.path)
-    rows = Counter((image.path, image.split) for image in manifest)
-    repeated = [path for (path, _), number in rows.items() if number > 1]
+        earlier = splits.get(image.path)
+        splits[image.path] = image.split
+        if earlier is not None:
+            (repeated if earlier == image.split else shared).append(image.path)
     yield from _finding("error", "shared", "images in more than one split", shared)
     yield from _finding("warning", "repeated", "images listed twice in one split", repeated)
 
