@@ -1,6 +1,6 @@
 """Numbers as tables print them."""
 
-from math import floor, isnan, log10
+from math import isnan
 
 DASH = "—"
 MINUS = "−"
@@ -47,11 +47,12 @@ def number(value: float, digits: int = 3) -> str:
         return DASH
     if value == 0:
         return "0"
-    magnitude = floor(log10(abs(value)))
+    scientific = f"{value:.{digits - 1}e}"
+    magnitude = int(scientific.split("e")[1])  # of the rounded value: 9.999 prints as 10.0
     if magnitude < -4 or magnitude > 8:
-        return f"{value:.{digits - 1}e}".replace("-", MINUS, 1 if value < 0 else 0)
-    text = f"{round(value, digits - 1 - magnitude):,.{max(0, digits - 1 - magnitude)}f}"
-    return text.replace("-", MINUS)
+        return scientific.replace("-", MINUS)
+    decimals = max(0, digits - 1 - magnitude)
+    return f"{float(scientific):,.{decimals}f}".replace("-", MINUS)
 
 
 def count(value: float) -> str:

@@ -41,18 +41,20 @@ def fewshot_table(results: Results, shots: int | None = None, published: bool = 
         raise UserError(
             f"{study.path}: has no {shots} shots, only {', '.join(map(str, study.shots))}"
         )
-    cells = measured_cells(results)
+    counts = study.shots if shots is None else (shots,)
+    cells = _at(measured_cells(results), counts)
     skipped: list[str] = []
     if published:
         for backbone in study.backbones:
-            extra, left_out = _tabulated(published_cells(study, backbone), len(study.datasets))
-            cells = pd.concat([cells, extra], ignore_index=True)
+            found = _at(published_cells(study, backbone), counts)
+            shown, left_out = _tabulated(found, len(study.datasets))
+            cells = pd.concat([cells, shown], ignore_index=True)
             skipped += left_out
     columns = [*study.datasets, AVERAGE]
     sources: dict[str, int] = {}
     sections, data = [], []
     for backbone in study.backbones:
-        for count in study.shots if shots is None else (shots,):
+        for count in counts:
             chosen = cells[(cells["backbone"] == backbone) & cells["shots"].isin([0, count])]
             rows, tidy = _section(chosen, columns, sources)
             sections.append(Section(_title(results, backbone, count), rows))
@@ -66,6 +68,10 @@ def fewshot_table(results: Results, shots: int | None = None, published: bool = 
         notes=_notes(results, shots, cells, sources, skipped),
         text_columns=2,
     )
+
+
+def _at(cells: pd.DataFrame, counts: Iterable[int]) -> pd.DataFrame:
+    return cells[cells["shots"].isin([0, *counts])]
 
 
 def _tabulated(cells: pd.DataFrame, datasets: int) -> tuple[pd.DataFrame, list[str]]:
