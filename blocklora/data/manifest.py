@@ -98,8 +98,13 @@ def _write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[tuple]) 
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         writer = csv.writer(stream, lineterminator="\n")
+        # Before Python 3.13 the writer leaves a lone carriage return unquoted, which the reader
+        # then takes for the end of a row.
+        quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(columns)
-        writer.writerows(rows)
+        for row in rows:
+            odd = any("\r" in value for value in row if isinstance(value, str))
+            (quoting if odd else writer).writerow(row)
 
 
 def _iterate_csv(path: str | Path, columns: Sequence[str], command: str) -> Iterator[LabelledImage]:
