@@ -14,7 +14,7 @@ and those of the last block, which needs the queries of S pooled tokens only,
 8 t r' w backward, r' being its inner width: r/n for the rank partition, r for the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from blocklora.adapters.config import AdapterConfig
@@ -61,7 +61,7 @@ def step_flops(
     images: int,
     classes: int,
     prompts: Groups,
-    recomputed: bool = False,
+    recomputed: Collection[str] = (),
 ) -> StepFlops:
     """Return the operations of a training step.
 
@@ -74,23 +74,26 @@ def step_flops(
         images: batch size.
         classes: number of classes.
         prompts: (prompts, tokens) of the different class prompts of each length.
-        recomputed: whether the text tower is run in chunks that are recomputed for the backward
-            pass, up to its last block.
+        recomputed: towers run in chunks that are computed again for the backward pass, from
+            their input to the last block.
     """
     tokens = (clip.image_size // clip.patch_size) ** 2 + 1
-    vision, thin = tower_flops(clip.vision, adapter, "vision", [(images, tokens)])
     patches = 2 * images * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
-    vision += Flops(patches) + _projection(clip, clip.vision, images, "vision" in adapter.towers)
-    text = Flops()
+    vision, thin = tower_flops(clip.vision, adapter, "vision", [(images, tokens)])
+    vision += Flops(patches)
+    text = text_thin = Flops()
     if "text" in adapter.towers:
         text, text_thin = tower_flops(clip.text, adapter, "text", prompts)
-        if recomputed:
-            text += Flops(0, text.forward)
-            text_thin += Flops(0, text_thin.forward)
-        thin += text_thin
+    if "vision" in recomputed and "vision" in adapter.towers:
+        vision, thin = _again(vision), _again(thin)
+    if "text" in recomputed:
+        text, text_thin = _again(text), _again(text_thin)
+    vision += _projection(clip, clip.vision, images, "vision" in adapter.towers)
+    if "text" in adapter.towers:
         text += _projection(clip, clip.text, sum(count for count, _ in prompts), True)
     product = 2 * images * classes * clip.embed_dim
-    return StepFlops(vision, text, thin, Flops(product, product * len(adapter.towers)))
+    logits = Flops(product, product * len(adapter.towers))
+    return StepFlops(vision, text, thin + text_thin, logits)
 
 
 def tower_flops(
@@ -147,6 +150,11 @@ def _block(
         into_input = below or (matrix == "o" and through_attention)
         path += Flops(2 * product, (4 if into_input else 3) * product)
     return Flops(inputs + attention + output + mlp, backward), path
+
+
+def _again(flops: Flops) -> Flops:
+    """Return the operations if the forward pass is repeated within the backward pass."""
+    return Flops(flops.forward, flops.forward + flops.backward)
 
 
 def _projection(clip: ClipConfig, tower: TowerConfig, sequences: int, trained: bool) -> Flops:

@@ -115,12 +115,11 @@ def arms_difference(up: Tensor) -> float:
     return float((up.amax(0) - up.amin(0)).max() / largest) if largest else 0.0
 
 
-def spectrum_rows(adapter: Adapter) -> Iterator[dict[str, Any]]:
+def spectrum_rows(adapter: Adapter, found: dict[str, Spectrum]) -> Iterator[dict[str, Any]]:
     """Yield the rows of spectra.csv of one run, without the columns that name the run.
 
     The difference between arms is None for an adapter with one arm.
     """
-    found = spectra(adapter)
     for name, _, up in adapter.matrices():
         values = found[name].values
         yield {
@@ -132,27 +131,25 @@ def spectrum_rows(adapter: Adapter) -> Iterator[dict[str, Any]]:
         }
 
 
-def overlap_rows(first: Adapter, second: Adapter) -> Iterator[dict[str, Any]]:
-    """Yield the rows of overlaps.csv of two runs, without the columns that name them.
+def overlap_rows(
+    first: dict[str, Spectrum], second: dict[str, Spectrum]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of overlaps.csv of two runs' spectra, without the columns that name them.
 
     Only matrices adapted in both runs are compared. `chance` is the overlap of random subspaces
     of the same dimensions, max(i, j)/d; a matrix that is zero in a run has no subspace and gets
     no row.
     """
-    others = spectra(second)
-    for name, one in spectra(first).items():
-        other = others.get(name)
+    for name, one in first.items():
+        other = second.get(name)
         if other is None or not (one.rank and other.rank):
             continue
+        i, j = one.rank, other.rank
         yield {
             **_split(name),
-            "output_overlap": subspace_overlap(
-                one.left[:, : one.rank], other.left[:, : other.rank]
-            ),
-            "input_overlap": subspace_overlap(
-                one.right[:, : one.rank], other.right[:, : other.rank]
-            ),
-            "chance": max(one.rank, other.rank) / len(one.left),
+            "output_overlap": subspace_overlap(one.left[:, :i], other.left[:, :j]),
+            "input_overlap": subspace_overlap(one.right[:, :i], other.right[:, :j]),
+            "chance": max(i, j) / len(one.left),
         }
 
 

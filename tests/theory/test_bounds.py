@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocklora.errors import UserError
+from blocklora.study.model import Run
 from blocklora.theory.bounds import COLUMNS, bound_rows, counts, information_bound
+from blocklora.theory.gaps import COLUMNS as GAP_COLUMNS
 from blocklora.theory.gaps import gap_rows
 from blocklora.theory.parameters import (
     counted_parameters,
@@ -108,29 +110,35 @@ def test_rows_scale_with_shots_and_classes():
     assert bound["a", 4] == bound["b", 1] == pytest.approx(bound["a", 1] / 2)
 
 
-CELL = {"backbone": "b", "dataset": "dtd", "method": "block", "shots": "4"}
-ACCURACIES = {"train_accuracy": "0.9", "test_accuracy": "0.6"}
-RUN = {**CELL, **ACCURACIES, "seed": "1", "rank": "2", "trainable_parameters": "138240"}
-BOUND = {**CELL, "parameters": "138240", "bound": "2.5"}
+RUN = Run("b", "dtd", "block", 4, 1)
+ROW = {"train_accuracy": "0.9", "test_accuracy": "0.6", "trainable_parameters": "138240"}
+BOUND = {
+    "backbone": "b",
+    "dataset": "dtd",
+    "method": "block",
+    "shots": "4",
+    "parameters": "138240",
+    "bound": "2.5",
+}
 
 
 def test_gap_is_training_minus_test_accuracy():
-    zero_shot = {**RUN, "method": "zero_shot", "rank": "", "trainable_parameters": "0"}
-    (row,) = gap_rows([zero_shot, RUN], [BOUND])
+    (row,) = gap_rows([(RUN, ROW)], [BOUND])
+    assert tuple(row) == GAP_COLUMNS
     assert row["gap"] == pytest.approx(0.3)
     assert row["vacuous"] is True
-    (row,) = gap_rows([RUN], [{**BOUND, "bound": "0.99"}])
+    (row,) = gap_rows([(RUN, ROW)], [{**BOUND, "bound": "0.99"}])
     assert row["vacuous"] is False
 
 
 def test_a_run_with_other_parameters_than_its_bound_is_refused():
-    with pytest.raises(UserError, match=r"b/dtd/block/4/1 trained 138240 .* computed for 92160"):
-        list(gap_rows([RUN], [{**BOUND, "parameters": "92160"}]))
+    with pytest.raises(UserError, match=r"b/dtd/block/4shot/seed1 trained 138240 .* for 92160"):
+        list(gap_rows([(RUN, ROW)], [{**BOUND, "parameters": "92160"}]))
 
 
 def test_a_run_without_bound_is_named():
-    with pytest.raises(UserError, match="b/dtd/block/4/1 has no row"):
-        list(gap_rows([RUN], []))
+    with pytest.raises(UserError, match="b/dtd/block/4shot/seed1 has no row"):
+        list(gap_rows([(RUN, ROW)], []))
 
 
 def test_rows_survive_a_file(tmp_path):

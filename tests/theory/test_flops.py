@@ -6,7 +6,9 @@ import torch
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
 from blocklora.clip.config import ClipConfig, TowerConfig
+from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import step_flops, tower_flops
+from blocklora.training.engine import Chunks, FastEngine
 from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
 
 VIT_B16 = ClipConfig(
@@ -27,7 +29,7 @@ def backbone():
     return tiny_backbone()
 
 
-@pytest.mark.parametrize("tokens_per_chunk", [None, 5])
+@pytest.mark.parametrize("chunks", [Chunks(), Chunks(tokens=5), Chunks(tokens=5, images=2)])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -41,22 +43,17 @@ def backbone():
         {"matrices": ("q",), "towers": ("text",), "layers": (1, 1)},
     ],
 )
-def test_formula_equals_the_products_torch_counts(backbone, changes, tokens_per_chunk):
-    from blocklora.theory.counting import flop_counter
-    from blocklora.training.engine import FastEngine
-
+def test_formula_equals_the_products_torch_counts(backbone, changes, chunks):
     config = replace(LORA, **changes)
     prompts = [[1, 2, 3], [1, 4, 3], [1, 5, 6, 7, 3], [1, 2, 3]]
     adapter = Adapter.initialise(config, shapes_of(backbone), torch.Generator())
-    engine = FastEngine(
-        backbone, adapter, prompts, logit_scale=1.0, seed=0, tokens_per_chunk=tokens_per_chunk
-    )
+    engine = FastEngine(backbone, adapter, prompts, logit_scale=1.0, seed=0, chunks=chunks)
     images = torch.zeros(5, 32, 32, 3, dtype=torch.uint8)
     with flop_counter() as counter:
         engine.step(
             images, torch.zeros(5, dtype=torch.long), 0, torch.amp.GradScaler(enabled=False)
         )
-    recomputed = len(engine.chunks) > 1
+    recomputed = ["text"] * bool(chunks.tokens) + ["vision"] * bool(chunks.images)
     formula = step_flops(SHAPE, config, 5, 4, [(2, 3), (1, 5)], recomputed)
     assert counter.get_total_flops() == formula.total
 

@@ -34,6 +34,10 @@ def filled(config, seed=0, arms_equal=False):
     return adapter
 
 
+def rows_of(adapter):
+    return list(spectrum_rows(adapter, spectra(adapter)))
+
+
 configs = st.sampled_from(
     [
         LORA,
@@ -88,14 +92,14 @@ def test_chance_is_the_mean_overlap_of_random_subspaces():
         )
         for _ in range(400)
     ]
-    rows = overlap_rows(filled(LORA), filled(replace(LORA, rank=2)))
+    rows = overlap_rows(spectra(filled(LORA)), spectra(filled(replace(LORA, rank=2))))
     chance = next(row["chance"] for row in rows if row["tower"] == "vision")
     standard_error = np.std(overlaps) / math.sqrt(len(overlaps))
     assert abs(np.mean(overlaps) - chance) < 5 * standard_error
 
 
 def test_an_adapter_overlaps_itself_fully():
-    rows = list(overlap_rows(filled(LORA), filled(LORA)))
+    rows = list(overlap_rows(spectra(filled(LORA)), spectra(filled(LORA))))
     assert len(rows) == 9
     assert set(OVERLAP_COLUMNS) >= set(rows[0])
     for row in rows:
@@ -105,16 +109,16 @@ def test_an_adapter_overlaps_itself_fully():
 
 def test_untrained_updates_have_no_overlap_and_rank_zero():
     untrained = Adapter.initialise(LORA, SHAPES, torch.Generator())
-    assert list(overlap_rows(untrained, filled(LORA))) == []
-    assert {row["effective_rank"] for row in spectrum_rows(untrained)} == {0.0}
+    assert list(overlap_rows(spectra(untrained), spectra(filled(LORA)))) == []
+    assert {row["effective_rank"] for row in rows_of(untrained)} == {0.0}
 
 
 def test_rows_name_every_matrix_and_measure_the_arms():
-    rows = list(spectrum_rows(filled(replace(LORA, blocks=2), arms_equal=True)))
+    rows = rows_of(filled(replace(LORA, blocks=2), arms_equal=True))
     assert set(COLUMNS) >= set(rows[0])
     assert [(r["tower"], r["layer"], r["matrix"]) for r in rows][3] == ("vision", "1", "q")
     assert {row["arms_max_relative_difference"] for row in rows} == {0.0}
-    assert all(r["arms_max_relative_difference"] is None for r in spectrum_rows(filled(LORA)))
+    assert all(r["arms_max_relative_difference"] is None for r in rows_of(filled(LORA)))
 
 
 def test_difference_of_arms_is_relative_to_the_largest_entry():

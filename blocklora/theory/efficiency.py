@@ -1,0 +1,198 @@
+"""What LoRA and Block-LoRA cost, with no dataset and no weights.
+
+Parameters and bytes are counted on real adapters, operations once by formula and once by PyTorch
+on the fast engine's step with fake tensors, which also tells the planned memory. Where a study
+has runs of a configuration, measured times are added, and the memory measured on a GPU takes the
+place of the planned one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from blocklora.adapters.adapter import Adapter
+from blocklora.adapters.config import AdapterConfig
+from blocklora.adapters.store import save_adapter
+from blocklora.clip.config import ClipConfig
+from blocklora.study.model import Run, Study
+from blocklora.theory.counting import flop_counter
+from blocklora.theory.flops import Groups, step_flops
+from blocklora.theory.parameters import counted_parameters, tower_shapes
+from blocklora.training.engine import Chunks
+from blocklora.training.plan import Setting, planned_peak_bytes
+
+COLUMNS = (
+    "backbone",
+    "dataset",
+    "classes",
+    "method",
+    "rank",
+    "blocks",
+    "partition",
+    "parameters",
+    "adapter_bytes",
+    "optimizer_bytes",
+    "flops_per_step_formula",
+    "flops_per_step_counted",
+    "peak_memory_bytes",
+    "memory_kind",
+    "step_seconds",
+    "run_seconds",
+)
+RUN_COLUMNS = (
+    "blocks",
+    "partition",
+    "device",
+    "step_seconds",
+    "wall_seconds",
+    "peak_memory_bytes",
+)
+RANKS = (2, 4, 8, 16)
+BLOCKS = (1, 2, 4, 8)
+
+Runs = Sequence[tuple[Run, Mapping[str, str]]]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an adapter takes apart from a step: its size, its file, its optimizer's state.
+
+    The file is that of an adapter without a record of its run (class names, for example).
+    """
+
+    parameters: int
+    adapter_bytes: int
+    optimizer_bytes: int
+
+
+def configurations(study: Study) -> list[AdapterConfig]:
+    """Return LoRA and Block-LoRA at every rank and number of blocks that divides it.
+
+    All else (matrices, layers, towers, dropout) is as in the study's first adapter. The input
+    partition is there if a method of the study has it.
+    """
+    adapters = [study.methods[name].adapter for name in study.adapter_methods]
+    partitions = ["rank"]
+    if any(adapter.blocks > 1 and adapter.partition == "input" for adapter in adapters):
+        partitions.append("input")
+    return [
+        replace(adapters[0], rank=rank, blocks=blocks, partition=partition)
+        for rank in RANKS
+        for blocks in BLOCKS
+        for partition in (partitions if blocks > 1 else ["rank"])
+        if partition == "input" or rank % blocks == 0
+    ]
+
+
+def efficiency_rows(
+    study: Study,
+    shapes: Mapping[str, ClipConfig],
+    prompts: Mapping[str, Sequence[Sequence[int]]],
+    precision: str,
+    runs: Runs = (),
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of efficiency.csv.
+
+    Args:
+        study: backbones, datasets, batch size and adapters.
+        shapes: of the backbones.
+        prompts: token ids of the class prompts of each dataset.
+        precision: "fp32", "bf16" or "fp16", for the planned memory.
+        runs: adapted runs with their rows of runs.csv, if there are any.
+    """
+    for backbone, clip in shapes.items():
+        for dataset in study.datasets:
+            for config in configurations(study):
+                found = [run for run in runs if _is_of(run, backbone, dataset, config)]
+                yield {
+                    "backbone": backbone,
+                    "dataset": dataset,
+                    "classes": len(prompts[dataset]),
+                    "method": "lora" if config.blocks == 1 else "block_lora",
+                    "rank": config.rank,
+                    "blocks": config.blocks,
+                    "partition": config.partition,
+                    **vars(footprint(clip, config)),
+                    **step_cost(clip, config, prompts[dataset], study.recipe.batch_size, precision),
+                    **measured(found),
+                }
+
+
+@cache
+def footprint(clip: ClipConfig, config: AdapterConfig) -> Footprint:
+    """Return what an adapter of this model takes, counted on one that is made and saved."""
+    shapes = tower_shapes(clip)
+    adapter = Adapter.initialise(config, shapes, torch.Generator())
+    optimizer = torch.optim.AdamW(adapter.parameters())
+    for parameter in adapter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = [value for entry in optimizer.state.values() for value in entry.values()]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "adapter.safetensors")
+        save_adapter(path, adapter, clip.name, "0" * 64)
+        file_bytes = path.stat().st_size
+    return Footprint(
+        counted_parameters(config, shapes), file_bytes, sum(value.nbytes for value in state)
+    )
+
+
+def step_cost(
+    clip: ClipConfig,
+    config: AdapterConfig,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    precision: str,
+) -> dict[str, Any]:
+    """Return operations by formula and as counted, and planned memory, of a full batch's step."""
+    setting = Setting(clip, config, prompts, batch_size, precision)
+    with flop_counter() as counter:
+        peak = planned_peak_bytes(setting, Chunks())
+    formula = step_flops(clip, config, batch_size, len(prompts), prompt_groups(prompts))
+    return {
+        "flops_per_step_formula": formula.total,
+        "flops_per_step_counted": counter.get_total_flops(),
+        "peak_memory_bytes": peak,
+        "memory_kind": "planned",
+    }
+
+
+def prompt_groups(prompts: Iterable[Sequence[int]]) -> Groups:
+    """Return (prompts, tokens) of the different prompts of each length, shortest first."""
+    lengths = [len(prompt) for prompt in set(map(tuple, prompts))]
+    return [(lengths.count(length), length) for length in sorted(set(lengths))]
+
+
+def measured(runs: Runs) -> dict[str, Any]:
+    """Return what runs of one configuration measured: mean times, largest memory on a GPU.
+
+    The time of a run is that at the most shots there are. Memory on a CPU is that of the whole
+    process, which is not comparable with a plan, so it is left out.
+    """
+    if not runs:
+        return {}
+    most = max(run.shots for run, _ in runs)
+    values: dict[str, Any] = {
+        "step_seconds": mean(float(row["step_seconds"]) for _, row in runs),
+        "run_seconds": mean(float(row["wall_seconds"]) for run, row in runs if run.shots == most),
+    }
+    on_gpu = [int(row["peak_memory_bytes"]) for _, row in runs if row["device"] == "cuda"]
+    if on_gpu:
+        values |= {"peak_memory_bytes": max(on_gpu), "memory_kind": "measured"}
+    return values
+
+
+def _is_of(
+    entry: tuple[Run, Mapping[str, str]], backbone: str, dataset: str, config: AdapterConfig
+) -> bool:
+    run, row = entry
+    wanted = (backbone, dataset, config.rank, config.blocks)
+    if (run.backbone, run.dataset, int(row["rank"]), int(row["blocks"])) != wanted:
+        return False
+    return config.blocks == 1 or row["partition"] == config.partition

@@ -1,0 +1,105 @@
+"""The compression bound of every trained adapter of a study, from the study's files."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from blocklora.adapters.adapter import Adapter
+from blocklora.adapters.store import load_adapter
+from blocklora.clip.prompts import class_prompts, tokenize
+from blocklora.clip.weights import Backbone, load_backbone
+from blocklora.data.manifest import classnames, iterate_manifest
+from blocklora.data.pixels import evaluation_transform, open_shot_images
+from blocklora.study.model import Run, Study
+from blocklora.theory.compression import compress
+from blocklora.training.evaluate import Classifier
+
+
+def compression_rows(
+    study: Study,
+    results: Path,
+    runs: Sequence[Run],
+    device: str,
+    precision: str,
+    max_loss: float,
+    delta: float,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of compression.csv, runs of a backbone, dataset, shots and seed together.
+
+    Args:
+        study: the study of the runs.
+        results: its folder, laid out as in docs/architecture.md.
+        runs: those with an adapter.
+        device: "cpu" or "cuda".
+        precision: of the evaluation, best that of the runs.
+        max_loss: how much larger the training error of the compressed adapter may be.
+        delta: probability with which a bound may fail.
+
+    Raises:
+        UserError: a file of a run is missing, damaged or of another backbone.
+    """
+
+    def task(run: Run) -> tuple[str, str]:
+        return run.backbone, run.dataset
+
+    def sample(run: Run) -> tuple[int, int]:
+        return run.shots, run.seed
+
+    bar = tqdm(total=len(runs), desc="compressing", unit="run", disable=None, leave=False)
+    for (name, dataset), of_task in groupby(sorted(runs, key=task), key=task):
+        backbone = load_backbone(results / "backbones" / f"{name}.safetensors")
+        names = classnames(iterate_manifest(results / "data" / dataset / "manifest.csv"))
+        prompts = tokenize(
+            class_prompts(names, study.recipe.prompt), backbone.config.context_length
+        )
+        for (shots, seed), members in groupby(sorted(of_task, key=sample), key=sample):
+            store = results / "pixels" / dataset / f"{shots}shot" / f"seed{seed}.npz"
+            pixels, labels = training_shots(store, backbone.config.image_size)
+            count = error_counter(backbone, prompts, pixels, labels, device, precision)
+            for run in members:
+                path = results / "runs" / run.folder / "adapter.safetensors"
+                adapter = load_adapter(path, backbone.sha256, device=device)
+                found = compress(adapter, count, len(labels), len(names), max_loss, delta)
+                yield {
+                    **asdict(run),
+                    "bits_per_weight": found.bits / adapter.trainable_parameters,
+                    "compressed_bits": found.bits,
+                    "train_error": found.train_error,
+                    "bound": found.bound,
+                    "vacuous": found.vacuous,
+                }
+                bar.update()
+    bar.close()
+
+
+def training_shots(store: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unaugmented training images, uint8 (images, size, size, 3), and their labels."""
+    images = open_shot_images(store)
+    pixels = [
+        evaluation_transform(Image.fromarray(images.image(index)), size)
+        for index in range(len(images))
+    ]
+    return np.stack(pixels), images.labels
+
+
+def error_counter(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    device: str,
+    precision: str,
+) -> Callable[[Adapter], int]:
+    """Return a function that counts the images an adapted model misclassifies."""
+
+    def count(adapter: Adapter) -> int:
+        classifier = Classifier(backbone, adapter, prompts, device, precision)
+        return len(labels) - classifier.correct(pixels, labels)
+
+    return count
