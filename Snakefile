@@ -31,6 +31,8 @@ wildcard_constraints:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbone.smk"
 include: "workflow/rules/training.smk"
+include: "workflow/rules/theory.smk"
+include: "workflow/rules/publishing.smk"
 include: "workflow/rules/targets.smk"
 
 
@@ -38,3 +40,6 @@ rule all:
     default_target: True
     input:
         rules.runs.input,
+        rules.claims.output,
+        rules.tables.input,
+        rules.figures.input,

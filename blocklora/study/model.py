@@ -98,6 +98,12 @@ class Study:
         """The names of the methods that are trained."""
         return tuple(name for name, method in self.methods.items() if method.kind == "adapter")
 
+    @property
+    def local_datasets(self) -> tuple[str, ...]:
+        """The names of the datasets that are drawn or the user's, not published ones."""
+        local = drawn_datasets() | self.own_datasets.keys()
+        return tuple(name for name in self.datasets if name in local)
+
     def backbones_from(self, source: str) -> tuple[str, ...]:
         """Return the names of the backbones with this source."""
         return tuple(name for name, entry in self.backbones.items() if entry.source == source)

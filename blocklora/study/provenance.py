@@ -45,6 +45,15 @@ STEPS = {
     "zero_shot": Step(("blocklora.training.run", "blocklora.data.decode")),
     "train": Step(("blocklora.training.run", "blocklora.data.decode")),
     "gate": Step(("blocklora.training.gate",), ("training/zero_shot_reference.csv",)),
+    "bounds": Step(
+        ("blocklora.theory.bounds", "blocklora.theory.sources"), ("theory/prompt_lengths.csv",)
+    ),
+    "gaps": Step(("blocklora.theory.gaps",)),
+    "spectra": Step(("blocklora.theory.spectra", "blocklora.theory.comparison")),
+    "compression": Step(("blocklora.theory.guarantees",)),
+    "efficiency": Step(
+        ("blocklora.theory.efficiency", "blocklora.theory.sources"), ("theory/prompt_lengths.csv",)
+    ),
     "publish": Step(("blocklora.publish",), ("publish/reference/*", "publish/*.mplstyle")),
 }
 

@@ -9,6 +9,7 @@ from blocklora.study.config import find_study, resolve_device, seed_groups
 from blocklora.study.model import Run, load_study
 from blocklora.study.provenance import code_digest
 from blocklora.study.validation import check_config
+from blocklora.theory.sources import PLAIN_PROMPT
 
 
 def load_configured_study():
@@ -95,3 +96,63 @@ def run_files(run):
     if STUDY.methods[run.method].kind == "adapter":
         names += ["history.csv", "adapter.safetensors"]
     return [f"<results>/runs/{run.folder}/{name}" for name in names]
+
+
+ADAPTERS = [
+    f"<results>/runs/{run.folder}/adapter.safetensors"
+    for run in STUDY.runs()
+    if run.method in STUDY.adapter_methods
+]
+
+
+def described_inputs(wildcards):
+    """Return the files of models and datasets whose shape and class names are not known."""
+    plain = STUDY.recipe.prompt == PLAIN_PROMPT
+    datasets = STUDY.local_datasets if plain else STUDY.datasets
+    return {
+        "backbones": [
+            f"<results>/backbones/{name}.safetensors" for name in STUDY.backbones_from("miniature")
+        ],
+        "manifests": [f"<results>/data/{name}/manifest.csv" for name in datasets],
+    }
+
+
+# What tables, figures and claims are made from, by the option that names it.
+EVIDENCE = {
+    "aggregate": "<results>/runs.csv",
+    "bounds": "<results>/theory/bounds.csv",
+    "gaps": "<results>/theory/gaps.csv",
+    "spectra": "<results>/theory/spectra.csv",
+    "compression": "<results>/theory/compression.csv",
+    "efficiency": "<results>/theory/efficiency.csv",
+}
+# The section of the report and the evidence of each table and figure but the few-shot tables.
+TABLES = {
+    "statistics": ("Accuracy", ["aggregate"]),
+    "cost": ("Cost", ["aggregate"]),
+    "efficiency": ("Cost", ["efficiency"]),
+    "bounds": ("Theory", ["bounds", "gaps"]),
+    "compression": ("Theory", ["compression"]),
+    "spectra": ("Theory", ["spectra"]),
+}
+FIGURES = {
+    "accuracy": ("Accuracy", ["aggregate"]),
+    "cost": ("Cost", ["aggregate"]),
+    "efficiency": ("Cost", ["efficiency"]),
+    "bounds": ("Theory", ["bounds", "gaps"]),
+    "spectra": ("Theory", ["spectra"]),
+}
+TABLE_FORMS = ["csv", "md", "tex", "html"]
+if STUDY.backbones_from("openai"):
+    TABLES["calibration"] = ("Accuracy", ["aggregate"])
+if len(STUDY.adapter_methods) > 2:
+    TABLES["ablation"] = FIGURES["ablation"] = ("Accuracy", ["aggregate"])
+
+
+def evidence(names):
+    return {name: EVIDENCE[name] for name in names}
+
+
+def as_options(wildcards, input):
+    """Return the evidence among the input as options of a command."""
+    return " ".join(f"--{name} {file}" for name, file in input.items())

@@ -41,7 +41,7 @@ rule fewshot_table:
             "<results>/tables/fewshot-{shots}shot.html",
             caption="../report/fewshot.rst",
             category="Accuracy",
-            labels={"item": "table", "shots": "{shots}"},
+            labels={"item": "table of {shots} shots"},
         ),
     log:
         "<logs>/fewshot_table/{shots}shot.log",
@@ -64,81 +64,86 @@ rule fewshot_table:
         " --shots {wildcards.shots} --published --output {output:q} > {log:q} 2>&1"
 
 
-rule table:
-    input:
-        unpack(published_inputs),
-    output:
-        multiext("<results>/tables/{name}", ".csv", ".md", ".tex"),
-        html=report(
-            "<results>/tables/{name}.html",
-            caption="../report/{name}.rst",
-            category=category,
-            labels={"item": "table", "name": "{name}"},
-        ),
-    log:
-        "<logs>/table/{name}.log",
-    benchmark:
-        "<benchmarks>/table/{name}.tsv"
-    wildcard_constraints:
-        name=closed(TABLES),
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime="10m",
-    params:
-        study_digest=STUDY.digest,
-        code=code_digest("publish"),
-        study=untracked(STUDY.path),
-        inputs=as_options,
-    message:
-        "Writing the table {wildcards.name}"
-    shell:
-        "blocklora table {wildcards.name} --study {params.study:q} {params.inputs}"
-        " --output {output:q} > {log:q} 2>&1"
+for name, (category, names) in TABLES.items():
+
+    rule:
+        name:
+            f"table_{name}"
+        input:
+            **evidence(names),
+        output:
+            multiext(f"<results>/tables/{name}", ".csv", ".md", ".tex"),
+            html=report(
+                f"<results>/tables/{name}.html",
+                caption=f"../report/{name}.rst",
+                category=category,
+                labels={"item": f"table of {name}"},
+            ),
+        log:
+            f"<logs>/table/{name}.log",
+        benchmark:
+            f"<benchmarks>/table/{name}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime="10m",
+        params:
+            name=name,
+            study_digest=STUDY.digest,
+            code=code_digest("publish"),
+            study=untracked(STUDY.path),
+            inputs=as_options,
+        message:
+            "Writing the table {params.name}"
+        shell:
+            "blocklora table {params.name} --study {params.study:q} {params.inputs}"
+            " --output {output:q} > {log:q} 2>&1"
 
 
-rule figure:
-    input:
-        unpack(published_inputs),
-    output:
-        pdf="<results>/figures/{backbone}/{name}.pdf",
-        csv="<results>/figures/{backbone}/{name}.csv",
-        png=report(
-            "<results>/figures/{backbone}/{name}.png",
-            caption="../report/{name}.rst",
-            category=category,
-            labels={"item": "figure", "name": "{name}", "backbone": "{backbone}"},
-        ),
-    log:
-        "<logs>/figure/{backbone}/{name}.log",
-    benchmark:
-        "<benchmarks>/figure/{backbone}/{name}.tsv"
-    wildcard_constraints:
-        name=closed(FIGURES),
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime="10m",
-    params:
-        study_digest=STUDY.digest,
-        code=code_digest("publish"),
-        study=untracked(STUDY.path),
-        inputs=as_options,
-        published=published_curves,
-    message:
-        "Drawing the figure {wildcards.name} of {wildcards.backbone}"
-    shell:
-        "blocklora figure {wildcards.name} --study {params.study:q} {params.inputs}"
-        " --backbone {wildcards.backbone} {params.published} --output {output:q} > {log:q} 2>&1"
+for name, (category, names) in FIGURES.items():
+
+    rule:
+        name:
+            f"figure_{name}"
+        input:
+            **evidence(names),
+        output:
+            pdf=f"<results>/figures/{{backbone}}/{name}.pdf",
+            csv=f"<results>/figures/{{backbone}}/{name}.csv",
+            png=report(
+                f"<results>/figures/{{backbone}}/{name}.png",
+                caption=f"../report/{name}.rst",
+                category=category,
+                labels={"item": f"figure of {name}, {{backbone}}"},
+            ),
+        log:
+            f"<logs>/figure/{{backbone}}/{name}.log",
+        benchmark:
+            f"<benchmarks>/figure/{{backbone}}/{name}.tsv"
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime="10m",
+        params:
+            name=name,
+            study_digest=STUDY.digest,
+            code=code_digest("publish"),
+            study=untracked(STUDY.path),
+            inputs=as_options,
+        message:
+            "Drawing the figure {params.name} of {wildcards.backbone}"
+        shell:
+            "blocklora figure {params.name} --study {params.study:q} {params.inputs}"
+            " --backbone {wildcards.backbone} --published --output {output:q} > {log:q} 2>&1"
 
 
 rule claims:
     input:
-        **PUBLISHED_FILES,
+        **EVIDENCE,
     output:
         json="<results>/claims.json",
         csv="<results>/claims.csv",

@@ -1,6 +1,7 @@
-# Parts of a study, each a target: snakemake runs
+# Parts of a study, each a target: snakemake fetch, data, runs, tables, figures, all.
 
 
+# The only steps that need the network.
 rule fetch:
     input:
         expand("<results>/data/{dataset}/source.json", dataset=STUDY.datasets),
@@ -21,3 +22,19 @@ rule data:
 rule runs:
     input:
         [run_files(run) for run in STUDY.runs()],
+
+
+rule tables:
+    input:
+        expand("<results>/tables/fewshot-{shots}shot.{form}", shots=STUDY.shots, form=TABLE_FORMS),
+        expand("<results>/tables/{name}.{form}", name=TABLES, form=TABLE_FORMS),
+
+
+rule figures:
+    input:
+        expand(
+            "<results>/figures/{backbone}/{name}.{form}",
+            backbone=STUDY.backbones,
+            name=FIGURES,
+            form=["pdf", "png", "csv"],
+        ),
