@@ -3,7 +3,7 @@
 Rules say which members are wanted and where they go: a mapping from a path in the archive to a
 path in the target folder. A key matches a member of that name and everything below it; `""`
 matches all members, and `**/name` the first path component `name` wherever it is. A mapping in
-place of the target path makes the member an archive of its own with rules of its own, in which
+place of the target path makes the member a tar archive of its own with rules of its own, in which
 `{archive}` stands for its name without suffixes; such a key may be a pattern such as `*.tar`.
 
 Only regular files are written, each opened exclusively by this module, so nothing depends on
@@ -31,6 +31,7 @@ MAXIMUM_MEMBERS = 3_000_000
 MAXIMUM_HEADER = 2**20  # bytes of a tar header that carries a long name
 _SLACK = 64 * 2**20  # lets tiny archives of small drawings grow more
 _BLOCK = 2**20
+_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,15 @@ class _Member:
     size: int
 
 
-class _SmallHeaders(tarfile.TarInfo):
-    """Refuses extended headers that tarfile would read into memory whatever their size."""
+class _StrictInfo(tarfile.TarInfo):
+    """A member that refuses what tarfile lets pass: a cut header, and one of any size."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.TruncatedHeaderError:
+            raise tarfile.ReadError("it ends in the middle of a header") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         # The hook that tarfile documents for subclasses that customise how members are read.
@@ -97,9 +105,12 @@ def unpack(archive: Path, folder: Path, rules: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     bar = tqdm(desc=f"unpack {archive.name}", unit="file", disable=None)
+    budget = _Budget(archive, bar)
     with archive.open("rb") as stream, bar:
         try:
-            _unpack(stream, archive.name, folder, rules, _Budget(archive, bar))
+            zipped = stream.peek(4)[:4] in _ZIP_MAGIC
+            members = (_zip_members if zipped else _tar_members)(stream, budget)
+            _unpack(members, archive.name, folder, rules, budget)
         except _DAMAGE as error:
             raise UserError(
                 f"{archive}: not a whole zip or tar archive ({error}); delete it and fetch it again"
@@ -107,10 +118,10 @@ def unpack(archive: Path, folder: Path, rules: Mapping[str, Any]) -> None:
 
 
 def _unpack(
-    stream: IO[bytes], name: str, folder: Path, rules: Mapping[str, Any], budget: _Budget
+    members: Iterator[_Member], name: str, folder: Path, rules: Mapping[str, Any], budget: _Budget
 ) -> None:
     used: set[str] = set()
-    for member in _members(stream, budget):
+    for member in members:
         rule = _rule(member.name, rules)
         if rule is None:
             budget.take(member.size)  # a tar has to be read through all the same
@@ -123,7 +134,8 @@ def _unpack(
             budget.bar.update()
         else:
             inner = member.name.rpartition("/")[2]
-            _unpack(member.stream, inner, folder, rules[key], budget)
+            # A tar: a zip would have to be sought in, which a member of a tar does not allow.
+            _unpack(_tar_members(member.stream, budget), inner, folder, rules[key], budget)
     missing = [key for key in rules if key not in used]
     if missing:
         raise UserError(
@@ -151,12 +163,6 @@ def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
-    # Nothing may be sought in: a member of a tar is itself a stream.
-    zipped = stream.peek(4)[:4] in (b"PK\x03\x04", b"PK\x05\x06")
-    return (_zip_members if zipped else _tar_members)(stream, budget)
-
-
 def _zip_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
@@ -172,7 +178,7 @@ def _zip_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
 
 
 def _tar_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_SmallHeaders) as archive:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictInfo) as archive:
         for info in archive:
             budget.take_member()
             name = _checked(info.name, budget)
