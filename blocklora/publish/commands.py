@@ -142,7 +142,7 @@ def _figure(options: Namespace) -> None:
 
     backbone = options.backbone
     of_files = {
-        "efficiency": (cost.efficiency_figure, ["efficiency"], []),
+        "efficiency": (cost.efficiency_figure, ["efficiency"], [backbone]),
         "bounds": (theory.bounds_figure, ["bounds"], [options.gaps, backbone]),
         "spectra": (theory.spectra_figure, ["spectra"], [backbone]),
     }

@@ -1,17 +1,14 @@
 """Average accuracy over the number of blocks."""
 
-import pandas as pd
-
 from blocklora.publish.figures.accuracy import choose_backbone
+from blocklora.publish.figures.blocks import block_lines, blocks_axis
 from blocklora.publish.figures.canvas import (
     Drawing,
     legend_below,
-    looks,
     mark_miniature,
     new_figure,
     style,
 )
-from blocklora.publish.figures.cost import blocks_axis
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.ablation import ablation_frame
 
@@ -26,12 +23,10 @@ def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
     frame = ablation_frame(results)
     frame = frame[frame["backbone"] == backbone]
     shots = results.study.shots
-    lines = _lines(frame)
     with style():
         figure, axes = new_figure(2.5, 1, len(shots))
         for axis, count in zip(axes, shots, strict=True):
-            for number, (label, line) in enumerate(lines.items()):
-                line = line[line["shots"] == count]
+            for label, line, look in block_lines(frame[frame["shots"] == count]):
                 axis.errorbar(
                     line["blocks"],
                     line["mean"],
@@ -39,7 +34,7 @@ def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
                     label=label,
                     capsize=2,
                     elinewidth=0.6,
-                    **looks(number),
+                    **look,
                 )
             blocks_axis(axis, frame["blocks"])
             axis.set_title(f"{count} shot" + "s" * (count > 1))
@@ -52,16 +47,3 @@ def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
         "deviation over seeds; measured. One block is LoRA.",
     )
     return Drawing("ablation", figure, caption, frame)
-
-
-def _lines(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the points of each rank and partition; LoRA's point begins the lines of its rank."""
-    lora = frame["blocks"] == 1
-    partitions = sorted(set(frame.loc[~lora, "partition"])) or ["rank"]
-    return {
-        f"rank {rank}, {partition} partition": rows[
-            (rows["blocks"] == 1) | (rows["partition"] == partition)
-        ].sort_values("blocks")
-        for rank, rows in frame.groupby("rank", sort=True)
-        for partition in partitions
-    }

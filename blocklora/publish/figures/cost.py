@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.axes import Axes
-
 from blocklora.publish import formats
 from blocklora.publish.figures.accuracy import choose_backbone
+from blocklora.publish.figures.blocks import block_lines, blocks_axis
 from blocklora.publish.figures.canvas import (
     Drawing,
     bars,
     legend_below,
-    looks,
     mark_miniature,
     name_methods,
     new_figure,
@@ -29,7 +26,7 @@ RUN_PANELS = (
 )
 EFFICIENCY_PANELS = (
     ("parameters", "trainable parameters", 1),
-    ("flops_per_step_formula", "TFLOPs per step", 1e12),
+    ("flops_per_step_formula", "GFLOPs per step", 1e9),
     ("peak_memory_bytes", "peak memory (GB)", 1e9),
 )
 
@@ -64,51 +61,32 @@ def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
     return Drawing("cost", figure, caption, frame)
 
 
-def efficiency_figure(study: Study, path: Path) -> Drawing:
+def efficiency_figure(study: Study, path: Path, backbone: str | None = None) -> Drawing:
     """Draw parameters, FLOPs and peak memory over blocks, a line per rank and partition.
 
-    Of several backbones and datasets the first backbone and its largest dataset are shown.
+    Of the backbone's datasets the one with the most classes is shown.
 
     Raises:
-        UserError: the file is missing or lacks a column.
+        UserError: the file is missing or lacks a column, or no backbone could be chosen.
     """
+    backbone = choose_backbone(study, backbone)
     frame = largest_task(read_efficiency(path))
-    frame = frame[frame["backbone"] == frame["backbone"].iloc[0]]
-    lines = _lines(frame)
+    frame = frame[frame["backbone"] == backbone]
     with style():
         figure, axes = new_figure(2.5, 1, len(EFFICIENCY_PANELS))
         for axis, (column, title, unit) in zip(axes, EFFICIENCY_PANELS, strict=True):
-            for number, (label, line) in enumerate(lines.items()):
-                axis.plot(line["blocks"], line[column] / unit, label=label, **looks(number))
+            for label, line, look in block_lines(frame):
+                axis.plot(line["blocks"], line[column] / unit, label=label, **look)
             blocks_axis(axis, frame["blocks"])
             axis.set_ylabel(title)
             axis.set_ylim(bottom=0)
         legend_below(figure, axes[0], 4)
         mark_miniature(figure, study)
-    first = frame.iloc[0]
-    kinds = " and ".join(sorted(set(frame["memory_kind"].dropna())))
-    caption = caption_of(
-        study,
-        f"Cost over the number of blocks for {first['backbone']} on "
-        f"{dataset_label(first['dataset'])} ({first['classes']} classes); one block is LoRA. "
-        f"Parameters and FLOPs are derived from shapes, memory is {kinds or 'unknown'}.",
+    task = ", ".join(
+        f"{dataset_label(dataset)} ({classes} classes)"
+        for dataset, classes in dict(zip(frame["dataset"], frame["classes"], strict=True)).items()
     )
-    return Drawing("efficiency", figure, caption, frame)
-
-
-def _lines(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the rows of each rank over blocks; partitions of equal cost share a line."""
-    distinct = frame.drop_duplicates(["rank", "blocks"])
-    return {
-        f"rank {rank}": line.sort_values("blocks")
-        for rank, line in distinct.groupby("rank", sort=True)
-    }
-
-
-def blocks_axis(axis: Axes, blocks: pd.Series) -> None:
-    """Label the horizontal axis with numbers of blocks, on a scale of powers of two."""
-    values = sorted(set(blocks))
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(values, [str(value) for value in values])
-    axis.set_xlabel("blocks n")
-    axis.margins(x=0.12)
+    kinds = " and ".join(sorted(set(frame["memory_kind"].dropna())))
+    text = f"Cost over the number of blocks for {backbone} on {task}; one block is LoRA. "
+    text += f"Parameters and FLOPs are derived from shapes, memory is {kinds or 'unknown'}."
+    return Drawing("efficiency", figure, caption_of(study, text), frame)

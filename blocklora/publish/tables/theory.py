@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.published import method_label
+from blocklora.publish.published import method_label, names
 from blocklora.publish.render import Section, Table, cells
 from blocklora.publish.results import caption_of, read_table
 from blocklora.study.model import Study
@@ -91,6 +91,14 @@ def bounds_frame(bounds_path: Path, gaps_path: Path | None) -> pd.DataFrame:
     return frame.reset_index()
 
 
+def variant_label(method: str, study: Study) -> str:
+    """Return what tables print for a method of `bounds.csv`, which may be an untrained variant."""
+    for ending, words in names()["variants"].items():
+        if method not in study.methods and method.endswith(ending):
+            return method_label(method.removesuffix(ending)) + words
+    return method_label(method)
+
+
 def bounds_table(study: Study, bounds_path: Path, gaps_path: Path | None) -> Table:
     """Return the table of information-theoretic bounds beside the measured gaps."""
     frame = bounds_frame(bounds_path, gaps_path)
@@ -98,7 +106,7 @@ def bounds_table(study: Study, bounds_path: Path, gaps_path: Path | None) -> Tab
     for backbone, group in frame.groupby("backbone", sort=False):
         rows = [
             cells(
-                method_label(row.method),
+                variant_label(row.method, study),
                 f"{row.shots}",
                 formats.count(row.parameters),
                 formats.count(row.effective_parameters),
@@ -137,8 +145,8 @@ def bounds_table(study: Study, bounds_path: Path, gaps_path: Path | None) -> Tab
         data=frame,
         notes=[
             "Effective: with the arms of the rank partition merged into one, which changes no "
-            "output. Names ending in _a_only, _b_only, _input or _rank are variants that the "
-            "theory compares; they were not trained."
+            "output. Rows without a measured gap are variants that the theory compares: A or B "
+            "trained alone, and the other way to cut an adapter into blocks."
         ],
     )
 
