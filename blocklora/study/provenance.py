@@ -37,14 +37,12 @@ class Step:
 STEPS = {
     "draw_dataset": Step(("blocklora.miniature.datasets",)),
     "make_manifest": Step(("blocklora.data.layouts", "blocklora.data.manifest")),
-    "verify_data": Step(("blocklora.data.verify", "blocklora.data.layouts")),
     "shots": Step(("blocklora.data.sampling", "blocklora.data.manifest")),
     "decode_images": Step(("blocklora.data.decode",)),
     "fetch_backbone": Step(("blocklora.clip.checkpoints",)),
     "pretrain_backbone": Step(("blocklora.miniature.pretrain",)),
     "zero_shot": Step(("blocklora.training.run", "blocklora.data.decode")),
     "train": Step(("blocklora.training.run", "blocklora.data.decode")),
-    "gate": Step(("blocklora.training.gate",), ("training/zero_shot_reference.csv",)),
     "bounds": Step(
         ("blocklora.theory.bounds", "blocklora.theory.sources"), ("theory/prompt_lengths.csv",)
     ),
@@ -67,6 +65,7 @@ PASSIVE = (
     "blocklora.training.checkpoint",
     "blocklora.training.device",
     "blocklora.training.interruption",
+    "blocklora.training.lock",
 )
 
 VERSIONS_OF = ("blocklora", "numpy", "open_clip_torch", "pillow", "torch", "torchvision")

@@ -68,21 +68,25 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint is cut short, of another version or of another run.
     """
+    remedy = "; to start the run over, delete the file or pass --restart to `blocklora train`"
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["blocklora"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = facts.pop("format"), facts.pop("run_digest")
+        found_format, found_digest = facts.pop("format"), facts.pop("run_digest")
+        if found_format != FORMAT:
+            raise UserError(
+                f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, so "
+                f"another version of blocklora wrote it{remedy}"
+            )
+        if found_digest != run_digest:
+            raise UserError(
+                f"{path}: this checkpoint belongs to another configuration of the run, with the "
+                f"digest {found_digest[:12]}…, not {run_digest[:12]}…{remedy}"
+            )
         progress = Progress(**facts)
     except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint ({error}); delete it to start the run over"
-        ) from None
-    if found != (FORMAT, run_digest):
-        raise UserError(
-            f"{path}: this checkpoint belongs to another configuration or version of the run; "
-            "delete it to start the run over"
-        )
+        raise UserError(f"{path}: not a readable checkpoint ({error}){remedy}") from None
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, index, *rest = name.split(".")

@@ -2,12 +2,15 @@
 
 from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from blocklora.errors import UserError
-from blocklora.study.model import Run, load_study
+from blocklora.errors import Interrupted, UserError
+from blocklora.study.model import Run, Study, load_study
 from blocklora.training import gate
 
-CHECKPOINT_SECONDS = 60.0
+if TYPE_CHECKING:
+    from blocklora.training.interruption import Interruption
+    from blocklora.training.run import Compute, Task
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -24,7 +27,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         "train",
         help="train and test the adapters of one or more seeds",
         description="Train one adapter per seed and test it. A run that was interrupted goes on "
-        "from its checkpoint.",
+        "from its checkpoint; one that fails does not keep the other seeds from being trained.",
     )
     _add_task_arguments(train)
     train.add_argument("--method", required=True, help="name of the method in the study")
@@ -41,6 +44,15 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         "--workers", type=int, default=0, help="threads that prepare batches ahead (default: 0)"
     )
     train.add_argument("--checkpoints", type=Path, required=True, help="folder for unfinished work")
+    train.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60.0,
+        help="least time between two checkpoints of a run (default: 60)",
+    )
+    train.add_argument(
+        "--restart", action="store_true", help="discard the checkpoints of these runs first"
+    )
     train.set_defaults(run=_train)
     gate.add_gate_command(subparsers)
 
@@ -102,33 +114,64 @@ def _train(options: Namespace) -> None:
         raise UserError("--shots-lists and --shots-pixels need one file for each of --seeds")
 
     from blocklora.training.interruption import catch_interruption
-    from blocklora.training.run import Compute, load_task, run_training
+    from blocklora.training.run import Compute, load_task
 
     task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
     compute = Compute(options.device, options.precision, options.engine, options.workers)
-    finished = []
+    finished, failures = [], []
     with catch_interruption() as interruption:
-        for seed, shots_list, shots_pixels in zip(
+        for seed, *files in zip(
             options.seeds, options.shots_lists, options.shots_pixels, strict=True
         ):
             run = Run(options.backbone, options.dataset, options.method, options.shots, seed)
-            finished.append(
-                run_training(
-                    study,
-                    run,
-                    task,
-                    compute,
-                    shots_list,
-                    shots_pixels,
-                    options.runs / run.folder,
-                    options.checkpoints,
-                    CHECKPOINT_SECONDS,
-                    lambda: interruption.signal_name,
+            try:
+                finished.append(
+                    _train_one(study, run, task, compute, *files, options, interruption)
                 )
-            )
+            except Interrupted:
+                raise
+            except UserError as error:
+                failures.append(error)
+    if failures:
+        raise failures[0] if len(failures) == 1 else UserError("\n".join(map(str, failures)))
     # Only now, since a workflow that sees one seed fail removes the files of all.
     for checkpoint in finished:
         checkpoint.unlink(missing_ok=True)
+
+
+def _train_one(
+    study: Study,
+    run: Run,
+    task: "Task",
+    compute: "Compute",
+    shots_list: Path,
+    shots_pixels: Path,
+    options: Namespace,
+    interruption: "Interruption",
+) -> Path:
+    """Do one run under its lock and return the file of its checkpoint."""
+    from blocklora.training.lock import hold
+    from blocklora.training.loop import CheckpointPolicy
+    from blocklora.training.run import run_training
+
+    digest = study.run_digest(run, compute.precision, compute.engine)
+    checkpoint = options.checkpoints / f"{digest}.safetensors"
+    with hold(checkpoint.with_suffix(".lock"), run.folder) as lock:
+        if options.restart:
+            checkpoint.unlink(missing_ok=True)
+        run_training(
+            study,
+            run,
+            task,
+            compute,
+            shots_list,
+            shots_pixels,
+            options.runs / run.folder,
+            CheckpointPolicy(checkpoint, digest, options.checkpoint_seconds),
+            lambda: interruption.signal_name or lock.lost,
+            lock.require,
+        )
+    return checkpoint
 
 
 def _predict(options: Namespace) -> None:

@@ -130,27 +130,24 @@ def run_training(
     shots_list: Path,
     shots_pixels: Path,
     folder: Path,
-    checkpoints: Path,
-    checkpoint_seconds: float,
+    checkpoints: CheckpointPolicy,
     stop_signal: Callable[[], str | None],
-) -> Path:
+    require_lock: Callable[[], None],
+) -> None:
     """Train one adapter, test its last iterate once and write the run's three files.
 
     `metrics.json` is written last, so a folder that has it is complete; a run that is finished
-    already, by the same digest, is left as it is.
-
-    Returns:
-        The run's checkpoint, which the caller deletes when nothing can be lost any more.
+    already, by the same digest, is left as it is. The caller holds the run's lock, and deletes
+    the checkpoint when nothing can be lost any more.
 
     Raises:
         UserError: an input is unusable, the device is not there, or the loss is not finite.
-        Interrupted: a signal asked for a stop; the work is in the checkpoint.
+        Interrupted: a signal asked for a stop, or the lock was lost, which `require_lock` says
+            before anything is written; the work is in the checkpoint.
     """
-    provenance = run_provenance(study, run, compute.precision, compute.engine)
-    checkpoint = checkpoints / f"{provenance['run_digest']}.safetensors"
-    if is_finished(folder, provenance["run_digest"]):
+    if is_finished(folder, checkpoints.run_digest):
         logger.info("run %s: finished before, left as it is", run.folder)
-        return checkpoint
+        return
     require_device(compute.device, compute.precision)
     started, clock = datetime.now(UTC), monotonic()
     reset_peak_memory(compute.device)
@@ -177,7 +174,7 @@ def run_training(
         recipe,
         steps,
         run.folder,
-        CheckpointPolicy(checkpoint, provenance["run_digest"], checkpoint_seconds),
+        checkpoints,
         stop_signal,
     )
     trained = monotonic()
@@ -189,6 +186,7 @@ def run_training(
     )
     evaluated = monotonic()
 
+    require_lock()
     adapter_file = folder / "adapter.safetensors"
     save_adapter(
         adapter_file,
@@ -224,7 +222,6 @@ def run_training(
         *_percent(task, correct),
         monotonic() - clock,
     )
-    return checkpoint
 
 
 def is_finished(folder: Path, run_digest: str) -> bool:

@@ -1,0 +1,245 @@
+"""One process per run: a lock file beside the run's checkpoint.
+
+A lock says who holds it and since when. It outlives a process that is killed, so whoever finds one
+asks whether its holder is alive: on the same machine by process number and start time, elsewhere by
+watching its heartbeat. The heartbeat is the file's modification time, which only has to change;
+no two clocks are compared, so that wrong or jumping clocks do no harm. A holder that was suspended
+for so long that its lock was taken over notices it and stops.
+"""
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic, sleep
+from uuid import uuid4
+
+from blocklora.errors import Interrupted, UserError
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 10.0
+# Long enough for a file server that hangs for a while; a living holder shows within a heartbeat.
+SILENCE_SECONDS = 120.0
+
+
+class LockedError(UserError):
+    """Another process works on the run: a temporary failure, like `Interrupted`."""
+
+    exit_status = Interrupted.exit_status
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a lock file says.
+
+    Attributes:
+        run: the run's folder below `runs/`.
+        host: name of the machine, for people.
+        pid: process number on `machine`.
+        machine: where process numbers mean the same: this boot and namespace; empty if unknown.
+        process_start: of the process, in clock ticks since boot, which tells it from a later
+            process of the same number; empty if unknown.
+        since: local time with its offset from UTC.
+        token: unlike that of any other lock.
+    """
+
+    run: str
+    host: str
+    pid: int
+    machine: str
+    process_start: str
+    since: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+class Lock:
+    """A lock that is held; `lost` says in words that it no longer is."""
+
+    lost: str | None = None
+
+    def require(self) -> None:
+        """Check that the lock is still held.
+
+        Raises:
+            Interrupted: another process has taken it over.
+        """
+        if self.lost:
+            raise Interrupted(f"stopped by {self.lost}; the other process finishes the run")
+
+
+@contextmanager
+def hold(path: Path, run: str) -> Iterator[Lock]:
+    """Hold the lock file `path` of `run` during the block.
+
+    Raises:
+        LockedError: another process holds it.
+        UserError: the lock cannot be written.
+    """
+    descriptor = _acquire(path, run)
+    lock, released = Lock(), Event()
+    heart = Thread(target=_beat, args=(path, descriptor, lock, released), daemon=True)
+    heart.start()
+    try:
+        yield lock
+    finally:
+        released.set()
+        heart.join()
+        with suppress(OSError):  # a lock that cannot be removed is found to be dead later
+            _remove(path, os.pread(descriptor, 4096, 0))
+        os.close(descriptor)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Return what the lock file says; None if it is not there or not readable as a lock."""
+    content = _read(path)
+    return content and _parse(content)
+
+
+def is_alive(holder: Holder) -> bool | None:
+    """Return whether the holder's process exists; None if that cannot be told from here."""
+    if not holder.machine or holder.machine != _machine():
+        return None
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's, who may hide it from /proc
+    state, start = _process(holder.pid)
+    return state not in ("Z", "X") and start in ("", holder.process_start)
+
+
+def _acquire(path: Path, run: str) -> int:
+    """Create the lock file, over a dead one if need be, and return a descriptor of it."""
+    pid = os.getpid()
+    holder = Holder(
+        run,
+        socket.gethostname(),
+        pid,
+        _machine(),
+        _process(pid)[1],
+        datetime.now().astimezone().isoformat(timespec="seconds"),
+        uuid4().hex,
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with suppress(FileExistsError):
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+                break
+            _clear(path, run)
+    except OSError as error:
+        raise UserError(f"{path}: the run cannot be locked ({error.strerror})") from None
+    try:
+        os.write(descriptor, json.dumps(asdict(holder)).encode())
+    except OSError as error:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise UserError(f"{path}: the run cannot be locked ({error.strerror})") from None
+    return descriptor
+
+
+def _clear(path: Path, run: str) -> None:
+    """Remove the lock file if its holder is dead, else raise `LockedError`."""
+    content = _read(path)
+    if content is None:
+        return
+    holder = _parse(content)
+    alive = holder and is_alive(holder)
+    if alive is None:
+        logger.info("run %s: there is a lock; watching whether it is in use", run)
+        alive = _changes(path)
+    if alive:
+        raise LockedError(
+            f"run {run} is in work: {path} is held by {holder or 'an unknown process'}; "
+            "wait for it or stop it, then start the same command again"
+        )
+    logger.warning("run %s: took over from %s, which is dead", run, holder or "a damaged lock")
+    _remove(path, content)
+
+
+def _changes(path: Path) -> bool:
+    """Return whether the heartbeat of a lock is seen before it has been silent for too long."""
+    first, deadline = _modified(path), monotonic() + SILENCE_SECONDS
+    while monotonic() < deadline:
+        sleep(min(1.0, SILENCE_SECONDS / 10))
+        if _modified(path) != first:
+            return True
+    return False
+
+
+def _beat(path: Path, descriptor: int, lock: Lock, released: Event) -> None:
+    while not released.wait(HEARTBEAT_SECONDS):
+        try:
+            if not os.path.samestat(os.fstat(descriptor), path.stat()):
+                raise FileNotFoundError
+            os.utime(descriptor)
+        except FileNotFoundError:
+            lock.lost = "the loss of its lock to another process"
+            return
+        except OSError as error:  # a file server that is away for a while
+            logger.warning("%s: no heartbeat (%s)", path, error.strerror)
+
+
+def _remove(path: Path, content: bytes) -> None:
+    """Remove the lock file if it still has this content.
+
+    It is renamed before it is looked at, since what a name stands for can change in between; a
+    lock that another process has just taken is given back.
+    """
+    aside = path.with_name(f"{path.name}.{uuid4().hex}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if aside.read_bytes() != content:
+            with suppress(OSError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _read(path: Path) -> bytes | None:
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    return None
+
+
+def _parse(content: bytes) -> Holder | None:
+    try:
+        holder = Holder(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
+    return holder if isinstance(holder.pid, int) else None
+
+
+def _modified(path: Path) -> int | None:
+    # A network file system may answer a stat from its cache; opening a file asks the server.
+    with suppress(FileNotFoundError), path.open("rb") as stream:
+        return os.fstat(stream.fileno()).st_mtime_ns
+    return None
+
+
+def _machine() -> str:
+    """Return what identifies this boot of this machine and the namespace of process numbers."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _process(pid: int) -> tuple[str, str]:
+    """Return a process's state and start time (proc(5), fields 3 and 22), empty if unknown."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", ""
+    fields = text.rpartition(")")[2].split()  # the second field, a name, may hold spaces
+    return fields[0], fields[19]
