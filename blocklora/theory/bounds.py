@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import log, sqrt
 from typing import Any
 
-from blocklora.adapters.config import PARTITIONS, AdapterConfig
+from blocklora.adapters.config import AdapterConfig
 from blocklora.theory.parameters import (
     Shapes,
     counted_parameters,
@@ -90,7 +90,7 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
                 Count(f"{name}_a_only", down, down, lora),
             ]
             continue
-        for other in _other_partitions(config):
+        for other in _other_partitions(config, shapes):
             if other not in methods.values():
                 effective = effective_parameters(other, shapes)
                 parameters = counted_parameters(other, shapes)
@@ -130,8 +130,12 @@ def bound_rows(
                 }
 
 
-def _other_partitions(config: AdapterConfig) -> list[AdapterConfig]:
-    others = [kind for kind in PARTITIONS if kind != config.partition]
-    if config.rank % config.blocks:  # an input partition that has no counterpart by rank
-        others = [kind for kind in others if kind != "rank"]
-    return [replace(config, partition=kind) for kind in others]
+def _other_partitions(config: AdapterConfig, shapes: Shapes) -> list[AdapterConfig]:
+    """Return the same adapter by the other partition, if rank or widths can be cut so."""
+    if config.partition == "input":
+        cut, partition = [config.rank], "rank"
+    else:
+        cut, partition = [shapes[tower][1] for tower in config.towers], "input"
+    if any(size % config.blocks for size in cut):
+        return []
+    return [replace(config, partition=partition)]

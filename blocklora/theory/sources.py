@@ -1,7 +1,6 @@
 """What the theory needs to know of a study's models, datasets and runs, from files where given."""
 
 import csv
-import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -54,23 +53,16 @@ def read_shape(path: Path) -> ClipConfig:
     Raises:
         UserError: the file is unreadable, or its tensors are not those of the shape it names.
     """
-    from safetensors import SafetensorError, safe_open
-
     from blocklora.clip.checkpoints import tensor_shapes
+    from blocklora.clip.weights import load_backbone
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            config = ClipConfig.from_json(json.loads(file.metadata()["config"]))
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such backbone file") from None
-    except (SafetensorError, KeyError, TypeError, OSError) as error:
+    backbone = load_backbone(path)
+    found = {name: tuple(tensor.shape) for name, tensor in backbone.weights.items()}
+    if found != tensor_shapes(backbone.config):
         raise UserError(
-            f"{path}: not a readable backbone file ({error}); delete it and run again"
-        ) from None
-    if found != tensor_shapes(config):
-        raise UserError(f"{path}: its tensors are not those of {config.name}; make it again")
-    return config
+            f"{path}: its tensors are not those of {backbone.config.name}; delete it and run again"
+        )
+    return backbone.config
 
 
 def class_counts(study: Study, manifests: Iterable[Path]) -> dict[str, int]:

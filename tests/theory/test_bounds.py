@@ -88,6 +88,17 @@ def test_a_partition_that_is_a_method_of_its_own_is_not_repeated():
     assert [count.method for count in counts(methods, VIT_B16)] == ["block", "by_input"]
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        replace(LORA, rank=6, blocks=3),  # 512 is no multiple of 3
+        replace(LORA, rank=3, blocks=2, partition="input"),
+    ],
+)
+def test_a_partition_that_does_not_fit_is_left_out(block):
+    assert [count.method for count in counts({"block": block}, VIT_B16)] == ["block"]
+
+
 def test_training_one_factor_of_square_matrices_divides_the_bound_by_sqrt_two():
     rows = list(bound_rows("b", counts({"lora": CLIP_LORA}, VIT_B16), {"eurosat": 10}, [4]))
     bound = {row["method"]: row["bound"] for row in rows}
