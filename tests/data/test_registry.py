@@ -1,0 +1,139 @@
+"""The registry's schema, and its entries against the facts of the datasets."""
+
+import hashlib
+import json
+
+import jsonschema
+import pytest
+import yaml
+
+from blocklora.data.imagenet import read_classes
+from blocklora.data.manifest import SPLITS, classnames
+from blocklora.data.registry import PACKAGED, VARIABLE, load_registry, readable
+from blocklora.data.splits import read_split_file
+from blocklora.errors import UserError
+
+# Classes and images: KaiyangZhou/CoOp@ff61507 and linzhiqiu/cross_modal_adaptation@ac9077e
+# (splits/ counted; indices/ for SUN397, Food-101 and FGVC-Aircraft).
+PUBLISHED = {
+    "imagenet": (1000, 1281167, 0, 50000),
+    "sun397": (397, 15880, 3970, 19850),
+    "fgvc_aircraft": (100, 3334, 3333, 3333),
+    "eurosat": (10, 13500, 5400, 8100),
+    "stanford_cars": (196, 6509, 1635, 8041),
+    "food101": (101, 50500, 20200, 30300),
+    "oxford_pets": (37, 2944, 736, 3669),
+    "oxford_flowers": (102, 4093, 1633, 2463),
+    "caltech101": (100, 4128, 1649, 2465),
+    "dtd": (47, 2820, 1128, 1692),
+    "ucf101": (101, 7639, 1898, 3783),
+}
+
+
+def paper():
+    return yaml.safe_load((PACKAGED / "paper.yaml").read_text(encoding="utf-8"))
+
+
+def schema():
+    return json.loads((PACKAGED / "schema.json").read_text(encoding="utf-8"))
+
+
+def test_the_schema_is_valid_and_every_file_follows_it():
+    jsonschema.Draft202012Validator.check_schema(schema())
+    files = sorted(PACKAGED.glob("*.yaml"))
+    assert PACKAGED / "paper.yaml" in files
+    for file in files:
+        jsonschema.validate(yaml.safe_load(file.read_text(encoding="utf-8")), schema())
+
+
+def test_the_eleven_datasets_have_their_published_numbers():
+    registry = load_registry(PACKAGED)
+    for name, (classes, *images) in PUBLISHED.items():
+        assert registry[name].classes == classes
+        assert [registry[name].images[split] for split in SPLITS] == images
+    assert list(paper()) == list(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLISHED if "split_file" in paper()[n]])
+def test_packaged_splits_agree_with_the_numbers(name):
+    dataset = load_registry(PACKAGED)[name]
+    if not dataset.packaged_split().exists():
+        assert name in ("sun397", "food101")
+        return
+    images = read_split_file(dataset.packaged_split())
+    counts = [sum(image.split == split for image in images) for split in SPLITS]
+    names = classnames(images)
+    assert (len(names), *counts) == PUBLISHED[name]
+    assert len(set(names)) == len(names)
+
+
+def test_every_download_is_verifiable_or_says_so_and_dead_addresses_come_last():
+    unverified = set()
+    for name, entry in paper().items():
+        files = [entry["split_file"]] if "split_file" in entry else []
+        archives = [a for download in entry["downloads"] for a in download["archives"]]
+        for file in files + archives:
+            states = [address["status"] == "dead" for address in file["addresses"]]
+            assert states == sorted(states), file["name"]
+            assert file["addresses"] or "gated" in entry
+            if file["checksum"] is None:
+                unverified.add(file["name"])
+        assert not [f for f in files if f["checksum"] is None], name
+        # A dataset never hangs on an unverified archive alone.
+        assert entry["downloads"][0]["archives"][0]["checksum"]
+    assert unverified == {
+        "fgvc_aircraft.zip",
+        "oxford_pets.zip",
+        "oxford_flowers.zip",
+        "UCF-101-midframes.zip",
+    }
+
+
+def test_imagenet_class_names_are_those_of_clip():
+    classes = read_classes(PACKAGED / "imagenet_classes.txt")
+    names = list(classes.values())
+    assert list(classes) == sorted(classes)
+    # IMAGENET_CLASSNAMES of open_clip and the list in datasets/imagenet.py of
+    # MaxZanella/CLIP-LoRA@358f0d7, joined by newlines
+    digest = "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60"
+    assert hashlib.sha256("\n".join(names).encode()).hexdigest() == digest
+    assert classes["n01440764"] == "tench"
+    assert classes["n15075141"] == "toilet paper"
+    for labels in load_registry(PACKAGED)["imagenet"].same_names:
+        assert len({names[label] for label in labels}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("a: {layout: split_file}", r"\$\.a: '.*' is a required property"),
+        ("a: {layout: drawn, shots: 1}", r"\$\.a: Additional properties are not allowed"),
+        ("!!python/object/apply:os.system [ls]", "not valid YAML"),
+    ],
+)
+def test_a_faulty_registry_is_refused_with_its_place(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"x\.yaml: {message}"):
+        load_registry(tmp_path)
+
+
+def test_a_name_may_be_defined_once(tmp_path):
+    entry = "a: {display_name: A, layout: drawn, classes: 2, licence: MIT, "
+    entry += "images: {train: 1, val: 0, test: 1}}"
+    (tmp_path / "x.yaml").write_text(entry)
+    assert load_registry(tmp_path)["a"].images == {"train": 1, "val": 0, "test": 1}
+    (tmp_path / "y.yaml").write_text(entry)
+    with pytest.raises(UserError, match=r"y\.yaml: dataset a is already defined"):
+        load_registry(tmp_path)
+
+
+def test_the_environment_can_name_another_registry(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with pytest.raises(UserError, match="no dataset definitions"):
+        load_registry()
+
+
+def test_drive_ids_are_shown_as_links():
+    assert readable("gdrive:abc") == "https://drive.google.com/uc?id=abc"
+    assert readable("https://x.org/a") == "https://x.org/a"
