@@ -12,7 +12,7 @@ from blocklora.study.validation import (
     OPENAI_IMAGE_SIZES,
     check_study,
     drawn_datasets,
-    registry_digest,
+    listing_rules,
 )
 from blocklora.training.recipe import Recipe
 
@@ -169,9 +169,9 @@ class Study:
             "drawing_code": code_digest("draw_dataset") if drawn else None,
         }
 
-    def dataset_digest(self, dataset: str) -> str:
-        """Return the SHA-256 of all that is known of `dataset` before it is fetched."""
-        return json_digest([self.dataset_definition(dataset), registry_digest(dataset)])
+    def listing_digest(self, dataset: str) -> str:
+        """Return the SHA-256 of what the list of images and labels of `dataset` depends on."""
+        return json_digest([self.dataset_definition(dataset), listing_rules(dataset)])
 
 
 def load_study(path: str | Path) -> Study:

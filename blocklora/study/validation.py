@@ -8,7 +8,6 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,7 +17,6 @@ import yaml
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
-from blocklora.files import json_digest
 from blocklora.study.documents import read_yaml
 
 if TYPE_CHECKING:
@@ -79,11 +77,18 @@ def drawn_datasets() -> frozenset[str]:
     return frozenset(name for name, entry in _registry().items() if entry.layout == "drawn")
 
 
-def registry_digest(dataset: str) -> str | None:
-    """Return the SHA-256 of the registry's entry of `dataset`, None for one of the user's."""
+def listing_rules(dataset: str) -> dict[str, Any] | None:
+    """Return how the registry lists the images of `dataset`; None for one of the user's.
+
+    Where images and split files come from is not part of it.
+    """
     entry = _registry().get(dataset)
-    fields = entry and {key: value for key, value in asdict(entry).items() if key != "registry"}
-    return fields and json_digest(fields)
+    return entry and {
+        "layout": entry.layout,
+        "class_names": entry.class_names,
+        "classes_file": entry.classes_file,
+        "split": entry.split_file and entry.split_file.checksum,
+    }
 
 
 @cache

@@ -50,12 +50,12 @@ def untracked(value):
     return parameter
 
 
-def dataset_digest(wildcards):
-    return STUDY.dataset_digest(wildcards.dataset)
-
-
 def images_digest(wildcards):
     return json_digest(STUDY.dataset_definition(wildcards.dataset))
+
+
+def listing_digest(wildcards):
+    return STUDY.listing_digest(wildcards.dataset)
 
 
 def backbone_digest(wildcards):

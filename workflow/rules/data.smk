@@ -17,9 +17,9 @@ rule fetch_dataset:
         mem_mb=2000,
         runtime="24h",
     params:
-        digest=dataset_digest,
+        digest=images_digest,
         study=untracked(STUDY.path),
-        data_root=config["data_root"],
+        data_root=untracked(config["data_root"]),
         offline=untracked("--offline" if config["offline"] else ""),
     message:
         "Fetching {wildcards.dataset}"
@@ -45,7 +45,7 @@ rule make_manifest:
         mem_mb=2000,
         runtime="30m",
     params:
-        digest=dataset_digest,
+        digest=listing_digest,
         code=code_digest("make_manifest"),
     message:
         "Listing the images of {wildcards.dataset}"
@@ -69,9 +69,6 @@ rule verify_data:
     resources:
         mem_mb=4000,
         runtime="4h",
-    params:
-        digest=dataset_digest,
-        code=code_digest("verify_data"),
     message:
         "Verifying {wildcards.dataset}"
     shell:
@@ -103,11 +100,10 @@ rule shots:
         " --output {output:q} > {log:q} 2>&1"
 
 
-# The source says where the images are; if it does so anew, the images are still the same.
 rule decode_test:
     input:
-        source=ancient("<results>/data/{dataset}/source.json"),
-        verification=ancient("<results>/data/{dataset}/verification.json"),
+        source="<results>/data/{dataset}/source.json",
+        verification="<results>/data/{dataset}/verification.json",
         manifest="<results>/data/{dataset}/manifest.csv",
     output:
         "<results>/pixels/{dataset}/test-{size}px.npy",
@@ -135,8 +131,8 @@ rule decode_test:
 
 rule decode_shots:
     input:
-        source=ancient("<results>/data/{dataset}/source.json"),
-        verification=ancient("<results>/data/{dataset}/verification.json"),
+        source="<results>/data/{dataset}/source.json",
+        verification="<results>/data/{dataset}/verification.json",
         shots="<results>/shots/{dataset}/{shots}shot/seed{seed}.csv",
     output:
         "<results>/pixels/{dataset}/{shots}shot/seed{seed}.npz",

@@ -1,0 +1,123 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+# Imports Snakemake once and forks for each call, since the import takes seconds.
+SERVER = """
+import json, os, sys
+import snakemake.cli
+for line in sys.stdin:
+    call = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        output = os.open(call["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(call["folder"])
+        os.environ.update(call["environment"])
+        sys.argv = ["snakemake", *call["arguments"]]
+        try:
+            snakemake.cli.main(call["arguments"])
+        except SystemExit as end:
+            print("heavy imports:", {"torch", "open_clip"} & sys.modules.keys())
+            raise
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+# Stands in for `blocklora`: notes how it was called and writes what it was asked for.
+STAND_IN = """#!/bin/bash
+declare -A given
+option=command
+for word in "$@"; do
+    if [[ $word == --* ]]; then option=$word; else given[$option]+=" $word"; fi
+done
+echo "$*" >> "$CALLS"
+files="${given[--output]} ${given[--overlaps]}"
+cell=$(echo ${given[--runs]}/${given[--backbone]}/${given[--dataset]} | tr -d ' ')
+case $1 in
+    zero-shot) files="$cell/zero_shot/0shot/seed0/metrics.json" ;;
+    train)
+        for seed in ${given[--seeds]}; do
+            folder=$(echo "$cell/${given[--method]}/${given[--shots]}shot/seed$seed" | tr -d ' ')
+            files+=" $folder/metrics.json $folder/history.csv $folder/adapter.safetensors"
+        done ;;
+esac
+for file in $files; do echo "$file" > "$file"; done
+"""
+
+
+class Snakemake:
+    """Calls Snakemake on a folder of its own."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder = server, folder
+        self.calls = folder / "calls.txt"
+        self.status = None
+
+    def __call__(self, *arguments):
+        """Run Snakemake and return what it printed."""
+        output = self.folder / "output.txt"
+        programs = self.folder / "bin"
+        call = {
+            "folder": str(self.folder),
+            "output": str(output),
+            "environment": {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(self.calls)},
+            "arguments": ["--snakefile", str(ROOT / "Snakefile"), "--cores", "4", *arguments],
+        }
+        self.server.stdin.write(json.dumps(call) + "\n")
+        self.server.stdin.flush()
+        self.status = int(self.server.stdout.readline())
+        return output.read_text()
+
+    def jobs(self, *arguments):
+        """Return how many jobs of each rule a dry run lists."""
+        output = self("--dry-run", *arguments)
+        assert self.status == 0, output
+        if "Nothing to be done" in output:
+            return {}
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total", output, re.M | re.S)[1]
+        counts = {rule: int(count) for rule, count in re.findall(r"^(\S+) +(\d+)$", table, re.M)}
+        return {rule: count for rule, count in counts.items() if rule != "all"}
+
+    def configure(self, **values):
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | values))
+
+    def copy(self, folder):
+        """Return the same state in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Snakemake(self.server, folder)
+
+
+@pytest.fixture(scope="session")
+def server():
+    command = [sys.executable, "-c", SERVER]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield process
+    process.stdin.close()
+    process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def prepare(server):
+    """Make a folder with the project's configuration and a stand-in for `blocklora`."""
+
+    def prepare_folder(folder):
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "blocklora").write_text(STAND_IN)
+        (folder / "bin" / "blocklora").chmod(0o755)
+        shutil.copy(ROOT / "config.yaml", folder)
+        snakemake = Snakemake(server, folder)
+        snakemake.configure(device="cpu")
+        return snakemake
+
+    return prepare_folder
