@@ -14,6 +14,19 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     parser.add_argument("study", type=Path, metavar="FILE", help="study file (YAML)")
     parser.set_defaults(run=_check_study)
 
+    status = subparsers.add_parser(
+        "status",
+        help="say which runs of a study are done, running, failed or missing",
+        description="Say which runs of a study are done, running, failed (and why) or missing, "
+        "with the time spent (h:mm:ss) and the time left if runs take as long as finished ones.",
+    )
+    status.add_argument("--study", type=Path, required=True, help="study file")
+    status.add_argument(
+        "--results", type=Path, help="folder of the study's results (default: results/<study>)"
+    )
+    status.add_argument("--json", action="store_true", help="print every run as JSON")
+    status.set_defaults(run=_status)
+
 
 def _check_study(options: Namespace) -> None:
     from blocklora.study.model import load_study
@@ -23,3 +36,17 @@ def _check_study(options: Namespace) -> None:
     for key in ("backbones", "datasets", "shots", "seeds", "methods"):
         print(f"  {key}: {', '.join(map(str, getattr(study, key)))}")
     print(f"  runs: {sum(1 for _ in study.runs())}")
+
+
+def _status(options: Namespace) -> None:
+    import json
+
+    from blocklora.study.model import load_study
+    from blocklora.study.status import status_text, study_status
+
+    study = load_study(options.study)
+    status = study_status(study, options.results or Path("results", study.name))
+    if options.json:
+        print(json.dumps([entry.to_json() for entry in status], indent=2))
+    else:
+        print(status_text(status))
