@@ -10,7 +10,8 @@ from blocklora.training import gate
 
 if TYPE_CHECKING:
     from blocklora.training.interruption import Interruption
-    from blocklora.training.run import Compute, Task
+    from blocklora.training.record import Compute
+    from blocklora.training.task import Task
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -94,7 +95,9 @@ def _add_adapter_arguments(parser: ArgumentParser) -> None:
 
 
 def _zero_shot(options: Namespace) -> None:
-    from blocklora.training.run import Compute, load_task, run_zero_shot
+    from blocklora.training.record import Compute
+    from blocklora.training.run import run_zero_shot
+    from blocklora.training.task import load_task
 
     study = load_study(options.study)
     run = Run(options.backbone, options.dataset, study.zero_shot, 0, 0)
@@ -114,7 +117,8 @@ def _train(options: Namespace) -> None:
         raise UserError("--shots-lists and --shots-pixels need one file for each of --seeds")
 
     from blocklora.training.interruption import catch_interruption
-    from blocklora.training.run import Compute, load_task
+    from blocklora.training.record import Compute
+    from blocklora.training.task import load_task
 
     task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
     compute = Compute(options.device, options.precision, options.engine, options.workers)
