@@ -125,3 +125,58 @@ def made_results(
     output = folder / "runs.csv"
     aggregate(study_path, runs, output, partial=True)
     return load_results(study_path, output)
+
+
+BACKBONE = "ViT-B-16-quickgelu"
+THEORY = {
+    "bounds": """\
+backbone,dataset,method,shots,classes,samples,parameters,effective_parameters,bits,sigma,bound,\
+effective_bound,ratio_to_lora,effective_ratio_to_lora
+{b},dtd,clip_lora,4,47,188,184320,184320,32,0.5,104.2,104.2,1.0,1.0
+{b},eurosat,clip_lora,4,10,40,184320,184320,32,0.5,226.0,226.0,1.0,1.0
+{b},dtd,block_lora,4,47,188,138240,92160,32,0.5,90.3,73.7,0.866,0.707
+{b},eurosat,block_lora,4,10,40,138240,92160,32,0.5,195.8,159.8,0.866,0.707
+{b},dtd,clip_lora_b_only,4,47,188,92160,92160,32,0.5,73.7,73.7,0.707,0.707
+""",
+    "gaps": """\
+backbone,dataset,method,shots,seed,train_accuracy,test_accuracy,gap,bound,vacuous
+{b},dtd,clip_lora,4,1,0.9,0.6,0.3,104.2,true
+{b},dtd,clip_lora,4,2,0.9,0.5,0.4,104.2,true
+{b},dtd,block_lora,4,1,0.8,0.6,0.2,0.5,false
+{b},eurosat,block_lora,4,1,0.8,0.9,-0.1,195.8,true
+""",
+    "spectra": """\
+backbone,dataset,method,shots,seed,tower,layer,matrix,effective_rank,frobenius_norm,\
+spectral_norm,arms_max_relative_difference
+{b},dtd,clip_lora,4,1,vision,0,q,1.5,0.5,0.4,
+{b},dtd,clip_lora,4,1,vision,1,q,1.9,0.7,0.6,
+{b},dtd,clip_lora,4,1,text,0,q,1.2,0.5,0.4,
+{b},dtd,block_lora,4,1,vision,0,q,1.0,0.3,0.3,0.0
+{b},dtd,block_lora,4,1,vision,1,q,1.0,0.3,0.3,2e-05
+{b},dtd,block_lora,4,1,text,0,q,1.0,0.3,0.3,1e-06
+""",
+    "compression": """\
+backbone,dataset,method,shots,seed,bits_per_weight,compressed_bits,train_error,bound,vacuous
+{b},dtd,clip_lora,4,1,0.5,8000,0.02,0.9,false
+{b},dtd,clip_lora,4,2,1.5,16000,0.04,1.0,true
+{b},dtd,block_lora,4,1,0.5,4000,0.0,0.8,false
+""",
+    "efficiency": """\
+backbone,dataset,classes,method,rank,blocks,partition,parameters,adapter_bytes,optimizer_bytes,\
+flops_per_step_formula,flops_per_step_counted,peak_memory_bytes,memory_kind,step_seconds,run_seconds
+{b},dtd,47,lora,2,1,rank,184320,749168,1474576,1000e9,1000e9,3e9,planned,,
+{b},dtd,47,block_lora,2,2,rank,138240,564832,1105936,998e9,998e9,2.9e9,planned,,
+{b},imagenet,1000,lora,2,1,rank,184320,749168,1474576,3423e9,3423e9,6e9,planned,,
+{b},imagenet,1000,block_lora,2,2,rank,138240,564832,1105936,3419e9,3419e9,5.9e9,measured,0.05,400
+{b},imagenet,1000,lora,8,1,rank,737280,2960000,5900000,3450e9,3450e9,6.1e9,planned,,
+{b},imagenet,1000,block_lora,8,8,rank,414720,1670000,3320000,3420e9,3420e9,6e9,planned,,
+""",
+}
+
+
+def write_theory(folder: Path) -> dict[str, Path]:
+    """Write small files of the theory step; return their paths by the name of their option."""
+    paths = {name: folder / f"{name}.csv" for name in THEORY}
+    for name, text in THEORY.items():
+        paths[name].write_text(text.replace("{b}", BACKBONE), encoding="utf-8")
+    return paths

@@ -25,7 +25,7 @@ RUN_PANELS = (
     ("step_seconds", "median time of a step", formats.duration),
 )
 EFFICIENCY_PANELS = (
-    ("parameters", "trainable parameters", 1),
+    ("parameters", "trainable parameters (thousands)", 1e3),
     ("flops_per_step_formula", "GFLOPs per step", 1e9),
     ("peak_memory_bytes", "peak memory (GB)", 1e9),
 )
@@ -79,6 +79,8 @@ def efficiency_figure(study: Study, path: Path, backbone: str | None = None) -> 
                 axis.plot(line["blocks"], line[column] / unit, label=label, **look)
             blocks_axis(axis, frame["blocks"])
             axis.set_ylabel(title)
+            axis.axhline(0, color="black", linewidth=0.6)  # what changes is seen against the whole
+            axis.margins(y=0.08)
             axis.set_ylim(bottom=0)
         legend_below(figure, axes[0], 4)
         mark_miniature(figure, study)

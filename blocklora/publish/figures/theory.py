@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
+from blocklora.adapters.config import TOWERS
 from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.canvas import (
     Drawing,
@@ -56,7 +57,7 @@ def bounds_figure(
         axes[0].set_ylabel("bound of the gap")
         _lines(axes[1], data, "measured gap", study)
         axes[1].axhline(0, color="black", linewidth=0.6)
-        axes[1].set_ylabel("measured gap (train − test accuracy)")
+        axes[1].set_ylabel("gap (train − test accuracy)")
         _lines(axes[2], data, "parameters per image", study)
         axes[2].set_yscale("log")
         axes[2].set_ylabel("parameters per training image")
@@ -111,9 +112,9 @@ def spectra_figure(study: Study, path: Path, backbone: str | None = None) -> Dra
         spectral_norm_std=("spectral_norm", "std"),
     )
     data = data.reset_index()
-    towers = list(dict.fromkeys(data["tower"]))
+    towers = list(dict.fromkeys(data["tower"])) or list(TOWERS)
     with style():
-        figure, axes = new_figure(3.6, 2, max(len(towers), 1))
+        figure, axes = new_figure(3.6, 2, len(towers))
         for number, axis in enumerate(axes):
             column, title = (
                 ("effective_rank", "effective rank")
