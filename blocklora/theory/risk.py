@@ -25,27 +25,26 @@ def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
     (arXiv 1804.05862), Lotfi et al. 2022 (arXiv 2211.13609).
 
     The same number of shots for every class is a stratified sample; the bound then holds for the
-    risk averaged over classes, because the binomial tail also bounds that of unequal
-    probabilities at and below mean − 1 (Hoeffding 1956, Ann. Math. Statist. 27, Theorem 5).
+    risk averaged over classes: with unequal probabilities P(errors <= k) is at most the binomial
+    tail of their mean p, if k <= N p - 1 (Hoeffding 1956, "On the distribution of the number of
+    successes in independent trials", Ann. Math. Statist. 27). For δ < 1/4 and k <= N - 2 this is
+    so for every p above the bound; where it is not, the bound is 1.
 
     Args:
         errors: misclassified training samples.
         samples: N.
         bits: length of the classifier's code word.
-        delta: δ, probability with which the statement may fail, below 1/4.
+        delta: δ < 1/4, probability with which the statement may fail.
     """
-    if errors >= samples:
+    if errors > samples - 2:
         return 1.0
     level = log(delta) - bits * log(2)
-    log_choose = (
-        gammaln(samples + 1)
-        - gammaln(np.arange(errors + 1) + 1)
-        - gammaln(samples - np.arange(errors + 1) + 1)
-    )
-    hits = np.arange(errors + 1)
+    wrong = np.arange(errors + 1)
+    right = samples - wrong
+    log_choose = gammaln(samples + 1) - gammaln(wrong + 1) - gammaln(right + 1)
 
     def excess(log_odds: float) -> float:
-        terms = log_choose + hits * log_expit(log_odds) + (samples - hits) * log_expit(-log_odds)
+        terms = log_choose + wrong * log_expit(log_odds) + right * log_expit(-log_odds)
         return float(logsumexp(terms)) - level
 
     if excess(_CERTAIN) >= 0:
@@ -56,7 +55,7 @@ def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
 def is_vacuous(bound: float, classes: int) -> bool:
     """Return whether guessing has a risk as low: the bound is 1 − 1/classes or more.
 
-    The exact tail stays below 1 as long as one sample is classified correctly, so that 1 would be
-    no test.
+    The exact tail stays below 1 as long as two samples are classified correctly, so that 1 would
+    be no test.
     """
     return bound >= 1 - 1 / classes

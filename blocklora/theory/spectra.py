@@ -88,8 +88,8 @@ def spectra(adapter: Adapter) -> dict[str, Spectrum]:
 def effective_rank(values: Tensor) -> float:
     """Return exp(H(p)), p being the singular values divided by their sum; 0 for a zero matrix.
 
-    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality",
-    Definition 1: between 1 and the rank, and equal to it if all values are equal.
+    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality": between 1
+    and the rank, and equal to it if all values are equal.
     """
     total = values.sum()
     if total == 0:
