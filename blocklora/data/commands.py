@@ -1,7 +1,7 @@
 """Subcommands of `blocklora.data`."""
 
 import sys
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
 
 from blocklora.errors import UserError
@@ -123,7 +123,7 @@ def _add_shots(subparsers: _SubParsersAction) -> None:
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--manifest", type=Path, help="manifest.csv to draw from")
     origin.add_argument("--split-file", type=Path, help="split_zhou_*.json file to draw from")
-    parser.add_argument("--shots", type=int, required=True, help="training images per class")
+    parser.add_argument("--shots", type=_positive, required=True, help="training images per class")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--output", type=Path, help="CSV file to write (with --manifest)")
     parser.add_argument("--part", choices=("train", "val"), help="list to print (--split-file)")
@@ -161,7 +161,7 @@ def _add_decode_images(subparsers: _SubParsersAction) -> None:
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--manifest", type=Path, help="decode the test images of this manifest")
     origin.add_argument("--shots-list", type=Path, help="decode the training images of this list")
-    parser.add_argument("--size", type=int, help="pixels of a side (with --manifest)")
+    parser.add_argument("--size", type=_positive, help="pixels of a side (with --manifest)")
     parser.add_argument("--output", type=Path, required=True)
     _add_workers(parser)
     parser.add_argument(
@@ -186,11 +186,15 @@ def _decode_images(options: Namespace) -> None:
         images = read_shots(options.shots_list, "train")
         write_shots_store(options.output, root, images, options.workers, budget)
         return
-    if options.size < 1:
-        raise UserError(f"--size must be at least 1, not {options.size}")
     paths = [image.path for image in iterate_manifest(options.manifest) if image.split == "test"]
     write_test_store(options.output, root, paths, options.size, options.workers, budget)
 
 
 def _add_workers(parser: ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=1, help="threads (default: 1)")
+    parser.add_argument("--workers", type=_positive, default=1, help="threads (default: 1)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)

@@ -72,6 +72,8 @@ def locked(data_root: Path, name: str) -> Iterator[None]:
         except BlockingIOError:
             logger.info("%s: another process is fetching it; waiting", name)
             fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning("%s: this file system has no locks (%s)", path, error.strerror)
         yield
 
 
@@ -90,19 +92,31 @@ def _find_archives(
     downloader: Downloader | None,
 ) -> dict[Path, Archive]:
     """Return the archives of one alternative, verified, by where they are."""
-    found = {_local(archive, [*places, cache]): archive for archive in archives}
-    found.pop(None, None)
+    found = {}
+    for archive in archives:
+        path = _local(archive, [*places, cache])
+        if path is not None and _is_sound(path, archive, replaceable=downloader is not None):
+            found[path] = archive
     absent = [archive for archive in archives if archive not in found.values()]
     size = sum(archive.bytes or 0 for archive in archives)
     require_space(cache.parent, sum(a.bytes or 0 for a in absent) + size, archives[0].name)
-    for path, archive in found.items():
-        check_file(path, archive)
     for archive in absent:
         if downloader is None or not archive.addresses:
             raise UserError(f"{archive.name}: not in {places[0]}")
         downloader.fetch(archive, cache / archive.name)
         found[cache / archive.name] = archive
     return found
+
+
+def _is_sound(path: Path, archive: Archive, replaceable: bool) -> bool:
+    try:
+        check_file(path, archive)
+    except UserError as error:
+        if not (replaceable and archive.addresses):
+            raise
+        logger.warning("%s; not used", error)
+        return False
+    return True
 
 
 def _make_tree(

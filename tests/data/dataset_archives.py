@@ -5,6 +5,7 @@ archive, where each image lies in it (MaxZanella/CLIP-LoRA@358f0d7 and KaiyangZh
 DATASETS.md; the archives' own trees).
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -120,20 +121,19 @@ def dataset_files(dataset: str) -> dict[str, bytes]:
 
 
 def pack(name: str, members: dict[str, bytes]) -> bytes:
-    """Return a zip or gzipped tar, by the suffix of `name`."""
+    """Return a zip, tar or gzipped tar, by the suffix of `name`; always the same bytes."""
     stream = io.BytesIO()
     if name.endswith(".zip"):
         with zipfile.ZipFile(stream, "w") as archive:
             for path, content in members.items():
-                archive.writestr(path, content)
-    else:
-        mode = "w" if name.endswith(".tar") else "w:gz"
-        with tarfile.open(fileobj=stream, mode=mode) as archive:
-            for path, content in members.items():
-                info = tarfile.TarInfo(path)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
+                archive.writestr(zipfile.ZipInfo(path), content)
+        return stream.getvalue()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for path, content in members.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue() if name.endswith(".tar") else gzip.compress(stream.getvalue(), mtime=0)
 
 
 def archives(dataset: str, alternative: int) -> dict[str, bytes]:

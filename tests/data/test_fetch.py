@@ -4,11 +4,15 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from dataset_archives import (
     CASES,
     CLASSES,
@@ -30,6 +34,7 @@ from blocklora.data.registry import VARIABLE, load_registry
 from blocklora.data.source import read_source, write_source
 from blocklora.errors import UserError
 
+STUDIES = Path(__file__).parents[2] / "studies"
 QUICK = Downloader(attempts=2, backoff=0.001, timeout=(2, 2))
 
 
@@ -201,6 +206,14 @@ def test_a_damaged_archive_of_the_user_is_named(site, tmp_path):
         fetch_published(dataset, tmp_path, None)
 
 
+def test_a_foreign_file_of_an_archives_name_is_not_used(site, tmp_path, caplog):
+    dataset = site("oxford_pets", [0])
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "images.tar.gz").write_bytes(b"of another dataset")
+    assert fetch_published(dataset, tmp_path, QUICK).origin == "downloaded"
+    assert "18 bytes instead of" in caplog.text
+
+
 def test_offline_says_what_to_put_where(site, tmp_path):
     with pytest.raises(UserError) as caught:
         fetch_published(site("sun397"), tmp_path, None)
@@ -340,3 +353,50 @@ def test_pictures_of_the_small_datasets_differ():
     content = [c for name in LAYOUTS for p, c in dataset_files(name).items() if p.endswith("jpg")]
     assert len(set(content)) == len(content)
     assert np.prod([CLASSES, sum(PER_CLASS.values()), len(LAYOUTS)]) == len(content)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Return a function that writes a study of one dataset, otherwise that of the miniature."""
+
+    def write(dataset, **changes):
+        document = yaml.safe_load((STUDIES / "mini.yaml").read_text(encoding="utf-8"))
+        document |= {"name": "small", "datasets": [dataset], **changes}
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        return ("fetch-dataset", "--study", tmp_path / "small.yaml", "--dataset", dataset)
+
+    return write
+
+
+def command(*arguments):
+    """Run `blocklora` as a process of its own, which knows one registry only."""
+    code = "import sys; from blocklora.cli import main; sys.exit(main())"
+    line = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_the_command_fetches_a_published_dataset(site, study, tmp_path):
+    site("oxford_pets", [0])
+    arguments = (*study("oxford_pets"), "--data-root", tmp_path / "data")
+    arguments += ("--output", tmp_path / "source.json")
+    failed = command(*arguments, "--offline")
+    assert failed.returncode == 1
+    assert "Oxford-IIIT Pets is neither below" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "source.json").exists()
+    assert command(*arguments).returncode == 0
+    source = read_source(tmp_path / "source.json")
+    assert source.origin == "downloaded"
+    assert source.image_root == str(tmp_path / "data" / "oxford_pets" / "images")
+    # Offline, the tree that is there now is enough.
+    assert command(*arguments, "--offline").returncode == 0
+    assert read_source(tmp_path / "source.json") == source
+
+
+def test_the_command_uses_own_datasets(study, tmp_path):
+    (tmp_path / "my images").mkdir()
+    arguments = study("mine", own_datasets={"mine": {"images": str(tmp_path / "my images")}})
+    arguments += ("--data-root", tmp_path / "data", "--output", tmp_path / "source.json")
+    assert command(*arguments).returncode == 0
+    assert read_source(tmp_path / "source.json").image_root == str(tmp_path / "my images")
+    assert not (tmp_path / "data").exists()
