@@ -64,7 +64,7 @@ def compression_rows(
             count = error_counter(backbone, prompts, pixels, labels, device, precision)
             for run in members:
                 path = results / "runs" / run.folder / "adapter.safetensors"
-                adapter = load_adapter(path, backbone.sha256, device=device)
+                adapter = load_adapter(path, backbone.sha256)
                 found = compress(adapter, count, len(labels), len(names), max_loss, delta)
                 yield {
                     **asdict(run),
