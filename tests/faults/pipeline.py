@@ -1,0 +1,222 @@
+"""A very small study, run command by command as the workflow runs it.
+
+Its images are a dataset of the user's whose names are as hostile as a file system allows; its
+backbone has random weights. Commands run in forked processes, which import nothing and can be
+killed in the midst of their work instead of in the midst of `import torch`.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+CLASSES = (
+    "red cat",
+    "dog's $(touch pwned)",
+    'new\nline "quoted"; touch pwned',
+    "`touch pwned` ünïcode ∅ --help",
+)
+FOLDER = "my 'own' \"data\" $(touch pwned)\n*ü"
+RESULTS = Path("results")
+SEEDS = (1, 2)
+SHOTS = 2
+METHODS = ("clip_lora", "block_lora")
+PRELOAD = (
+    "blocklora.data.commands",
+    "blocklora.data.decode",
+    "blocklora.data.verify",
+    "blocklora.publish.commands",
+    "blocklora.publish.figures.accuracy",
+    "blocklora.publish.tables.fewshot",
+    "blocklora.theory.commands",
+    "blocklora.training.run",
+    "open_clip.tokenizer",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One call of `blocklora` and the files it makes, below its working directory."""
+
+    name: str
+    arguments: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended: exit status (negative if killed), what it printed, and its seconds."""
+
+    status: int
+    text: str
+    seconds: float
+
+
+def make_study(folder: Path) -> Path:
+    """Write a study of one dataset of the user's, with its images, and return its file."""
+    study = yaml.safe_load((ROOT / "studies/mini.yaml").read_text())
+    images = folder / FOLDER
+    study |= {"name": "small", "datasets": ["own"], "shots": [SHOTS], "seeds": list(SEEDS)}
+    study["own_datasets"] = {"own": {"images": str(images)}}
+    study["recipe"] |= {"iterations_per_shot": 6, "log_every": 4, "batch_size": 5}
+    study["methods"] = {name: study["methods"][name] for name in ("zero_shot", *METHODS)}
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 5)):
+        for name in CLASSES:
+            for number in range(count):
+                file = images / split / name / f"{number} $(touch pwned)\n'\".png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(file)
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def stages(study: Path) -> list[Stage]:
+    """Return the calls of a study made by `make_study`, in their order.
+
+    They are made in a folder with `make_backbone`; paths are relative, as in the workflow.
+    """
+    made, results = [], RESULTS
+
+    def add(name: str, *arguments: object, outputs: tuple[str, ...] = (), option="--output"):
+        places = [str(results / output) for output in outputs]
+        command = [name, *map(str, arguments), *([option, *places] if option else [])]
+        made.append(Stage(name, tuple(command), tuple(places)))
+
+    data, runs = results / "data/own", results / "runs"
+    source, manifest = data / "source.json", data / "manifest.csv"
+    add("fetch-dataset", "--study", study, "--dataset", "own", "--data-root", results / "root",
+        outputs=("data/own/source.json",))  # fmt: skip
+    add("make-manifest", "--source", source, outputs=("data/own/manifest.csv",))
+    add("verify-data", "--source", source, "--manifest", manifest, "--workers", 2,
+        outputs=("data/own/verification.json",))  # fmt: skip
+    decode = ("decode-images", "--source", source, "--pixel-budget-gb", 1)
+    add(*decode, "--manifest", manifest, "--size", 32, outputs=("pixels/own/test-32px.npy",))
+    for seed in SEEDS:
+        shots = f"shots/own/{SHOTS}shot/seed{seed}.csv"
+        add("shots", "--manifest", manifest, "--shots", SHOTS, "--seed", seed, outputs=(shots,))
+        add(*decode, "--shots-list", results / shots,
+            outputs=(f"pixels/own/{SHOTS}shot/seed{seed}.npz",))  # fmt: skip
+    task = (
+        "--study", study, "--backbone", "mini-clip", "--dataset", "own", "--backbone-file",
+        results / "backbones/mini-clip.safetensors", "--manifest", manifest,
+        "--test-pixels", results / "pixels/own/test-32px.npy", "--runs", runs,
+    )  # fmt: skip
+    zero_shot = "runs/mini-clip/own/zero_shot/0shot/seed0/metrics.json"
+    add("zero-shot", *task, outputs=(zero_shot,), option=None)
+    add("gate", "--metrics", results / zero_shot, "--backbone", "mini-clip", "--dataset", "own",
+        "--mode", "stop", outputs=("gates/mini-clip/own.json",))  # fmt: skip
+    for method in METHODS:
+        folders = [f"runs/mini-clip/own/{method}/{SHOTS}shot/seed{seed}" for seed in SEEDS]
+        files = ("adapter.safetensors", "history.csv", "metrics.json")
+        add("train", *task, "--method", method, "--shots", SHOTS, "--seeds", *SEEDS,
+            "--shots-lists", *(results / f"shots/own/{SHOTS}shot/seed{s}.csv" for s in SEEDS),
+            "--shots-pixels", *(results / f"pixels/own/{SHOTS}shot/seed{s}.npz" for s in SEEDS),
+            "--checkpoints", results / "checkpoints", "--checkpoint-seconds", 0,
+            outputs=tuple(f"{folder}/{file}" for folder in folders for file in files),
+            option=None)  # fmt: skip
+    add("aggregate", "--study", study, "--runs", runs, outputs=("runs.csv",))
+    published = ("--study", study, "--aggregate", results / "runs.csv")
+    add("table", "fewshot", *published,
+        outputs=tuple(f"tables/fewshot.{kind}" for kind in ("csv", "md", "tex")))  # fmt: skip
+    add("figure", "accuracy", *published, "--backbone", "mini-clip",
+        outputs=("figures/accuracy.pdf", "figures/accuracy.png"))  # fmt: skip
+    return made
+
+
+def make_backbone(folder: Path) -> None:
+    """Write a backbone with random weights for calls made in `folder`."""
+    from blocklora.clip.weights import save_backbone
+    from tests.tiny import SHAPE, tiny_backbone
+
+    path = folder / RESULTS / "backbones/mini-clip.safetensors"
+    save_backbone(path, SHAPE, tiny_backbone().weights, "random")
+
+
+class Runner:
+    """Runs `blocklora` in processes forked from one that has imported everything."""
+
+    def __init__(self, output: Path):
+        os.environ["OMP_NUM_THREADS"] = "1"  # a fork cannot use threads that were started before
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([*PRELOAD])
+        self._output = output
+        self._context.Process(target=_nothing).start()  # starts the server and its imports
+
+    def __call__(
+        self, folder: Path, arguments: tuple[str, ...], kill_after: float | None = None
+    ) -> Outcome:
+        """Run in `folder` to the end, or kill the process when `kill_after` seconds are over."""
+        process = self._context.Process(target=_call, args=(arguments, self._output, folder))
+        started = monotonic()
+        process.start()
+        process.join(kill_after)
+        process.kill()
+        process.join()
+        text = self._output.read_text() if self._output.exists() else ""
+        return Outcome(process.exitcode, text, monotonic() - started)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _call(arguments: tuple[str, ...], output: Path, folder: Path) -> None:
+    stream = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.chdir(folder)
+    from blocklora.cli import main
+
+    sys.exit(main(list(arguments)))
+
+
+def content(path: Path) -> object:
+    """Return what a result says, without the times and the memory that it took."""
+    data = path.read_bytes()
+    if path.name == "history.csv":
+        return [line.rpartition(",")[0] for line in data.decode().splitlines()]
+    if path.name != "metrics.json":
+        return data if path.name != "runs.csv" else _without_costs(data.decode())
+    record = json.loads(data)
+    record["provenance"].pop("started")
+    record["cost"] = {
+        key: value
+        for key, value in record["cost"].items()
+        if not key.endswith("_seconds") and key != "peak_memory_bytes"
+    }
+    return record
+
+
+def _without_costs(text: str) -> list[list[str]]:
+    header, *rows = (line.split(",") for line in text.splitlines())
+    kept = [
+        i
+        for i, name in enumerate(header)
+        if not name.endswith("_seconds") and name != "peak_memory_bytes"
+    ]
+    return [[row[i] for i in kept] for row in rows]
+
+
+def assert_equal_results(folder: Path, reference: Path) -> None:
+    """Check that two folders hold the same results; a kill may leave temporary files behind."""
+    names = [
+        {
+            path.relative_to(place)
+            for path in (place / RESULTS).rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        }
+        for place in (folder, reference)
+    ]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert content(folder / name) == content(reference / name), name
