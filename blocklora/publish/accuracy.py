@@ -4,7 +4,7 @@ from math import nan
 
 import pandas as pd
 
-from blocklora.publish.published import AVERAGE, method_label, published_for
+from blocklora.publish.published import AVERAGE, method_label, names, published_for
 from blocklora.publish.results import Results
 from blocklora.publish.statistics import summarise
 from blocklora.study.model import Study
@@ -97,7 +97,7 @@ def published_cells(study: Study, backbone: str) -> pd.DataFrame:
         {
             "backbone": backbone,
             "method": table["method"],
-            "label": table["method"],
+            "label": table["method"].replace(names()["published"]),
             "shots": table["shots"],
             "dataset": table["dataset"],
             "mean": table["percent"],

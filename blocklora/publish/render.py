@@ -17,12 +17,12 @@ WIDE = 8  # more columns than this are scaled to the text width in LaTeX
 STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; color: #222; margin: 1.5em; }
 table { border-collapse: collapse; margin: 1em 0; border-top: 2px solid; border-bottom: 2px solid; }
-caption, .caption { text-align: left; max-width: 60em; margin-bottom: .6em; }
-th, td { padding: .2em .7em; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-td.text { text-align: left; white-space: normal; min-width: 8em; }
+caption { text-align: left; max-width: 60em; margin-bottom: .6em; }
+th, td { padding: .2em .7em; text-align: right; vertical-align: top; white-space: nowrap; }
+td.text { text-align: left; white-space: normal; min-width: 6em; }
 thead th { border-bottom: 1px solid; vertical-align: bottom; white-space: normal; }
-tr.section th { text-align: left; border-top: 1px solid; font-style: italic; font-weight: normal; }
+th.text, tr.section th { text-align: left; }
+tr.section th { border-top: 1px solid; font-style: italic; font-weight: normal; }
 .note { font-size: 12px; max-width: 75em; }
 """
 
@@ -143,7 +143,7 @@ def to_latex(table: Table) -> str:
         r"\centering",
         rf"\caption{{{escape_latex(table.caption)}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
-        r"\footnotesize",
+        r"\smallskip\footnotesize",
     ]
     scale = width > WIDE
     if scale:
@@ -157,14 +157,14 @@ def to_latex(table: Table) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{title}}}}} \\")
         lines += [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in section.rows]
     lines += [r"\bottomrule", r"\end{tabular}" + ("}" if scale else "")]
-    lines += [rf"\par\smallskip {escape_latex(note)}" for note in table.notes]
+    lines += [rf"\par\smallskip\raggedright {escape_latex(note)}" for note in table.notes]
     lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"
 
 
 def _latex_cell(cell: Cell) -> str:
     text = escape_latex(cell.text)
-    text = re.sub(r"\s*\$\\pm\$\s*([0-9.]+)", r"{\\scriptsize$\\,\\pm\\,$\1}", text)
+    text = re.sub(r"\s*\$\\pm\$\s*([0-9.]+)", r"{\\scriptsize$\\pm$\1}", text)
     return {BEST: rf"\textbf{{{text}}}", SECOND: rf"\underline{{{text}}}"}.get(cell.mark, text)
 
 
@@ -190,6 +190,7 @@ LATEX = {
     "≥": r"$\ge$",
     "σ": r"$\sigma$",
     "Δ": r"$\Delta$",
+    "²": "$^2$",
     "√": r"$\surd$",
     "—": "---",
     "–": "--",
@@ -211,7 +212,9 @@ def to_html(table: Table) -> str:
 def html_table(table: Table) -> str:
     """Return a table as HTML elements: caption, table, notes."""
     lines = [f"<table><caption>{html.escape(table.caption)}</caption><thead><tr>"]
-    lines += [f'<th scope="col">{html.escape(column)}</th>' for column in table.columns]
+    for number, column in enumerate(table.columns):
+        kind = ' class="text"' if number < table.text_columns else ""
+        lines.append(f'<th scope="col"{kind}>{html.escape(column)}</th>')
     lines.append("</tr></thead><tbody>")
     for section in table.sections:
         if section.title:
