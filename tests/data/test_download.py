@@ -148,6 +148,13 @@ def test_a_full_disk_is_said_before_the_transfer(server, tmp_path, monkeypatch):
     assert not (tmp_path / "f").exists()
 
 
+def test_a_disk_that_fills_up_is_named_and_the_transfer_kept(server, tmp_path, small_files):
+    server.add("a", CONTENT)
+    with pytest.raises(UserError, match=r"f\.part: cannot be written: File too large"):
+        QUICK.fetch(file_at(server.url("a"), server.url("a")), tmp_path / "f")
+    assert (tmp_path / "f.part").read_bytes() == CONTENT[:1_000_000]
+
+
 def test_check_file_names_what_differs(tmp_path):
     path = tmp_path / "f"
     path.write_bytes(b"hello\n")

@@ -189,6 +189,16 @@ def test_no_room_on_the_disk_is_said_before_decoding(folder, tmp_path, monkeypat
         write_test_store(tmp_path / "s.npy", root, names, 8, 1, PLENTY)
 
 
+def test_a_disk_that_fills_up_leaves_no_store(tmp_path, small_files):
+    noise(500, 500).save(tmp_path / "a.png")
+    images = [LabelledImage("a.png", 0, "c", "train")] * 2
+    with pytest.raises(UserError, match=r"s\.npz: cannot be written \(File too large\)"):
+        write_shots_store(tmp_path / "s.npz", tmp_path, images, 1, PLENTY)
+    with pytest.raises(UserError, match=r"s\.npy: cannot be written \(File too large\)"):
+        write_test_store(tmp_path / "s.npy", tmp_path, ["a.png"] * 2, 500, 1, PLENTY)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_ordered_map_keeps_order_and_holds_few_results():
     taken = []
 
