@@ -1,0 +1,102 @@
+"""Image–caption pairs for pretraining, drawn without end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
+from blocklora.miniature.painting import (
+    COLOURS,
+    PALETTE,
+    TEXTURES,
+    dark_grounds,
+    draw_textures,
+    paint,
+    vary,
+)
+
+NAMES = tuple(name for name in FIGURES if name not in OBJECTS)
+FILLED = np.array([FIGURES[name][0].filled for name in NAMES])
+FORMS = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "a drawing of a {}.",
+    "the {}.",
+    "{}",
+)
+# What the captions of a batch say besides the figure's name. All of one batch say the same, so
+# that no caption is true of another caption's picture without being equal to it. The bare name
+# comes twice: with a colour in the caption, colour alone tells most pairs apart.
+DETAILS = ((), (), ("colour",), ("colour", "texture"))
+MASKS_PER_FIGURE = 60
+TILT = 15  # degrees
+NOISE = 6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures and what they show.
+
+    Attributes:
+        pictures: uint8 (n, size, size, 3).
+        figures: index into `NAMES`, (n,).
+        colours: index into the colours, (n,).
+        textures: index into the textures, (n,); strokes are always plain.
+    """
+
+    pictures: np.ndarray
+    figures: np.ndarray
+    colours: np.ndarray
+    textures: np.ndarray
+
+
+class Pairs:
+    """A source of pairs; equal generators give equal pairs."""
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        """Draw the masks that all pictures of `size` pixels are made from."""
+        self.size, self.rng = size, rng
+        self._masks = np.stack([draw_masks(n, MASKS_PER_FIGURE, size, TILT, rng) for n in NAMES])
+        # Half of the pictures show one of the few filled shapes.
+        weights = np.where(FILLED, 1 / FILLED.sum(), 1 / (~FILLED).sum())
+        self._weights = weights / weights.sum()
+
+    def draw(self, count: int) -> Batch:
+        """Return `count` new pictures."""
+        rng = self.rng
+        figures = rng.choice(len(NAMES), count, p=self._weights)
+        colours = rng.integers(len(COLOURS), size=count)
+        textures = rng.integers(len(TEXTURES), size=count) * FILLED[figures]
+        pictures = paint(
+            self._masks[figures, rng.integers(MASKS_PER_FIGURE, size=count)],
+            vary(PALETTE[colours], rng),
+            dark_grounds(count, rng),
+            draw_textures(textures, self.size, rng),
+            NOISE,
+            rng,
+        )
+        return Batch(pictures, figures, colours, textures)
+
+    def captions(self, batch: Batch) -> list[str]:
+        """Return a caption of each picture, all of one form and with the same details."""
+        details = DETAILS[self.rng.integers(len(DETAILS))]
+        form = FORMS[self.rng.integers(len(FORMS))]
+        return [
+            form.format(describe(*indices, details))
+            for indices in zip(batch.figures, batch.colours, batch.textures, strict=True)
+        ]
+
+
+def describe(figure: int, colour: int, texture: int, details: tuple[str, ...]) -> str:
+    """Return the words for a picture: "blue striped star"; plain is not said."""
+    words = [NAMES[figure]]
+    if "texture" in details and TEXTURES[texture] != "plain":
+        words.insert(0, TEXTURES[texture])
+    if "colour" in details:
+        words.insert(0, list(COLOURS)[colour])
+    return " ".join(words)
+
+
+def vocabulary() -> list[str]:
+    """Return texts that together hold every word and every form of the captions."""
+    return [*NAMES, *COLOURS, *TEXTURES, *(form.format("") for form in FORMS)]
