@@ -5,6 +5,7 @@
 #   make lint     check style, the workflow's included
 #   make report   write Snakemake's HTML report of a finished study; STUDY=mini by default
 #   make env      create the environment only, in .venv
+#   make lock     resolve the packages of pyproject.toml anew into requirements.lock
 #   make clean    delete the environment and all caches, but no results and no data
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ INSTALLED := .venv/.installed-$(PYTHON_VERSION)
 # Snakemake's jobs find `blocklora` there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint report env clean
+.PHONY: demo test lint report env lock clean
 
 demo: env
 	snakemake --cores 1 --resources gpu=1
@@ -47,6 +48,10 @@ endif
 	.venv/bin/uv pip sync --python .venv --require-hashes requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv --no-deps --no-build-isolation -e .
 	touch $@
+
+lock: env
+	uv pip compile --quiet --universal --generate-hashes --all-extras --no-annotate --no-header \
+		--python-version 3.11 --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf .venv .ruff_cache .pytest_cache .hypothesis *.egg-info

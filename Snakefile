@@ -39,7 +39,8 @@ include: "workflow/rules/targets.smk"
 rule all:
     default_target: True
     input:
-        rules.runs.input,
         rules.claims.output,
         rules.tables.input,
         rules.figures.input,
+    message:
+        f"Complete: {RESULTS}/claims.md, {RESULTS}/tables, {RESULTS}/figures"

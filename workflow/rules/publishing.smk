@@ -3,7 +3,7 @@
 
 rule aggregate:
     input:
-        [run_files(run)[0] for run in STUDY.runs()],
+        [run_files(run) for run in STUDY.runs()],
     output:
         report(
             "<results>/runs.csv",

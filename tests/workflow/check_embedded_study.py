@@ -1,0 +1,113 @@
+"""What the finished embedded study must show. Run by .ci/run, which names its folder."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from blocklora.study.model import load_study
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(os.environ["BLOCKLORA_FOLDER"])
+RESULTS = FOLDER / "results" / "mini"
+TIMES = {"wall_seconds", "training_seconds", "evaluation_seconds", "step_seconds"}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study(ROOT / "studies" / "mini.yaml")
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return pd.read_csv(RESULTS / "runs.csv")
+
+
+def snakemake(*arguments):
+    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(FOLDER)]
+    command += ["--cores", "1", *arguments, "--config", "device=cpu"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def accuracy(runs, dataset, method, shots):
+    cell = runs[(runs.dataset == dataset) & (runs.method == method) & (runs.shots == shots)]
+    assert len(cell) > 0
+    return cell.test_accuracy.mean()
+
+
+def test_nothing_is_left_to_do():
+    assert "Nothing to be done" in snakemake("--dry-run")
+
+
+def test_every_run_of_the_study_has_its_row(study, runs):
+    found = list(runs[["backbone", "dataset", "method", "shots", "seed"]].itertuples(index=False))
+    expected = [tuple(vars(run).values()) for run in study.runs()]
+    assert [tuple(row) for row in found] == expected
+
+
+def test_zero_shot_is_three_times_chance_on_what_the_captions_covered(runs):
+    row = runs[(runs.dataset == "mini_covered") & (runs.method == "zero_shot")].iloc[0]
+    assert row.test_accuracy >= 3 / row.classes
+
+
+@pytest.mark.parametrize("method", ["clip_lora", "block_lora"])
+def test_adapters_beat_zero_shot_on_real_digits_by_twenty_points(study, runs, method):
+    gain = accuracy(runs, "mini_digits", method, max(study.shots)) - accuracy(
+        runs, "mini_digits", "zero_shot", 0
+    )
+    assert gain >= 0.20
+
+
+@pytest.mark.parametrize("method", ["clip_lora", "block_lora"])
+def test_more_shots_beat_fewer(study, runs, method):
+    assert accuracy(runs, "mini_digits", method, max(study.shots)) > accuracy(
+        runs, "mini_digits", method, min(study.shots)
+    )
+
+
+def test_tables_figures_and_verdicts_are_there(study):
+    backbone = next(iter(study.backbones))
+    for shots in study.shots:
+        for form in ("csv", "md", "tex", "html"):
+            assert (RESULTS / f"tables/fewshot-{shots}shot.{form}").stat().st_size > 100
+    for form in ("pdf", "png"):
+        assert (RESULTS / f"figures/{backbone}/accuracy.{form}").stat().st_size > 5000
+    verdicts = json.loads((RESULTS / "claims.json").read_text())["counts"]
+    assert "supported" in verdicts
+    assert "not tested here" in verdicts
+
+
+def test_the_report_has_every_section():
+    report = (FOLDER / "report.html").read_text()
+    for section in ("Claims", "Accuracy", "Cost", "Theory", "Runs"):
+        assert section in report
+
+
+def test_a_run_that_is_done_again_is_equal_to_the_last_byte(study):
+    backbone = next(iter(study.backbones))
+    target = f"results/mini/runs/{backbone}/mini_digits/block_lora/1shot/seed1"
+    folder = FOLDER / target
+    before = {name: (folder / name).read_bytes() for name in ("adapter.safetensors",)}
+    metrics = comparable(folder / "metrics.json")
+    for file in folder.iterdir():
+        file.unlink()
+    snakemake(f"{target}/metrics.json", f"{target}/adapter.safetensors")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert comparable(folder / "metrics.json") == metrics
+
+
+def comparable(path):
+    """Return a run's record without what depends on the clock and the machine's memory."""
+    record = json.loads(path.read_text())
+    record["cost"] = {
+        key: value
+        for key, value in record["cost"].items()
+        if key not in TIMES | {"peak_memory_bytes"}
+    }
+    del record["provenance"]["started"]
+    return record
