@@ -42,7 +42,9 @@ def read_source(path: str | Path) -> Source:
     try:
         source = Source(**{**record, "files": tuple(record["files"])})
         root = Path(source.image_root)
-    except (TypeError, KeyError) as error:
+        if source.origin not in ORIGINS:
+            raise ValueError(f"origin is {source.origin!r}")
+    except (TypeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path}: not a source record ({error}); make it with `blocklora fetch-dataset`"
         ) from None

@@ -344,9 +344,10 @@ def test_a_source_whose_folder_is_gone_is_named(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"the image folder .*gone of mine is gone"):
         read_source(tmp_path / "s.json")
-    (tmp_path / "s.json").write_text("{}")
-    with pytest.raises(UserError, match="not a source record"):
-        read_source(tmp_path / "s.json")
+    for wrong in ({}, [], record | {"origin": "stolen"}, record | {"image_root": None}):
+        (tmp_path / "s.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match="not a source record"):
+            read_source(tmp_path / "s.json")
 
 
 def test_pictures_of_the_small_datasets_differ():
