@@ -62,6 +62,8 @@ def load_results(study_path: str | Path, runs_path: str | Path) -> Results:
     if len(duplicates):
         first = duplicates.iloc[0][KEY].tolist()
         raise UserError(f"{runs_path}: run {first} is listed twice; aggregate again")
+    if len(frame) and not pd.api.types.is_numeric_dtype(frame["test_accuracy"]):
+        raise UserError(f"{runs_path}: test_accuracy holds words, not numbers; aggregate again")
     frame = frame[frame["test_accuracy"].notna()]
     present = {Run(*values): index for index, *values in frame[KEY].itertuples(name=None)}
     wanted = list(study.runs())
@@ -80,6 +82,8 @@ def read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
         frame = pd.read_csv(path, encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError(
             f"{path}: not a readable CSV file ({error}); delete it and run again"

@@ -102,6 +102,20 @@ def test_what_is_no_aggregate_is_refused(tmp_path, text):
         load_results(write_study(tmp_path / "made.yaml"), path)
 
 
+def test_words_for_accuracies_are_refused(tmp_path):
+    results = made_results(tmp_path, accuracy)
+    frame = pd.read_csv(results.path).astype({"test_accuracy": object})
+    frame.loc[3, "test_accuracy"] = "high"
+    frame.to_csv(results.path, index=False)
+    with pytest.raises(UserError, match="holds words"):
+        load_results(results.study.path, results.path)
+
+
+def test_a_folder_is_no_aggregate(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        load_results(write_study(tmp_path / "made.yaml"), tmp_path)
+
+
 def test_differences_are_paired_by_dataset_shots_and_seed(tmp_path):
     results = made_results(tmp_path, accuracy, [Run(BACKBONE, "dtd", "clip_lora", 4, 1)])
     differences = paired_differences(results, "block_lora", "clip_lora", BACKBONE)

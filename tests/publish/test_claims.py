@@ -178,6 +178,12 @@ def test_arms_that_differ_and_ranks_beyond_the_limit_are_found(theory):
     assert (found["R-02"].verdict, found["R-02"].measured.value) == (NOT_SUPPORTED, 0.5)
 
 
+def test_a_study_without_runs_tests_nothing(paper):
+    results = replace(paper, runs=paper.runs.iloc[:0], missing=tuple(paper.study.runs()))
+    found = verdicts(Evidence(paper.study, results, {}, {"aggregate": paper.path}))
+    assert {verdict.verdict for verdict in found.values()} == {NOT_TESTED}
+
+
 @pytest.mark.parametrize("name", sorted(FILE_COLUMNS))
 def test_an_empty_file_tests_nothing(theory, name):
     theory[name].write_text(theory[name].read_text().splitlines()[0] + "\n")

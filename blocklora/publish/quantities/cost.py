@@ -128,13 +128,10 @@ def clip_lora_parameters(evidence: Evidence) -> Measured:
 
 def clip_lora_imagenet_minutes(evidence: Evidence) -> Measured:
     """Longest run of CLIP-LoRA on ImageNet with 16 shots, in minutes, testing included."""
-    runs = evidence.results.runs
-    wanted = [
-        is_published_clip_lora(evidence.study, method)
-        and published_backbone(evidence.study, backbone) == "ViT-B/16"
-        for method, backbone in zip(runs["method"], runs["backbone"], strict=True)
-    ]
-    chosen = runs[wanted]
+    study, runs = evidence.study, evidence.results.runs
+    backbones = [name for name in study.backbones if published_backbone(study, name) == "ViT-B/16"]
+    methods = [name for name in study.methods if is_published_clip_lora(study, name)]
+    chosen = runs[runs["backbone"].isin(backbones) & runs["method"].isin(methods)]
     chosen = chosen[(chosen["dataset"] == "imagenet") & (chosen["shots"] == 16)]
     if chosen.empty:
         raise NotTestedError("needs a run of CLIP-LoRA on ImageNet with 16 shots and ViT-B/16")
