@@ -9,32 +9,37 @@ masks, and a test can hand them to another implementation.
 import torch
 from torch import Tensor
 
-_LEVELS = 2**16
+_BITS = 16
 
 
 def draw_masks(
     shape: tuple[int, ...],
-    matrices: int,
     dropout: float,
     generator: torch.Generator | None = None,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Return uint8 masks of `shape`; bit j is set with probability 1 − dropout.
+    """Return uint8 masks of `shape`; each of the 8 bits is set with probability 1 − dropout.
 
-    The probability is rounded to a multiple of 2^-16 (0.25 is exact).
+    The probability is rounded to a multiple of 2^-16 (0.75 is exact). Its binary digits, from the
+    last to the first, say how words of fair bits are combined: with x set with probability p,
+    `x | fair` is set with (1 + p)/2 and `x & fair` with p/2. So 0.75 takes two fair bits.
     """
-    masks = torch.zeros(shape, dtype=torch.uint8, device=device)
-    flat = masks.view(-1)
-    threshold = round(dropout * _LEVELS) - _LEVELS // 2
-    # One 64-bit draw serves four elements.
-    draws = torch.empty((flat.numel() + 3) // 4, dtype=torch.int64, device=device)
-    for matrix in range(matrices):
-        draws.random_(torch.iinfo(torch.int64).min, None, generator=generator)
-        keep = draws.view(torch.int16)[: flat.numel()] >= threshold
-        flat |= keep.view(torch.uint8) << matrix
-    return masks
+    size = torch.Size(shape).numel()
+    words = torch.zeros((size + 7) // 8, dtype=torch.int64, device=device)
+    fair = torch.empty_like(words)
+    digits = f"{round((1 - dropout) * 2**_BITS):0{_BITS}b}".rstrip("0")
+    for digit in reversed(digits):
+        fair.random_(torch.iinfo(torch.int64).min, None, generator=generator)
+        if digit == "1":
+            words |= fair
+        else:
+            words &= fair
+    return words.view(torch.uint8)[:size].view(shape)
 
 
-def kept(masks: Tensor, matrix: int) -> Tensor:
-    """Return the boolean mask of one matrix: which inputs it keeps."""
-    return (masks & (1 << matrix)) != 0
+def kept(masks: Tensor, matrices: Tensor) -> Tensor:
+    """Return 1 where an input is kept and 0 where it is dropped, uint8 (matrices, *masks.shape).
+
+    `matrices` holds the number of each wanted matrix, uint8 (matrices,).
+    """
+    return (masks >> matrices.view(-1, *[1] * masks.ndim)) & 1

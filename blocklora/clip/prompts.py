@@ -90,16 +90,16 @@ def pack(
 
     Equal prompts (two ImageNet classes are called "missile") are kept once. Rows count through
     the chunks in order. Without `tokens_per_chunk` there is one chunk; a chunk holds at least one
-    prompt.
+    prompt, and as many as fit but the first, which takes the rest.
     """
     unique = sorted(dict.fromkeys(tuple(prompt) for prompt in prompts), key=len)
     chunks: list[list[tuple[int, ...]]] = [[]]
     size = 0
-    for prompt in unique:
-        if tokens_per_chunk and chunks[-1] and size + len(prompt) > tokens_per_chunk:
-            chunks.append([])
+    for prompt in reversed(unique):
+        if tokens_per_chunk and chunks[0] and size + len(prompt) > tokens_per_chunk:
+            chunks.insert(0, [])
             size = 0
-        chunks[-1].append(prompt)
+        chunks[0].insert(0, prompt)
         size += len(prompt)
     row = {prompt: index for index, prompt in enumerate(unique)}
     rows = torch.tensor([row[tuple(prompt)] for prompt in prompts])

@@ -14,7 +14,7 @@ and those of the last block, which needs the queries of S pooled tokens only,
 8 t r' w backward, r' being its inner width: r/n for the rank partition, r for the others.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blocklora.adapters.config import AdapterConfig
@@ -61,7 +61,7 @@ def step_flops(
     images: int,
     classes: int,
     prompts: Groups,
-    recomputed: Collection[str] = (),
+    recomputed: Mapping[str, Groups] | None = None,
 ) -> StepFlops:
     """Return the operations of a training step.
 
@@ -74,20 +74,23 @@ def step_flops(
         images: batch size.
         classes: number of classes.
         prompts: (prompts, tokens) of the different class prompts of each length.
-        recomputed: towers run in chunks that are computed again for the backward pass, from
-            their input to the last block.
+        recomputed: of each tower that is run in chunks, what is computed again for the backward
+            pass, from input to last block: (sequences, length) as in `prompts`.
     """
+    again = {name: (recomputed or {}).get(name, ()) for name in ("vision", "text")}
     tokens = (clip.image_size // clip.patch_size) ** 2 + 1
-    patches = 2 * images * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
+    patches = 2 * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
     vision, thin = tower_flops(clip.vision, adapter, "vision", [(images, tokens)])
-    vision += Flops(patches)
+    vision += Flops(images * patches)
+    if "vision" in adapter.towers:
+        more, more_thin = _forward_again(clip.vision, adapter, "vision", again["vision"])
+        vision += more + Flops(0, patches * sum(count for count, _ in again["vision"]))
+        thin += more_thin
     text = text_thin = Flops()
     if "text" in adapter.towers:
         text, text_thin = tower_flops(clip.text, adapter, "text", prompts)
-    if "vision" in recomputed and "vision" in adapter.towers:
-        vision, thin = _again(vision), _again(thin)
-    if "text" in recomputed:
-        text, text_thin = _again(text), _again(text_thin)
+        more, more_thin = _forward_again(clip.text, adapter, "text", again["text"])
+        text, text_thin = text + more, text_thin + more_thin
     vision += _projection(clip, clip.vision, images, "vision" in adapter.towers)
     if "text" in adapter.towers:
         text += _projection(clip, clip.text, sum(count for count, _ in prompts), True)
@@ -152,9 +155,12 @@ def _block(
     return Flops(inputs + attention + output + mlp, backward), path
 
 
-def _again(flops: Flops) -> Flops:
-    """Return the operations if the forward pass is repeated within the backward pass."""
-    return Flops(flops.forward, flops.forward + flops.backward)
+def _forward_again(
+    tower: TowerConfig, adapter: AdapterConfig, name: str, groups: Groups
+) -> tuple[Flops, Flops]:
+    """Return what a repeated forward pass adds to the backward pass, as `tower_flops` does."""
+    frozen, thin = tower_flops(tower, adapter, name, groups)
+    return Flops(0, frozen.forward), Flops(0, thin.forward)
 
 
 def _projection(clip: ClipConfig, tower: TowerConfig, sequences: int, trained: bool) -> Flops:

@@ -6,8 +6,9 @@ An engine computes the loss of a batch and the gradients of the adapter. `Refere
 - prompts cut at their end-of-text token, packed without padding, equal ones encoded once;
 - thin low-rank products over frozen weights stored once in the compute dtype (`clip/towers.py`);
 - a tower without an adapter gets no gradients, and its text features are computed once;
-- prompts and images may be encoded in chunks, each recomputed when its gradient is needed, so
-  that memory grows with the chunk and not with the number of classes.
+- prompts and images may be encoded in chunks, all but the last run again when their gradient is
+  needed, so that memory grows with the chunk and not with the number of classes;
+- on a GPU the whole step is recorded once per batch size and replayed (`graphs.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from blocklora.adapters.adapter import Adapter
 from blocklora.clip.masks import draw_masks
 from blocklora.clip.prompts import pack
-from blocklora.clip.towers import TextTower, VisionTower, layer_updates
+from blocklora.clip.towers import TextTower, VisionTower, tower_updates
 from blocklora.clip.weights import Backbone
+from blocklora.training.graphs import CudaGraphs, Recorded
 from blocklora.training.randomness import torch_generator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,8 +97,12 @@ class FastEngine:
         device: str = "cpu",
         precision: str = "fp32",
         chunks: Chunks = Chunks(),
+        cuda_graphs: bool = True,
     ) -> None:
-        """Prepare for the prompts of a dataset, given as token ids class by class."""
+        """Prepare for the prompts of a dataset, given as token ids class by class.
+
+        `cuda_graphs` says whether steps on a GPU are recorded and replayed.
+        """
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.vision = VisionTower(backbone, device, self.dtype)
@@ -106,66 +112,95 @@ class FastEngine:
         self.chunks = [chunk.to(device) for chunk in packed]
         self.rows = rows.to(device)
         self.embedded = [self.text.embed(chunk) for chunk in self.chunks]
+        self.one = torch.ones((), device=device)
         self.fixed_text = None
         if "text" not in adapter.towers:
             with torch.no_grad():
-                self.fixed_text = self._encode_text(None, 0)
+                self.fixed_text = self._encode_text(None)
+        recorded = cuda_graphs and self.device.type == "cuda"
+        self._run = Recorded(self._compute, CudaGraphs()) if recorded else self._compute
 
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
     ) -> tuple[Tensor, Tensor]:
         """See `Engine.step`."""
-        image_features = self._encode_images(images, step)
+        masks = (
+            self._masks("vision", len(images) * self.vision.tokens, step),
+            self._masks("text", sum(map(len, self.embedded)), step),
+        )
+        loss, correct, *gradients = self._run(images, labels, scaler.scale(self.one), *masks)
+        for parameter, gradient in zip(self.adapter.parameters(), gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return loss, correct
+
+    def _compute(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        loss_scale: Tensor,
+        vision_masks: Tensor | None,
+        text_masks: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Return loss, correct predictions and the gradient of each parameter of the adapter."""
+        image_features = self._encode_images(images, vision_masks)
         text_features = self.fixed_text
         if text_features is None:
-            text_features = self._encode_text(self.adapter, step)
+            text_features = self._encode_text(text_masks)
         loss, correct = classification_loss(image_features, text_features, labels, self.logit_scale)
-        scaler.scale(loss).backward()
-        return loss.detach(), correct
+        gradients = torch.autograd.grad(loss * loss_scale, self.adapter.parameters())
+        return loss.detach(), correct, *gradients
 
-    def _encode_images(self, images: Tensor, step: int) -> Tensor:
+    def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """Return the image features, shape (images, embed_dim)."""
-        updates = layer_updates(self.adapter, "vision", self.vision.transformer.layers, self.dtype)
-        parts = images.split(self.images_per_chunk or len(images))
-        encode = _recomputed(self.vision) if len(parts) > 1 else self.vision
-        features = []
-        for index, part in enumerate(parts):
-            masks = self._masks("vision", len(part) * self.vision.tokens, step, index)
-            features.append(encode(part, updates, masks))
-        return torch.cat(features)
+        updates = tower_updates(self.adapter, "vision", self.dtype)
+        sizes = _sizes(len(images), self.images_per_chunk)
+        parts = _split_masks(masks, [size * self.vision.tokens for size in sizes])
+        chunks = zip(images.split(sizes), parts, strict=True)
+        return _encode(self.vision, [(part, updates, mask) for part, mask in chunks])
 
-    def _encode_text(self, adapter: Adapter | None, step: int) -> Tensor:
+    def _encode_text(self, masks: Tensor | None) -> Tensor:
         """Return the text features of every class, shape (classes, embed_dim)."""
-        updates = layer_updates(adapter, "text", self.text.transformer.layers, self.dtype)
-        encode = _recomputed(self.text) if len(self.chunks) > 1 else self.text
-        features = []
-        for index, (chunk, embedded) in enumerate(zip(self.chunks, self.embedded, strict=True)):
-            masks = self._masks("text", len(chunk.tokens), step, index)
-            features.append(encode(embedded, chunk, updates, masks))
-        return torch.cat(features)[self.rows]
+        updates = tower_updates(self.adapter, "text", self.dtype)
+        parts = _split_masks(masks, [len(embedded) for embedded in self.embedded])
+        chunks = zip(self.embedded, self.chunks, parts, strict=True)
+        return _encode(self.text, [(x, chunk, updates, mask) for x, chunk, mask in chunks])[
+            self.rows
+        ]
 
-    def _masks(self, tower: str, tokens: int, step: int, chunk: int) -> Tensor | None:
-        """Return the dropout masks of one encoding, uint8 (layers, tokens, width)."""
-        config = self.adapter.config
-        if tower not in self.adapter.towers or config.dropout == 0:
+    def _masks(self, tower: str, tokens: int, step: int) -> Tensor | None:
+        """Return the dropout masks of a tower, uint8 (adapted layers, tokens, width), if any.
+
+        They do not depend on the chunks.
+        """
+        factors, dropout = self.adapter.towers.get(tower), self.adapter.config.dropout
+        if factors is None or dropout == 0:
             return None
-        transformer = getattr(self, tower).transformer
-        return draw_masks(
-            (transformer.layers, tokens, getattr(self, tower).width),
-            len(config.matrices),
-            config.dropout,
-            torch_generator(self.seed, f"{tower} dropout", step, chunk, device=self.device),
-            self.device,
-        )
+        shape = (len(factors.down), tokens, getattr(self, tower).width)
+        generator = torch_generator(self.seed, f"{tower} dropout", step, device=self.device)
+        return draw_masks(shape, dropout, generator, self.device)
 
 
-def _recomputed(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return `encode` keeping its inputs only, and run again for its gradient.
+def _encode(tower: Callable[..., Tensor], chunks: Sequence[tuple[Any, ...]]) -> Tensor:
+    """Return the features of all chunks, given as arguments of the tower.
 
-    Both passes see the same dropout masks, which are among the inputs.
+    All chunks but the last keep their inputs only and are encoded again, with the same dropout
+    masks, when their gradient is needed. The last one's gradient comes first, and what it keeps
+    is then freed.
     """
+    again = [
+        checkpoint(tower, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in chunks[:-1]
+    ]
+    return torch.cat([*again, tower(*chunks[-1])])
 
-    def encode_again(*inputs: Any) -> Tensor:
-        return checkpoint(encode, *inputs, use_reentrant=False, preserve_rng_state=False)
 
-    return encode_again
+def _sizes(count: int, chunk: int | None) -> list[int]:
+    """Return the sizes of chunks of `count` images; the first may be smaller than the others."""
+    if chunk is None or chunk >= count:
+        return [count]
+    rest = count % chunk
+    return [rest] * (rest > 0) + [chunk] * (count // chunk)
+
+
+def _split_masks(masks: Tensor | None, tokens: Sequence[int]) -> Sequence[Tensor | None]:
+    return [None] * len(tokens) if masks is None else masks.split(list(tokens), 1)

@@ -38,11 +38,8 @@ class Classifier:
         self.vision = VisionTower(backbone, device, dtype)
         text = TextTower(backbone, device, dtype)
         chunks, rows = pack(prompts, tokens_per_chunk=4096)
-        updates = [None] * text.transformer.layers
         with torch.inference_mode():
-            features = torch.cat(
-                [text(text.embed(chunk), chunk.to(device), updates) for chunk in chunks]
-            )
+            features = torch.cat([text(text.embed(chunk), chunk.to(device)) for chunk in chunks])
             self.class_features = F.normalize(features, dim=-1)[rows.to(device)]
 
     def cosines(self, pixels: np.ndarray) -> Tensor:
@@ -52,13 +49,12 @@ class Classifier:
             pixels: uint8 (images, size, size, 3), preprocessed; may be a memory map.
         """
         batch = BATCH_SIZES[self.device.type]
-        updates = [None] * self.vision.transformer.layers
         starts = range(0, len(pixels), batch)
         cosines = []
         with torch.inference_mode():
             for start in tqdm(starts, desc="testing", unit="batch", disable=None, leave=False):
                 images = torch.from_numpy(np.array(pixels[start : start + batch]))
-                features = F.normalize(self.vision(images.to(self.device), updates), dim=-1)
+                features = F.normalize(self.vision(images.to(self.device)), dim=-1)
                 cosines.append((features @ self.class_features.T).cpu())
         return torch.cat(cosines)
 

@@ -53,7 +53,11 @@ def test_formula_equals_the_products_torch_counts(backbone, changes, chunks):
         engine.step(
             images, torch.zeros(5, dtype=torch.long), 0, torch.amp.GradScaler(enabled=False)
         )
-    recomputed = ["text"] * bool(chunks.tokens) + ["vision"] * bool(chunks.images)
+    tokens = engine.vision.tokens
+    recomputed = {  # all chunks but the last: the longest prompt, and two of five images
+        "text": [(2, 3)] if chunks.tokens else [],
+        "vision": [(3, tokens)] if chunks.images else [],
+    }
     formula = step_flops(SHAPE, config, 5, 4, [(2, 3), (1, 5)], recomputed)
     assert counter.get_total_flops() == formula.total
 
