@@ -38,7 +38,7 @@ class Paths:
         matrices: which of q, k, v, o are adapted.
         numbers: 0 to len(matrices) − 1, uint8, on the device.
         down: s/(1 − dropout) · A over the full input, shape (matrices, inner, width).
-        up: sum of the arms, shape (matrices, width, inner).
+        up: sum of the arms, transposed like `down`, shape (matrices, inner, width).
         masks: dropout masks of the inputs (`masks.py`), uint8 (tokens, width), or None.
     """
 
@@ -96,7 +96,7 @@ class Adapted:
             return outputs, None
         inner = torch.bmm(paths.inputs(x, rows), _choose(paths.down, rows).mT)
         for z, row in zip(inner, rows, strict=True):
-            self._part(outputs, paths.matrices[row]).addmm_(z, paths.up[row].T)
+            self._part(outputs, paths.matrices[row]).addmm_(z, paths.up[row])
         return outputs, inner
 
     def backward(
@@ -125,10 +125,10 @@ class Adapted:
         rows = paths.rows(self.names)
         parts = [self._part(gradient, paths.matrices[row]) for row in rows]
         into_inner = torch.stack(
-            [part @ paths.up[row] for part, row in zip(parts, rows, strict=True)]
+            [part @ paths.up[row].T for part, row in zip(parts, rows, strict=True)]
         )
         into_down = torch.bmm(into_inner.mT, paths.inputs(x, rows))
-        into_up = [part.T @ z for part, z in zip(parts, inner, strict=True)]
+        into_up = [z.T @ part for part, z in zip(parts, inner, strict=True)]
         if into_x is not None:
             into_x += paths.drop(torch.bmm(into_inner, _choose(paths.down, rows)), rows)
         return into_x, dict(zip(rows, zip(into_down, into_up, strict=True), strict=True))
