@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from tests.faults.pipeline import Runner, make_backbone, make_study, stages
@@ -37,3 +39,11 @@ def finished(runner, study, tmp_path_factory):
         assert outcome.status == 0, f"{stage.name}: {outcome.text}"
         seconds.append(outcome.seconds)
     return folder, seconds
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished study in a folder of its own."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    return folder

@@ -8,8 +8,11 @@ killed in the midst of their work instead of in the midst of `import torch`.
 import json
 import multiprocessing
 import os
+import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
 
@@ -153,31 +156,70 @@ class Runner:
         self._context.Process(target=_nothing).start()  # starts the server and its imports
 
     def __call__(
-        self, folder: Path, arguments: tuple[str, ...], kill_after: float | None = None
+        self,
+        folder: Path,
+        arguments: tuple[str, ...],
+        after: float | None = None,
+        number: int = signal.SIGKILL,
+        environment: Mapping[str, str] | None = None,
     ) -> Outcome:
-        """Run in `folder` to the end, or kill the process when `kill_after` seconds are over."""
-        process = self._context.Process(target=_call, args=(arguments, self._output, folder))
+        """Run in `folder` to the end, or send a signal if it lives longer than `after` seconds."""
+        process = self.start(folder, arguments, environment)
         started = monotonic()
-        process.start()
-        process.join(kill_after)
-        process.kill()
+        process.join(after)
+        if process.is_alive():
+            os.kill(process.pid, number)
         process.join()
-        text = self._output.read_text() if self._output.exists() else ""
-        return Outcome(process.exitcode, text, monotonic() - started)
+        return Outcome(process.exitcode, self.text(), monotonic() - started)
+
+    def text(self) -> str:
+        """Return what the call that was started last has printed so far."""
+        return self._output.read_text() if self._output.exists() else ""
+
+    def start(
+        self,
+        folder: Path,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str] | None = None,
+    ) -> BaseProcess:
+        """Start a call and return its process."""
+        process = self._context.Process(
+            target=_call, args=(arguments, self._output, folder, environment or {})
+        )
+        process.start()
+        return process
 
 
 def _nothing() -> None:
     pass
 
 
-def _call(arguments: tuple[str, ...], output: Path, folder: Path) -> None:
+def _call(
+    arguments: tuple[str, ...], output: Path, folder: Path, environment: Mapping[str, str]
+) -> None:
     stream = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.chdir(folder)
+    os.environ.update(environment)
     from blocklora.cli import main
 
     sys.exit(main(list(arguments)))
+
+
+def find(study: Path, name: str, output: str = "") -> Stage:
+    """Return the first call of a command that makes a file with `output` in its path."""
+    return next(
+        stage
+        for stage in stages(study)
+        if stage.name == name and any(output in file for file in stage.outputs)
+    )
+
+
+def remove_outputs(folder: Path, stage: Stage) -> None:
+    """Remove what a stage made."""
+    for output in stage.outputs:
+        (folder / output).unlink(missing_ok=True)
 
 
 def content(path: Path) -> object:

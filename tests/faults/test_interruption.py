@@ -1,0 +1,144 @@
+"""Runs that are interrupted, met by a second process, or left with a useless checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from time import sleep
+
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from tests.faults.pipeline import assert_equal_results, find, remove_outputs
+
+RUN = "mini-clip/own/block_lora/2shot/seed1"
+
+
+def files_of(folder, suffix):
+    return [p for p in (folder / "results/checkpoints").glob(f"*.{suffix}") if p.name[0] != "."]
+
+
+@pytest.fixture
+def stage(study, copied):
+    """The training of two seeds, not done yet."""
+    stage = find(study, "train", RUN)
+    remove_outputs(copied, stage)
+    return stage
+
+
+def train_until_checkpoint(runner, copied, stage, number):
+    """Start training, send a signal as soon as a checkpoint is seen, and return the exit status."""
+    while True:
+        process = runner.start(copied, stage.arguments)
+        while process.is_alive() and not files_of(copied, "safetensors"):
+            sleep(0.001)
+        if process.is_alive():
+            os.kill(process.pid, number)
+        process.join()
+        if process.exitcode != 0:
+            return process.exitcode
+        remove_outputs(copied, stage)  # the machine was busy and the signal came too late
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_the_work_and_asks_to_be_started_again(
+    runner, finished, copied, stage, number
+):
+    assert train_until_checkpoint(runner, copied, stage, number) == 75
+    assert f"error: run {RUN}: stopped by {number.name} after step" in runner.text()
+    assert len(files_of(copied, "safetensors")) == 1
+    assert files_of(copied, "lock") == []
+
+    outcome = runner(copied, stage.arguments)
+    assert outcome.status == 0
+    assert f"run {RUN}: continued from step" in outcome.text
+    assert_equal_results(copied, finished[0])
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_under_the_lock_it_left(
+    runner, finished, copied, stage
+):
+    assert train_until_checkpoint(runner, copied, stage, signal.SIGKILL) == -9
+    assert len(files_of(copied, "lock")) == 1
+    outcome = runner(copied, stage.arguments)
+    assert outcome.status == 0
+    assert f"run {RUN}: took over from process" in outcome.text
+    assert f"run {RUN}: continued from step" in outcome.text
+    assert_equal_results(copied, finished[0])
+
+
+def test_a_second_process_is_refused_and_the_first_one_finishes(runner, finished, copied, stage):
+    first = runner.start(copied, stage.arguments)
+    while not files_of(copied, "lock"):
+        sleep(0.001)
+    os.kill(first.pid, signal.SIGSTOP)
+    second = runner(copied, stage.arguments)
+    os.kill(first.pid, signal.SIGCONT)
+    first.join()
+    assert second.status == 75
+    assert f"error: run {RUN} is in work" in second.text
+    assert f"held by process {first.pid} on " in second.text
+    assert first.exitcode == 0
+    assert_equal_results(copied, finished[0])
+
+
+def change_checkpoint(path, **changes):
+    with safe_open(path, framework="numpy") as file:
+        facts = json.loads(file.metadata()["blocklora"])
+    save_file(load_file(path), path, {"blocklora": json.dumps(facts | changes)})
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_short, "not a readable checkpoint"),
+        (lambda path: change_checkpoint(path, run_digest="f" * 64), "another configuration of the"),
+        (lambda path: change_checkpoint(path, format="blocklora-checkpoint-0"), "another version"),
+    ],
+)
+def test_a_useless_checkpoint_is_refused_until_told_to_start_over(
+    runner, finished, copied, stage, damage, reason
+):
+    train_until_checkpoint(runner, copied, stage, signal.SIGKILL)
+    (checkpoint,) = files_of(copied, "safetensors")
+    damage(checkpoint)
+    refused = runner(copied, stage.arguments)
+    assert refused.status == 1
+    assert str(checkpoint.relative_to(copied)) in refused.text
+    assert reason in refused.text
+    assert "pass --restart" in refused.text
+    assert checkpoint.exists()
+
+    outcome = runner(copied, (*stage.arguments, "--restart"))
+    assert outcome.status == 0
+    assert "continued from step" not in outcome.text
+    assert_equal_results(copied, finished[0])
+
+
+@pytest.mark.faults
+def test_a_process_killed_from_outside_ends_like_an_undisturbed_one(finished, copied, stage):
+    """The same with a process that is started as users start it."""
+    command = [Path(sys.executable).with_name("blocklora"), *stage.arguments]
+    for _ in range(3):
+        before = saved_at(copied)
+        process = subprocess.Popen(command, cwd=copied, stderr=subprocess.DEVNULL)
+        while process.poll() is None and saved_at(copied) == before:
+            sleep(0.001)
+        process.kill()
+        process.wait()
+    subprocess.run(command, cwd=copied, check=True)
+    assert_equal_results(copied, finished[0])
+
+
+def saved_at(folder):
+    with suppress(FileNotFoundError):
+        return [(p.name, p.stat().st_mtime_ns) for p in files_of(folder, "safetensors")]
+    return []
