@@ -8,6 +8,7 @@ killed in the midst of their work instead of in the midst of `import torch`.
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -162,9 +163,10 @@ class Runner:
         after: float | None = None,
         number: int = signal.SIGKILL,
         environment: Mapping[str, str] | None = None,
+        largest_file: int = resource.RLIM_INFINITY,
     ) -> Outcome:
         """Run in `folder` to the end, or send a signal if it lives longer than `after` seconds."""
-        process = self.start(folder, arguments, environment)
+        process = self.start(folder, arguments, environment, largest_file)
         started = monotonic()
         process.join(after)
         if process.is_alive():
@@ -181,10 +183,11 @@ class Runner:
         folder: Path,
         arguments: tuple[str, ...],
         environment: Mapping[str, str] | None = None,
+        largest_file: int = resource.RLIM_INFINITY,
     ) -> BaseProcess:
-        """Start a call and return its process."""
+        """Start a call and return its process; `largest_file` limits what it writes, in bytes."""
         process = self._context.Process(
-            target=_call, args=(arguments, self._output, folder, environment or {})
+            target=_call, args=(arguments, self._output, folder, environment or {}, largest_file)
         )
         process.start()
         return process
@@ -195,13 +198,18 @@ def _nothing() -> None:
 
 
 def _call(
-    arguments: tuple[str, ...], output: Path, folder: Path, environment: Mapping[str, str]
+    arguments: tuple[str, ...],
+    output: Path,
+    folder: Path,
+    environment: Mapping[str, str],
+    largest_file: int,
 ) -> None:
     stream = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.chdir(folder)
     os.environ.update(environment)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     from blocklora.cli import main
 
     sys.exit(main(list(arguments)))
