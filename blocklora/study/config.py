@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blocklora.errors import UserError
-from blocklora.study.validation import closest
+from blocklora.study.schema import closest
 
 
 def find_study(study: str, folder: str | Path) -> Path:

@@ -1,23 +1,17 @@
 """Every fault of a study or configuration file, each as one readable line.
 
-A line names the file, the dotted key, the value found and what is allowed. What is allowed stands
-in the schema, as the `description` of each key.
+The schema says most of what is allowed; what it cannot say is checked here.
 """
 
-import difflib
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
 from blocklora.study.documents import read_yaml
+from blocklora.study.schema import closest, schema_faults, show
 
 if TYPE_CHECKING:
     from blocklora.data.registry import Dataset
@@ -52,26 +46,6 @@ def check_config(config: Mapping[str, Any], path: str | Path) -> None:
     _raise_if_any(path, schema_faults(dict(config), "config"))
 
 
-def closest(word: Any, allowed: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the nearest allowed word, or nothing."""
-    nearest = difflib.get_close_matches(str(word), list(allowed), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def schema_faults(document: Any, name: str) -> list[str]:
-    """Return the faults of `document` under the schema `name`, "study" or "config"."""
-    import jsonschema
-
-    # YAML tells 1 from 1.0 and from true, and so do folder names.
-    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: type(value) is int
-    )
-    dialect = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
-    validator = dialect(_schema(name))
-    errors = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.path)))
-    return [line for error in errors for line in _explain(error)]
-
-
 def drawn_datasets() -> frozenset[str]:
     """Return the names of the registry's datasets that are drawn instead of downloaded."""
     return frozenset(name for name, entry in _registry().items() if entry.layout == "drawn")
@@ -98,16 +72,10 @@ def _registry() -> dict[str, "Dataset"]:
     return load_registry()
 
 
-@cache
-def _schema(name: str) -> dict[str, Any]:
-    file = resources.files("blocklora.study").joinpath("schemas", f"{name}.schema.yaml")
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
 def _study_faults(study: Mapping[str, Any], path: Path) -> Iterator[str]:
     """Yield what the schema cannot say about a study that fits it."""
     if study["name"] != path.stem:
-        yield f"name: {_show(study['name'])} is not allowed; it must be the file's, {path.stem}"
+        yield f"name: {show(study['name'])} is not allowed; it must be the file's, {path.stem}"
     for key in ("shots", "seeds"):
         if study[key] != sorted(study[key]):
             yield f"{key}: {study[key]} is not allowed; it must ascend: {sorted(study[key])}"
@@ -171,51 +139,26 @@ def _backbone_faults(study: Mapping[str, Any]) -> Iterator[str]:
                 f"backbones.{name}: OpenAI has no such model{closest(name, OPENAI_IMAGE_SIZES)} "
                 f"(allowed: {allowed})"
             )
+    if "miniature" in study:
+        yield from _miniature_faults(study["miniature"])
     if drawn and "miniature" not in study:
         yield f"miniature: missing; it must be the settings of what is drawn, for {drawn[0]}"
     if not drawn and "miniature" in study:
         yield "miniature: no dataset or backbone of this study is drawn; delete the key"
 
 
+def _miniature_faults(settings: Mapping[str, Any]) -> Iterator[str]:
+    pairs = [("patch_size", settings["patch_size"], "image_size", settings["image_size"])]
+    for name in ("vision", "text"):
+        tower = settings[name]
+        pairs.append((f"{name}.heads", tower["heads"], f"{name}.width", tower["width"]))
+    for key, divisor, whole_key, whole in pairs:
+        if whole % divisor:
+            yield (
+                f"miniature.{key}: {divisor} is not allowed; it must divide {whole_key}, {whole}"
+            )
+
+
 def _raise_if_any(path: str | Path, faults: list[str]) -> None:
     if faults:
         raise UserError("\n".join(f"{path}: {fault}" for fault in faults))
-
-
-def _key(parts: Iterable[Any]) -> str:
-    """Return a dotted key, `methods.clip_lora.rank` or `shots[0]`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-    return text.removeprefix(".") or "the file"
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _explain(error: Any) -> list[str]:
-    """Return the lines for one error of the schema."""
-    key = _key(error.absolute_path)
-    if error.validator == "additionalProperties":
-        allowed = error.schema["properties"]
-        return [
-            f"{_key([*error.absolute_path, name])}: unknown key{closest(name, allowed)} "
-            f"(allowed: {', '.join(allowed)})"
-            for name in error.instance
-            if name not in allowed
-        ]
-    if error.validator == "required":
-        missing = re.match(r"'(.*)' is a required", error.message)[1]
-        meaning = error.schema["properties"][missing].get("description", "")
-        return [f"{_key([*error.absolute_path, missing])}: missing; it must be {meaning}"]
-    hint = closest(error.instance, error.validator_value) if error.validator == "enum" else ""
-    return [f"{key}: {_show(error.instance)} is not allowed; it must be {_meaning(error)}{hint}"]
-
-
-def _meaning(error: Any) -> str:
-    """Return the description of the innermost part of the schema that has one."""
-    while error is not None:
-        if "description" in error.schema:
-            return error.schema["description"]
-        error = error.parent
-    return "something else"

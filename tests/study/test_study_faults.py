@@ -1,5 +1,6 @@
 """Each mistake in a study or configuration ends in one line that says what is allowed."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,20 @@ from blocklora.study.model import load_study
 from blocklora.study.validation import check_config
 
 ROOT = Path(__file__).parents[2]
+
+
+MINIATURE = {
+    "seed": 1,
+    "image_size": 32,
+    "patch_size": 8,
+    "embed_dim": 64,
+    "context_length": 16,
+    "vision": {"width": 96, "layers": 3, "heads": 3},
+    "text": {"width": 64, "layers": 2, "heads": 2},
+    "steps": 600,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+}
 
 
 def change(document, key, value):
@@ -67,7 +82,8 @@ def change(document, key, value):
         ("backbones", {"ViT-B-16": {"source": "openai"}}, "backbones.ViT-B-16: OpenAI has no such "
          "model; did you mean ViT-B-16-quickgelu?"),
         ("backbones", {"small": {"source": "miniature"}}, "miniature: missing; it must be the set"),
-        ("miniature", {"image_size": 32}, "miniature: no dataset or backbone of this study is dra"),
+        ("miniature", MINIATURE, "miniature: no dataset or backbone of this study is drawn"),
+        ("recipe", None, "recipe: missing; it must be a mapping of the hyperparameters of"),
         ("name", "large", 'name: "large" is not allowed; it must be the file\'s, small'),
         ("own_datasets", {"mine": {"images": "nowhere"}}, "own_datasets.mine.images: nowhere is n"),
         ("own_datasets", {"dtd": {"images": "."}}, "own_datasets.dtd: the registry has a dataset"),
@@ -83,6 +99,30 @@ def test_a_fault_is_one_line_with_file_key_value_and_what_is_allowed(
         load_study(path)
     assert str(caught.value).startswith(f"{path}: {line}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("step", 5, "miniature.step: unknown key; did you mean steps?"),
+        (
+            "vision.layers",
+            0,
+            "miniature.vision.layers: 0 is not allowed; it must be a whole number",
+        ),
+        ("text", None, "miniature.text: missing; it must be a mapping of the width, layers and"),
+        ("patch_size", 7, "miniature.patch_size: 7 is not allowed; it must divide image_size, 32"),
+        ("text.heads", 3, "miniature.text.heads: 3 is not allowed; it must divide text.width, 64"),
+    ],
+)
+def test_a_fault_of_the_miniature_is_one_line(document, write, key, value, line):
+    document["backbones"] = {"small": {"source": "miniature"}}
+    document["miniature"] = copy.deepcopy(MINIATURE)
+    assert load_study(write()).image_size("small") == 32
+    change(document["miniature"], key, value)
+    with pytest.raises(UserError) as caught:
+        load_study(write())
+    assert f"small.yaml: {line}" in str(caught.value)
 
 
 def test_all_faults_are_listed_at_once(document, write):

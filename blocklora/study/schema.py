@@ -1,0 +1,84 @@
+"""Faults under a JSON Schema as readable lines.
+
+A line names the dotted key, the value found and what is allowed. What is allowed stands in the
+schema, as the `description` of each key.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+def schema_faults(document: Any, name: str) -> list[str]:
+    """Return the faults of `document` under the schema `name`, "study" or "config"."""
+    import jsonschema
+
+    # YAML tells 1 from 1.0 and from true, and so do folder names.
+    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: type(value) is int
+    )
+    dialect = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
+    schema = _schema(name)
+    errors = sorted(
+        dialect(schema).iter_errors(document), key=lambda error: list(map(str, error.path))
+    )
+    return [line for error in errors for line in _explain(error, schema.get("$defs", {}))]
+
+
+def closest(word: Any, allowed: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the nearest allowed word, or nothing."""
+    nearest = difflib.get_close_matches(str(word), list(allowed), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+@cache
+def _schema(name: str) -> dict[str, Any]:
+    file = resources.files("blocklora.study").joinpath("schemas", f"{name}.schema.yaml")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def _key(parts: Iterable[Any]) -> str:
+    """Return a dotted key, `methods.clip_lora.rank` or `shots[0]`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".") or "the file"
+
+
+def show(value: Any) -> str:
+    """Return a value as JSON, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _explain(error: Any, definitions: Mapping[str, Any]) -> list[str]:
+    """Return the lines for one error of the schema with these `$defs`."""
+    key = _key(error.absolute_path)
+    if error.validator == "additionalProperties":
+        allowed = error.schema["properties"]
+        return [
+            f"{_key([*error.absolute_path, name])}: unknown key{closest(name, allowed)} "
+            f"(allowed: {', '.join(allowed)})"
+            for name in error.instance
+            if name not in allowed
+        ]
+    if error.validator == "required":
+        missing = re.match(r"'(.*)' is a required", error.message)[1]
+        part = error.schema["properties"][missing]
+        meaning = definitions.get(part.get("$ref", "").rpartition("/")[2], part)["description"]
+        return [f"{_key([*error.absolute_path, missing])}: missing; it must be {meaning}"]
+    hint = closest(error.instance, error.validator_value) if error.validator == "enum" else ""
+    return [f"{key}: {show(error.instance)} is not allowed; it must be {_meaning(error)}{hint}"]
+
+
+def _meaning(error: Any) -> str:
+    """Return the description of the innermost part of the schema that has one."""
+    while error is not None:
+        if "description" in error.schema:
+            return error.schema["description"]
+        error = error.parent
+    return "something else"
