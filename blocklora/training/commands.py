@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from blocklora.errors import Interrupted, UserError
 from blocklora.study.model import Run, Study, load_study
 from blocklora.training import gate
+from blocklora.training.gpu import claim_gpu
 
 if TYPE_CHECKING:
     from blocklora.training.interruption import Interruption
@@ -101,6 +102,7 @@ def _zero_shot(options: Namespace) -> None:
 
     study = load_study(options.study)
     run = Run(options.backbone, options.dataset, study.zero_shot, 0, 0)
+    claim_gpu(options.device)
     task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
     compute = Compute(options.device, options.precision, "fast", 0)
     run_zero_shot(study, run, task, compute, options.runs / run.folder)
@@ -120,6 +122,7 @@ def _train(options: Namespace) -> None:
     from blocklora.training.record import Compute
     from blocklora.training.task import load_task
 
+    claim_gpu(options.device)
     task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
     compute = Compute(options.device, options.precision, options.engine, options.workers)
     finished, failures = [], []
