@@ -1,0 +1,142 @@
+"""The datasets of the embedded study, as image folders `<split>/<class name>/<number>.png`.
+
+- `mini_covered` shows what the captions of pretraining covered: coloured shapes.
+- `mini_shifted` shows shapes and signs they named in a domain they never showed: dark on light,
+  rotated, noisy.
+- `mini_objects` shows objects they never named.
+- `mini_digits` are real images: the handwritten digits that come with scikit-learn, from UCI's
+  "Optical Recognition of Handwritten Digits".
+
+The numbers of classes and images stand in `blocklora/data/registry/miniature.yaml` too, where
+verification reads them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from blocklora.errors import UserError
+from blocklora.miniature.figures import OBJECTS, draw_masks
+from blocklora.miniature.painting import (
+    COLOURS,
+    PALETTE,
+    TEXTURES,
+    dark_grounds,
+    draw_textures,
+    paint,
+    vary,
+)
+from blocklora.miniature.pairs import NOISE, TILT
+from blocklora.miniature.settings import read_settings
+
+IMAGES_PER_CLASS = {"train": 24, "val": 8, "test": 40}
+DIGITS_PER_CLASS = {"train": 40, "val": 20}  # the others, 114 to 123 of each, are for the test
+
+COVERED_COLOURS = ("red", "yellow", "green", "blue")
+COVERED_SHAPES = ("circle", "square", "star")
+SHIFTED_FIGURES = (
+    *("circle", "square", "star", "triangle", "moon"),
+    *("arrow", "ladder", "ring", "letter s", "letter x"),
+)
+SHIFTED_TILT = 60  # degrees
+SHIFTED_NOISE = 24
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# Given the image size: each class name with its pictures, uint8 (n, size, size, 3).
+Painter = Callable[[int, np.random.Generator], Iterator[tuple[str, np.ndarray]]]
+
+
+def draw_dataset(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Draw the dataset `name` into `folder`, which exists and is empty.
+
+    The images depend on the name and on the seed and image size of `settings`, a study's
+    `miniature` section, alone.
+
+    Raises:
+        UserError: the settings are wrong, or no such dataset is drawn.
+    """
+    if name not in DATASETS:
+        raise UserError(f"{name}: no such drawn dataset; there are {', '.join(DATASETS)}")
+    checked = read_settings(settings)
+    rng = np.random.default_rng([checked.seed, crc32(name.encode())])
+    for classname, pictures in tqdm(
+        DATASETS[name](checked.image_size, rng), desc=f"drawing {name}", unit="class", disable=None
+    ):
+        parts = DIGITS_PER_CLASS if name == "mini_digits" else IMAGES_PER_CLASS
+        stops = np.cumsum(list(parts.values()))[:2]
+        for split, part in zip(("train", "val", "test"), np.split(pictures, stops), strict=True):
+            place = folder / split / classname.replace(" ", "_")
+            place.mkdir(parents=True)
+            for number, picture in enumerate(part):
+                Image.fromarray(picture).save(place / f"{number:04d}.png")
+
+
+def _covered(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    for colour, shape in product(COVERED_COLOURS, COVERED_SHAPES):
+        masks = draw_masks(shape, _per_class(), size, TILT, rng)
+        figure = np.tile(COLOURS[colour], (len(masks), 1))
+        yield f"{colour} {shape}", _textured(masks, figure, rng)
+
+
+def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    for name in OBJECTS:
+        masks = draw_masks(name, _per_class(), size, TILT, rng)
+        yield name, _textured(masks, _any_colours(len(masks), rng), rng)
+
+
+def _shifted(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    for name in SHIFTED_FIGURES:
+        masks = draw_masks(name, _per_class(), size, SHIFTED_TILT, rng)
+        count = len(masks)
+        dark = vary(_any_colours(count, rng) * 0.4, rng)
+        plain = np.zeros(masks.shape, bool)
+        light = 255 - dark_grounds(count, rng)
+        yield name, paint(masks, dark, light, plain, SHIFTED_NOISE, rng)
+
+
+def _digits(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    levels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    for value, name in enumerate(DIGITS):
+        images = levels[digits.target == value]
+        yield f"digit {name}", np.stack([_enlarge(x, size) for x in rng.permutation(images)])
+
+
+def _enlarge(digit: np.ndarray, size: int) -> np.ndarray:
+    """Return a grey digit as RGB (size, size, 3) with the margin that drawn figures have."""
+    inner = 3 * size // 4
+    picture = Image.new("RGB", (size, size))
+    enlarged = Image.fromarray(digit).resize((inner, inner), Image.BICUBIC)
+    picture.paste(enlarged.convert("RGB"), ((size - inner) // 2,) * 2)
+    return np.asarray(picture)
+
+
+def _per_class() -> int:
+    return sum(IMAGES_PER_CLASS.values())
+
+
+def _any_colours(count: int, rng: np.random.Generator) -> np.ndarray:
+    return PALETTE[rng.integers(len(PALETTE), size=count)]
+
+
+def _textured(masks: np.ndarray, figure: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Paint masks in the manner of the pretraining pictures, textures mixed."""
+    count, size = masks.shape[:2]
+    dark = draw_textures(rng.integers(len(TEXTURES), size=count), size, rng)
+    return paint(masks, vary(figure, rng), dark_grounds(count, rng), dark, NOISE, rng)
+
+
+DATASETS: dict[str, Painter] = {
+    "mini_covered": _covered,
+    "mini_shifted": _shifted,
+    "mini_objects": _objects,
+    "mini_digits": _digits,
+}

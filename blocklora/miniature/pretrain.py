@@ -1,0 +1,192 @@
+"""Pretraining of the miniature's small CLIP on drawn image–caption pairs.
+
+The text transformer is trained with the words of the captions as its whole vocabulary. The file
+has CLIP's full table, so that any class name can be encoded; rows of other words are random, with
+the spread the trained rows had at the start.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from math import cos, log, pi
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from blocklora.clip.config import ClipConfig, TowerConfig
+from blocklora.clip.prompts import tokenize
+from blocklora.clip.weights import build_open_clip, save_backbone
+from blocklora.miniature.pairs import FORMS, NAMES, Pairs, vocabulary
+from blocklora.miniature.settings import Settings, Tower
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
+# Large against the updates of so short a training: words no caption had then stay as different
+# from one another as those that some had.
+EMBEDDING_STD = 0.1
+LOGIT_SCALE = 50.0  # at the start; 1 / 0.07, usual from scratch, is too soft for so few steps
+WARM_UP_SHARE = 0.1  # of the steps
+WEIGHT_DECAY = 0.05
+BETAS = (0.9, 0.98)
+LARGEST_GRADIENT = 1.0  # norm
+LOG_LINES = 10
+HELD_OUT = 512  # pictures
+
+
+def clip_config(name: str, settings: Settings) -> ClipConfig:
+    """Return the shape of the small CLIP called `name`."""
+
+    def tower(shape: Tower) -> TowerConfig:
+        return TowerConfig(shape.width, shape.layers, shape.heads)
+
+    return ClipConfig(
+        name=name,
+        embed_dim=settings.embed_dim,
+        quick_gelu=True,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        vision=tower(settings.vision),
+        text=tower(settings.text),
+        context_length=settings.context_length,
+        vocab_size=VOCABULARY,
+    )
+
+
+def pretrain_backbone(name: str, settings: Settings, path: str | Path) -> None:
+    """Pretrain the small CLIP called `name` and write it as a backbone file.
+
+    On one kind of CPU, with as many threads, equal settings give equal bytes.
+    """
+    config = clip_config(name, settings)
+    weights = pretrain(config, settings)
+    source = (
+        f"miniature: pretrained by blocklora for {settings.steps} steps on drawn pictures of "
+        "shapes and letters; it exercises the pipeline and is no substitute for CLIP"
+    )
+    save_backbone(path, config, weights, source)
+
+
+def pretrain(config: ClipConfig, settings: Settings) -> dict[str, Tensor]:
+    """Return the pretrained weights under open_clip's names."""
+    torch.manual_seed(settings.seed)
+    words = Words(config.context_length)
+    model = _initial_model(config, len(words.used))
+    pairs = Pairs(settings.image_size, np.random.default_rng(settings.seed))
+    optimizer = _optimizer(model, settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_and_cosine(settings.steps))
+    held_out = pairs.draw(HELD_OUT)
+    log_every = max(1, settings.steps // LOG_LINES)
+    losses = []
+    for step in tqdm(range(1, settings.steps + 1), "pretraining", unit="step", disable=None):
+        batch = pairs.draw(settings.batch_size)
+        captions = pairs.captions(batch)
+        loss = contrastive_loss(model, normalise(batch.pictures, config), captions, words)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % log_every == 0 or step == settings.steps:
+            right = _zero_shot(model, normalise(held_out.pictures, config), words)
+            logger.info(
+                "step %d/%d: loss %.3f, %.1f %% of %d held-out pictures among %d names",
+                *(step, settings.steps, np.mean(losses)),
+                *(100 * np.mean(right.numpy() == held_out.figures), HELD_OUT, len(NAMES)),
+            )
+            losses = []
+    return _with_full_vocabulary(model, words)
+
+
+class Words:
+    """The tokens captions use, renumbered from 0 in their order, so that the table is small."""
+
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+        texts = tokenize(vocabulary(), context_length)
+        # 0 pads. The end of text has the highest number and keeps it: open_clip pools there.
+        self.used = sorted({0, *(token for text in texts for token in text)})
+        self._rows = {token: row for row, token in enumerate(self.used)}
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return renumbered tokens, int64 (texts, context_length)."""
+        encoded = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
+        for row, tokens in zip(encoded, tokenize(texts, self.context_length), strict=True):
+            row[: len(tokens)] = torch.tensor([self._rows[token] for token in tokens])
+        return encoded
+
+
+def normalise(pictures: np.ndarray, config: ClipConfig) -> Tensor:
+    """Return uint8 (n, size, size, 3) as normalised fp32 (n, 3, size, size)."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (config.mean, config.std))
+    return (pixels - mean) / std
+
+
+def contrastive_loss(
+    model: nn.Module, images: Tensor, captions: Sequence[str], words: Words
+) -> Tensor:
+    """Return CLIP's symmetric loss (arXiv 2103.00020, figure 3), equal captions taken as one.
+
+    An image is to find its caption among the different ones; a caption is to spread evenly over
+    its images.
+    """
+    different = list(dict.fromkeys(captions))
+    target = torch.tensor([different.index(caption) for caption in captions])
+    image_features = model.encode_image(images, normalize=True)
+    text_features = model.encode_text(words.encode(different), normalize=True)
+    logits = model.logit_scale.exp() * image_features @ text_features.T
+    shares = F.one_hot(target, len(different)).float()
+    shares = (shares / shares.sum(0)).T
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, shares)) / 2
+
+
+def _initial_model(config: ClipConfig, used: int) -> nn.Module:
+    model = build_open_clip(replace(config, vocab_size=used)).train()
+    nn.init.normal_(model.token_embedding.weight, std=EMBEDDING_STD)
+    nn.init.constant_(model.logit_scale, log(LOGIT_SCALE))
+    return model
+
+
+def _optimizer(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """Return AdamW that decays matrices only, as OpenAI did."""
+
+    def decays(name: str, parameter: Tensor) -> bool:
+        return parameter.ndim > 1 and "embedding" not in name
+
+    named = list(model.named_parameters())
+    groups = [
+        {"params": [p for n, p in named if decays(n, p)], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, learning_rate, BETAS, fused=True)
+
+
+def _warm_up_and_cosine(steps: int):
+    warm_up = max(1, round(WARM_UP_SHARE * steps))
+    return lambda step: min(1, (step + 1) / warm_up) * (1 + cos(pi * step / steps)) / 2
+
+
+@torch.no_grad()
+def _zero_shot(model: nn.Module, images: Tensor, words: Words) -> Tensor:
+    """Return the figure each image is taken for, by the plain prompt of every name."""
+    model.eval()
+    prompts = words.encode([FORMS[0].format(name) for name in NAMES])
+    cosines = (
+        model.encode_image(images, normalize=True) @ model.encode_text(prompts, normalize=True).T
+    )
+    model.train()
+    return cosines.argmax(1)
+
+
+def _with_full_vocabulary(model: nn.Module, words: Words) -> dict[str, Tensor]:
+    weights = {name: value.detach() for name, value in model.state_dict().items()}
+    table = torch.randn(VOCABULARY, weights["token_embedding.weight"].shape[1]) * EMBEDDING_STD
+    table[words.used] = weights["token_embedding.weight"]
+    weights["token_embedding.weight"] = table
+    return weights
