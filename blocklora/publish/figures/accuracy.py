@@ -56,14 +56,15 @@ def accuracy_figure(
         cells = pd.concat([cells, extra], ignore_index=True)
     panels = [*study.datasets, AVERAGE]
     rows = ceil(len(panels) / PANELS_PER_ROW)
+    columns = ceil(len(panels) / rows)
     with style():
-        figure, axes = new_figure(0.55 + 1.5 * rows, rows, min(PANELS_PER_ROW, len(panels)))
+        figure, axes = new_figure(0.55 + 1.5 * rows, rows, columns)
         for axis, dataset in zip(axes, panels, strict=False):
             _panel(axis, cells[cells["dataset"] == dataset], results)
             axis.set_title(dataset_label(dataset), fontweight=_weight(dataset))
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
-        for axis in axes[max(0, len(panels) - PANELS_PER_ROW) : len(panels)]:
+        for axis in axes[max(0, len(panels) - columns) : len(panels)]:
             axis.set_xlabel("training images per class")
         figure.supylabel("test accuracy (%)", fontsize=7.5)
         legend_below(figure, axes[0], 4)
