@@ -143,6 +143,19 @@ def _take_block(
     )
 
 
+def embed_prompts(
+    backbone: Backbone, prompts: PackedPrompts, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Return the embedded tokens, fp32 (tokens, width).
+
+    The embeddings are frozen, so that one time is enough, and stay where the backbone is.
+    """
+    tokens = backbone.weights["token_embedding.weight"]
+    positions = backbone.weights["positional_embedding"]
+    rows = prompts.to(tokens.device)
+    return (tokens[rows.tokens] + positions[rows.positions]).to(device)
+
+
 class TextTower:
     """CLIP's text tower over packed prompts."""
 
@@ -152,16 +165,8 @@ class TextTower:
         weights = backbone.weights
         self.transformer = Transformer(backbone, "text", device, dtype)
         self.width = backbone.config.text.width
-        self._tokens = weights["token_embedding.weight"]
-        self._positions = weights["positional_embedding"]
         self._norm = weights["ln_final.weight"].to(device), weights["ln_final.bias"].to(device)
         self._projection = weights["text_projection"].to(device)
-        self._device = device
-
-    def embed(self, prompts: PackedPrompts) -> Tensor:
-        """Return the embedded tokens, shape (tokens, width): frozen, so one time is enough."""
-        tokens, positions = prompts.tokens.cpu(), prompts.positions.cpu()
-        return (self._tokens.cpu()[tokens] + self._positions.cpu()[positions]).to(self._device)
 
     def __call__(
         self,

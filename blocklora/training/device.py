@@ -1,5 +1,6 @@
 """The device a run computes on: never another one than asked for."""
 
+import os
 import platform
 import resource
 import sys
@@ -53,3 +54,16 @@ def peak_memory_bytes(device: str) -> int:
         return torch.cuda.max_memory_allocated()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes if sys.platform == "darwin" else 1024 * kilobytes
+
+
+def free_bytes(device: str) -> int:
+    """Return the bytes that are free on the GPU or, as the system estimates, in main memory."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        facts = dict(line.split(":", 1) for line in lines)
+        return 1024 * int(facts["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        # Only Linux tells what is free; elsewhere all memory there is has to do.
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

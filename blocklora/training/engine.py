@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from blocklora.adapters.adapter import Adapter
 from blocklora.clip.masks import draw_masks
 from blocklora.clip.prompts import pack
-from blocklora.clip.towers import TextTower, VisionTower, tower_updates
+from blocklora.clip.towers import TextTower, VisionTower, embed_prompts, tower_updates
 from blocklora.clip.weights import Backbone
 from blocklora.training.graphs import CudaGraphs, Recorded
 from blocklora.training.randomness import torch_generator
@@ -111,7 +111,7 @@ class FastEngine:
         packed, rows = pack(prompts, chunks.tokens)
         self.chunks = [chunk.to(device) for chunk in packed]
         self.rows = rows.to(device)
-        self.embedded = [self.text.embed(chunk) for chunk in self.chunks]
+        self.embedded = [embed_prompts(backbone, chunk, device) for chunk in packed]
         self.one = torch.ones((), device=device)
         self.fixed_text = None
         if "text" not in adapter.towers:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.merge import merge
 from blocklora.clip.prompts import pack
-from blocklora.clip.towers import TextTower, VisionTower
+from blocklora.clip.towers import TextTower, VisionTower, embed_prompts
 from blocklora.clip.weights import Backbone
 from blocklora.training.engine import DTYPES
 
@@ -39,7 +39,9 @@ class Classifier:
         text = TextTower(backbone, device, dtype)
         chunks, rows = pack(prompts, tokens_per_chunk=4096)
         with torch.inference_mode():
-            features = torch.cat([text(text.embed(chunk), chunk.to(device)) for chunk in chunks])
+            features = torch.cat(
+                [text(embed_prompts(backbone, chunk, device), chunk.to(device)) for chunk in chunks]
+            )
             self.class_features = F.normalize(features, dim=-1)[rows.to(device)]
 
     def cosines(self, pixels: np.ndarray) -> Tensor:

@@ -4,8 +4,11 @@ The fast engine runs a step on fake tensors, which have shapes and no data, whil
 every tensor are counted. The step is the one that will be run, so the count follows the code.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,13 +16,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
+from blocklora.clip.checkpoints import tensor_shapes
 from blocklora.clip.config import ClipConfig
 from blocklora.clip.weights import Backbone
 from blocklora.errors import UserError
+from blocklora.training.device import free_bytes
 from blocklora.training.engine import Chunks, FastEngine
 from blocklora.training.memory import TensorMemory
 
 MIB = 2**20
+# The rest is for the device's context, the allocator's rounding and the tests of a run.
+USABLE_SHARE = 0.85
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Setting:
 
     clip: ClipConfig
     adapter: AdapterConfig
-    prompts: Sequence[Sequence[int]]
+    prompts: tuple[tuple[int, ...], ...]
     batch_size: int
     precision: str
 
@@ -49,6 +60,7 @@ class Plan:
     peak_bytes: int
 
 
+@cache
 def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
     """Return the most bytes of tensors alive at a time during a training step.
 
@@ -57,10 +69,9 @@ def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         clip = setting.clip
-        weights = {name: torch.empty(shape) for name, shape in weight_shapes(clip)}
+        weights = {name: torch.empty(shape) for name, shape in tensor_shapes(clip).items()}
         shapes = {t: (getattr(clip, t).layers, getattr(clip, t).width) for t in ("vision", "text")}
         adapter = Adapter.initialise(setting.adapter, shapes, torch.Generator())
-        parameters = adapter.parameters()
         engine = FastEngine(
             Backbone(clip, weights, ""),
             adapter,
@@ -70,12 +81,11 @@ def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
             precision=setting.precision,
             chunks=chunks,
         )
-        moments = [torch.empty_like(p) for p in parameters for _ in range(2)]
+        moments = [torch.empty_like(p) for p in adapter.parameters() for _ in range(2)]
         size = clip.image_size
         images = torch.empty(setting.batch_size, size, size, 3, dtype=torch.uint8)
         labels = torch.empty(setting.batch_size, dtype=torch.long)
-        present = [*held_tensors(engine), *parameters, *moments, images, labels]
-        with TensorMemory(present) as memory:
+        with TensorMemory([*held_tensors(engine), *moments, images, labels]) as memory:
             engine.step(images, labels, 0, torch.amp.GradScaler("cpu", enabled=False))
         return memory.peak_bytes
 
@@ -84,37 +94,104 @@ def plan(setting: Setting, budget_bytes: int) -> Plan:
     """Return the largest chunks with which a step fits `budget_bytes`.
 
     Raises:
-        UserError: even one image and one prompt at a time do not fit.
+        UserError: not even the smallest do.
     """
-    smallest = 0
-    for chunks in candidates(setting):
-        peak = planned_peak_bytes(setting, chunks)
-        if peak <= budget_bytes:
-            return Plan(chunks, peak)
-        smallest = peak
-    raise UserError(
-        f"{setting.clip.name} with {len(setting.prompts)} classes and batches of "
-        f"{setting.batch_size} images in {setting.precision} needs {smallest / MIB:.0f} MiB even "
-        f"in the smallest chunks, more than the {budget_bytes / MIB:.0f} MiB there are; use a "
-        "larger GPU, a smaller batch_size, or precision bf16 or fp16"
-    )
+    options = list(candidates(setting))
+    if planned_peak_bytes(setting, options[0]) <= budget_bytes:
+        return Plan(options[0], planned_peak_bytes(setting, options[0]))
+    first, last = 1, len(options) - 1  # options get smaller, so what fits is found by halving
+    while first < last:
+        middle = (first + last) // 2
+        if planned_peak_bytes(setting, options[middle]) <= budget_bytes:
+            last = middle
+        else:
+            first = middle + 1
+    peak = planned_peak_bytes(setting, options[last])
+    if peak > budget_bytes:
+        raise _never_fits(setting, peak, budget_bytes)
+    return Plan(options[last], peak)
 
 
 def candidates(setting: Setting) -> Iterator[Chunks]:
-    """Yield chunkings from the fastest to the smallest.
+    """Yield chunks from the fastest to the smallest.
 
-    Recomputation costs the same however many chunks there are, so the tower with more tokens is
-    cut first, in halves, and both are when that is not enough.
+    What does not fit in the last chunk is encoded again, so chunks shrink slowly. Prompts are cut
+    before images: their tower is narrower, so that a byte saved costs less arithmetic.
     """
     yield Chunks()
-    tokens = sum(len(prompt) for prompt in set(map(tuple, setting.prompts)))
-    longest = max(len(prompt) for prompt in setting.prompts)
-    images, halves = setting.batch_size, 1
-    while tokens // 2**halves >= longest or images // 2**halves >= 1:
-        text = max(longest, tokens // 2**halves)
-        yield Chunks(tokens=text)
-        yield Chunks(tokens=text, images=max(1, images // 2**halves))
-        halves += 1
+    tokens = total = None
+    if "text" in setting.adapter.towers:
+        lengths = [len(prompt) for prompt in set(setting.prompts)]
+        total, longest = sum(lengths), max(lengths)
+        for tokens in _shares(total, longest):
+            yield Chunks(tokens=tokens)
+    if "vision" in setting.adapter.towers:
+        for images in _shares(setting.batch_size, 1):
+            yield Chunks(tokens=tokens, images=images)
+        yield Chunks(tokens=total and max(longest, total // 32), images=1)
+
+
+def _shares(total: int, least: int) -> list[int]:
+    """Return seven to one eighths of `total`, at least `least`, without repetition."""
+    return sorted({max(least, total * eighths // 8) for eighths in range(1, 8)}, reverse=True)
+
+
+def train_within_memory(
+    setting: Setting, device: str, attempt: Callable[[Chunks], Result]
+) -> tuple[Result, Plan]:
+    """Return the result of `attempt` with the chunks that fit the device, and the plan.
+
+    If memory runs out all the same, `attempt` is called once more with smaller chunks.
+
+    Args:
+        setting: of the training.
+        device: "cpu" or "cuda".
+        attempt: trains from the start, or from its checkpoint, with the given chunks.
+
+    Raises:
+        UserError: no chunks fit, or memory runs out twice.
+    """
+    chosen = plan(setting, int(USABLE_SHARE * free_bytes(device)))
+    try:
+        return attempt(chosen.chunks), chosen
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        message = str(error).partition("\n")[0]
+    # Only here, where the error and with it the tensors of the attempt are gone.
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    smaller = next_smaller(setting, chosen)
+    logger.warning(
+        "out of memory with %s (planned %.1f MiB): %s; once more with %s (planned %.1f MiB)",
+        chosen.chunks,
+        chosen.peak_bytes / MIB,
+        message,
+        smaller.chunks,
+        smaller.peak_bytes / MIB,
+    )
+    try:
+        return attempt(smaller.chunks), smaller
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _never_fits(setting, smaller.peak_bytes, free_bytes(device)) from None
+
+
+def next_smaller(setting: Setting, tried: Plan) -> Plan:
+    """Return a plan that needs at most three quarters of the activations of `tried`.
+
+    It is the smallest plan there is where no other does.
+    """
+    smallest = list(candidates(setting))[-1]
+    floor = planned_peak_bytes(setting, smallest)
+    budget = floor + (tried.peak_bytes - floor) * 3 // 4
+    return plan(setting, budget)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that memory ran out, on the GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def held_tensors(value: object) -> Iterator[Tensor]:
@@ -130,33 +207,10 @@ def held_tensors(value: object) -> Iterator[Tensor]:
         yield from held_tensors(vars(value))
 
 
-def weight_shapes(clip: ClipConfig) -> Iterable[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of every tensor of a CLIP model, under open_clip's names."""
-    for prefix, tower in (("visual.", clip.vision), ("", clip.text)):
-        width = tower.width
-        for layer in range(tower.layers):
-            at = f"{prefix}transformer.resblocks.{layer}"
-            for name, *shape in (
-                ("attn.in_proj", 3 * width, width),
-                ("attn.out_proj", width, width),
-                ("mlp.c_fc", 4 * width, width),
-                ("mlp.c_proj", width, 4 * width),
-                ("ln_1", width),
-                ("ln_2", width),
-            ):
-                joint = "_" if name == "attn.in_proj" else "."
-                yield f"{at}.{name}{joint}weight", tuple(shape)
-                yield f"{at}.{name}{joint}bias", (shape[0],)
-    vision, text = clip.vision.width, clip.text.width
-    tokens = (clip.image_size // clip.patch_size) ** 2 + 1
-    yield "visual.conv1.weight", (vision, 3, clip.patch_size, clip.patch_size)
-    yield "visual.class_embedding", (vision,)
-    yield "visual.positional_embedding", (tokens, vision)
-    yield "visual.proj", (vision, clip.embed_dim)
-    for name, width in (("visual.ln_pre", vision), ("visual.ln_post", vision), ("ln_final", text)):
-        yield f"{name}.weight", (width,)
-        yield f"{name}.bias", (width,)
-    yield "token_embedding.weight", (clip.vocab_size, text)
-    yield "positional_embedding", (clip.context_length, text)
-    yield "text_projection", (text, clip.embed_dim)
-    yield "logit_scale", ()
+def _never_fits(setting: Setting, needed: int, there: int) -> UserError:
+    return UserError(
+        f"{setting.clip.name} with {len(setting.prompts)} classes and batches of "
+        f"{setting.batch_size} images in {setting.precision} needs {needed / MIB:.1f} MiB even "
+        f"in small chunks, and {there / MIB:.1f} MiB are usable; use a larger GPU, a smaller "
+        "batch_size, or precision bf16 or fp16"
+    )
