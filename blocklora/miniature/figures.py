@@ -12,15 +12,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 OVERSAMPLING = 4
-BLURRED_SHARE = 0.25
+BLURRED_SHARE = 0.15
 BLUR = 4  # pixels that a blurred mask merges into one before it is enlarged again
 
 SHAPES = {
     "square": "+00 40 44 04",
     "triangle": "+20 44 04",
-    "diamond": "+20 42 24 02",
     "heart": "+21 30 41 42 24 02 01 10",
-    "cross": "+10 30 31 41 43 33 34 14 13 03 01 11",
 }
 SIGNS = {
     "arrow": "02 42 / 20 42 24",

@@ -97,6 +97,14 @@ def describe(figure: int, colour: int, texture: int, details: tuple[str, ...]) -
     return " ".join(words)
 
 
-def vocabulary() -> list[str]:
-    """Return texts that together hold every word and every form of the captions."""
-    return [*NAMES, *COLOURS, *TEXTURES, *(form.format("") for form in FORMS)]
+def all_captions() -> list[str]:
+    """Return every caption there can be."""
+    textures = [range(len(TEXTURES)) if filled else (0,) for filled in FILLED]
+    described = {
+        describe(figure, colour, texture, details)
+        for figure in range(len(NAMES))
+        for colour in range(len(COLOURS))
+        for texture in textures[figure]
+        for details in DETAILS
+    }
+    return [form.format(words) for form in FORMS for words in sorted(described)]

@@ -1,8 +1,9 @@
 """Pretraining of the miniature's small CLIP on drawn image–caption pairs.
 
-The text transformer is trained with the words of the captions as its whole vocabulary. The file
-has CLIP's full table, so that any class name can be encoded; rows of other words are random, with
-the spread the trained rows had at the start.
+The text transformer is trained with the words of the captions as its whole vocabulary and the
+length of the longest as its context. The file has CLIP's full table and the context of the
+settings, so that any class name can be encoded; the rows no caption needed are random, with the
+spread the trained ones had at the start.
 """
 
 import logging
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from blocklora.clip.config import ClipConfig, TowerConfig
 from blocklora.clip.prompts import tokenize
 from blocklora.clip.weights import build_open_clip, save_backbone
-from blocklora.miniature.pairs import FORMS, NAMES, Pairs, vocabulary
+from blocklora.miniature.pairs import FORMS, NAMES, Pairs, all_captions
 from blocklora.miniature.settings import Settings, Tower
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 # Large against the updates of so short a training: words no caption had then stay as different
 # from one another as those that some had.
 EMBEDDING_STD = 0.1
+POSITION_STD = 0.01  # open_clip's own, of the text transformer
 LOGIT_SCALE = 50.0  # at the start; 1 / 0.07, usual from scratch, is too soft for so few steps
 WARM_UP_SHARE = 0.1  # of the steps
 WEIGHT_DECAY = 0.05
@@ -75,7 +77,7 @@ def pretrain(config: ClipConfig, settings: Settings) -> dict[str, Tensor]:
     """Return the pretrained weights under open_clip's names."""
     torch.manual_seed(settings.seed)
     words = Words(config.context_length)
-    model = _initial_model(config, len(words.used))
+    model = _initial_model(config, words)
     pairs = Pairs(settings.image_size, np.random.default_rng(settings.seed))
     optimizer = _optimizer(model, settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_and_cosine(settings.steps))
@@ -100,23 +102,33 @@ def pretrain(config: ClipConfig, settings: Settings) -> dict[str, Tensor]:
                 *(100 * np.mean(right.numpy() == held_out.figures), HELD_OUT, len(NAMES)),
             )
             losses = []
-    return _with_full_vocabulary(model, words)
+    return _grow(model, words, config)
 
 
 class Words:
-    """The tokens captions use, renumbered from 0 in their order, so that the table is small."""
+    """The tokens captions use, renumbered from 0 in their order, so that the table is small.
+
+    Attributes:
+        used: CLIP's numbers of the tokens, ascending.
+        length: tokens of the longest caption.
+    """
 
     def __init__(self, context_length: int) -> None:
-        self.context_length = context_length
-        texts = tokenize(vocabulary(), context_length)
+        """Collect the tokens of every caption there can be.
+
+        Raises:
+            UserError: a caption does not fit `context_length` tokens.
+        """
+        texts = tokenize(all_captions(), context_length)
+        self.length = max(map(len, texts))
         # 0 pads. The end of text has the highest number and keeps it: open_clip pools there.
         self.used = sorted({0, *(token for text in texts for token in text)})
         self._rows = {token: row for row, token in enumerate(self.used)}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return renumbered tokens, int64 (texts, context_length)."""
-        encoded = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
-        for row, tokens in zip(encoded, tokenize(texts, self.context_length), strict=True):
+        """Return renumbered tokens, int64 (texts, length)."""
+        encoded = torch.zeros(len(texts), self.length, dtype=torch.int64)
+        for row, tokens in zip(encoded, tokenize(texts, self.length), strict=True):
             row[: len(tokens)] = torch.tensor([self._rows[token] for token in tokens])
         return encoded
 
@@ -146,8 +158,9 @@ def contrastive_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, shares)) / 2
 
 
-def _initial_model(config: ClipConfig, used: int) -> nn.Module:
-    model = build_open_clip(replace(config, vocab_size=used)).train()
+def _initial_model(config: ClipConfig, words: Words) -> nn.Module:
+    small = replace(config, vocab_size=len(words.used), context_length=words.length)
+    model = build_open_clip(small).train()
     nn.init.normal_(model.token_embedding.weight, std=EMBEDDING_STD)
     nn.init.constant_(model.logit_scale, log(LOGIT_SCALE))
     return model
@@ -184,9 +197,11 @@ def _zero_shot(model: nn.Module, images: Tensor, words: Words) -> Tensor:
     return cosines.argmax(1)
 
 
-def _with_full_vocabulary(model: nn.Module, words: Words) -> dict[str, Tensor]:
+def _grow(model: nn.Module, words: Words, config: ClipConfig) -> dict[str, Tensor]:
+    """Return the weights with the vocabulary and context of `config`."""
     weights = {name: value.detach() for name, value in model.state_dict().items()}
-    table = torch.randn(VOCABULARY, weights["token_embedding.weight"].shape[1]) * EMBEDDING_STD
+    table = torch.randn(config.vocab_size, config.text.width) * EMBEDDING_STD
+    positions = torch.randn(config.context_length, config.text.width) * POSITION_STD
     table[words.used] = weights["token_embedding.weight"]
-    weights["token_embedding.weight"] = table
-    return weights
+    positions[: words.length] = weights["positional_embedding"]
+    return weights | {"token_embedding.weight": table, "positional_embedding": positions}
