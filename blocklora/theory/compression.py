@@ -29,7 +29,7 @@ from torch import Tensor
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.algebra import merge_arms
-from blocklora.theory.risk import is_vacuous, occam_bound
+from blocklora.theory.risk import occam_bound
 from blocklora.theory.spectra import Spectrum, thin_svd
 
 COLUMNS = (
@@ -41,6 +41,7 @@ COLUMNS = (
     "bits_per_weight",
     "compressed_bits",
     "train_error",
+    "guessing_error",
     "bound",
     "vacuous",
 )
@@ -72,7 +73,6 @@ class Compressed:
     bits: float
     train_error: float
     bound: float
-    vacuous: bool
 
 
 def integer_bits(levels: NDArray[np.int64]) -> float:
@@ -155,7 +155,6 @@ def compress(
     adapter: Adapter,
     train_errors: Callable[[Adapter], int],
     samples: int,
-    classes: int,
     max_loss: float,
     delta: float,
 ) -> Compressed:
@@ -165,7 +164,6 @@ def compress(
         adapter: what was trained.
         train_errors: number of the `samples` unaugmented training shots an adapter misclassifies.
         samples: N.
-        classes: number of classes.
         max_loss: how much larger the error rate on the training shots may be than the adapter's.
         delta: probability with which the bound may fail.
     """
@@ -173,8 +171,7 @@ def compress(
     trained = train_errors(adapter)
 
     def choice(word: Adapter, bits: float, errors: int) -> Compressed:
-        bound = occam_bound(errors, samples, bits, delta)
-        return Compressed(word, bits, errors / samples, bound, is_vacuous(bound, classes))
+        return Compressed(word, bits, errors / samples, occam_bound(errors, samples, bits, delta))
 
     best = choice(adapter, code.uncompressed_bits, trained)
     found, tried = False, 0.0

@@ -18,6 +18,7 @@ from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.pixels import evaluation_transform, open_shot_images
 from blocklora.study.model import Run, Study
 from blocklora.theory.compression import compress
+from blocklora.theory.risk import guessing_error
 from blocklora.training.evaluate import Classifier
 
 
@@ -65,14 +66,16 @@ def compression_rows(
             for run in members:
                 path = results / "runs" / run.folder / "adapter.safetensors"
                 adapter = load_adapter(path, backbone.sha256)
-                found = compress(adapter, count, len(labels), len(names), max_loss, delta)
+                found = compress(adapter, count, len(labels), max_loss, delta)
+                guessing = guessing_error(len(names))
                 yield {
                     **asdict(run),
                     "bits_per_weight": found.bits / adapter.trainable_parameters,
                     "compressed_bits": found.bits,
                     "train_error": found.train_error,
+                    "guessing_error": guessing,
                     "bound": found.bound,
-                    "vacuous": found.vacuous,
+                    "vacuous": found.bound >= guessing,
                 }
                 bar.update()
     bar.close()

@@ -52,10 +52,10 @@ def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
     return float(expit(brentq(excess, -_CERTAIN, _CERTAIN, xtol=1e-12)))
 
 
-def is_vacuous(bound: float, classes: int) -> bool:
-    """Return whether guessing has a risk as low: the bound is 1 − 1/classes or more.
+def guessing_error(classes: int) -> float:
+    """Return the risk of guessing, averaged over classes: 1 − 1/classes.
 
-    The exact tail stays below 1 as long as two samples are classified correctly, so that 1 would
-    be no test.
+    A bound of a risk says something if it is below. That it is below 1 says nothing: the exact
+    tail is so as soon as two samples are classified correctly.
     """
-    return bound >= 1 - 1 / classes
+    return 1 - 1 / classes

@@ -156,10 +156,12 @@ spectral_norm,arms_max_relative_difference
 {b},dtd,block_lora,4,1,text,0,q,1.0,0.3,0.3,1e-06
 """,
     "compression": """\
-backbone,dataset,method,shots,seed,bits_per_weight,compressed_bits,train_error,bound,vacuous
-{b},dtd,clip_lora,4,1,0.5,8000,0.02,0.9,false
-{b},dtd,clip_lora,4,2,1.5,16000,0.04,1.0,true
-{b},dtd,block_lora,4,1,0.5,4000,0.0,0.8,false
+backbone,dataset,method,shots,seed,bits_per_weight,compressed_bits,train_error,\
+guessing_error,bound,vacuous
+{b},dtd,clip_lora,4,1,0.5,8000,0.02,0.98,0.96,false
+{b},dtd,clip_lora,4,2,1.5,16000,0.04,0.98,0.99,true
+{b},eurosat,clip_lora,4,1,1.0,12000,0.03,0.9,0.95,true
+{b},dtd,block_lora,4,1,0.5,4000,0.0,0.98,0.784,false
 """,
     "efficiency": """\
 backbone,dataset,classes,method,rank,blocks,partition,parameters,adapter_bytes,optimizer_bytes,\

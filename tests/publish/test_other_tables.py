@@ -171,8 +171,8 @@ def test_bounds_need_no_gaps(study, theory):
 
 def test_compressed_sizes_are_in_bytes_and_bounds_are_counted(study, theory):
     assert texts(compression_table(study, theory["compression"])) == [
-        ["CLIP-LoRA", "4", "1.00", "1.50 kB", "3.0", "0.900 to 1.00", "1 of 2"],
-        ["Block-LoRA", "4", "0.500", "500 B", "0.0", "0.800", "1 of 1"],
+        ["CLIP-LoRA", "4", "1.00", "1.50 kB", "3.0", "0.900 to 0.980", "0.950 to 0.990", "2 of 3"],
+        ["Block-LoRA", "4", "0.500", "500 B", "0.0", "0.980", "0.784", "0 of 1"],
     ]
 
 

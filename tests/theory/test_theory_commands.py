@@ -217,6 +217,8 @@ def test_compression_measures_the_error_on_the_shots(results, backbone, tmp_path
         assert float(row["train_error"]) <= trained + 0.01
         assert float(row["compressed_bits"]) < 32 * load_adapter(path).trainable_parameters
         assert float(row["bound"]) >= float(row["train_error"])
+        assert float(row["guessing_error"]) == pytest.approx(2 / 3)
+        assert row["vacuous"] == str(float(row["bound"]) >= 2 / 3).lower()
 
 
 def test_compression_refuses_odd_tolerances(results, tmp_path, capsys):

@@ -46,11 +46,13 @@ def largest_gap_over_bound(evidence: Evidence) -> Measured:
 
 
 def smallest_compression_bound(evidence: Evidence) -> Measured:
-    """Smallest bound of the test error that follows from an adapter's compressed size."""
+    """Smallest bound of the test error by compressed size, as a share of the error of guessing."""
     frame = evidence.frame("compression")
-    row = frame.loc[frame["bound"].idxmin()]
-    text = f"{formats.number(row['bound'])} at the lowest ({_run(row)}); {_vacuous(frame)}"
-    return Measured(float(row["bound"]), text)
+    share = frame["bound"] / frame["guessing_error"]
+    row = frame.loc[share.idxmin()]
+    bound, guessing = formats.number(row["bound"]), formats.number(row["guessing_error"])
+    text = f"bound {bound}, guessing {guessing} at the lowest ({_run(row)}); {_vacuous(frame)}"
+    return Measured(float(share.min()), text)
 
 
 def largest_arms_difference(evidence: Evidence) -> Measured:
