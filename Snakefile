@@ -39,6 +39,7 @@ include: "workflow/rules/targets.smk"
 rule all:
     default_target: True
     input:
+        rules.runs.input,
         rules.claims.output,
         rules.tables.input,
         rules.figures.input,

@@ -45,7 +45,7 @@ rule pretrain_backbone:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime="30m",
     params:
         digest=backbone_digest,

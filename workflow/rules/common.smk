@@ -50,6 +50,15 @@ def untracked(value):
     return parameter
 
 
+def growing(megabytes):
+    """Return a resource that grows when a job is tried again, perhaps for lack of memory."""
+
+    def resource(wildcards, attempt):
+        return attempt * megabytes
+
+    return resource
+
+
 def images_digest(wildcards):
     return json_digest(STUDY.dataset_definition(wildcards.dataset))
 

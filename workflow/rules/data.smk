@@ -67,7 +67,7 @@ rule verify_data:
         "../../environment.yml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
         runtime="4h",
     message:
         "Verifying {wildcards.dataset}"
@@ -85,6 +85,8 @@ rule shots:
         "<logs>/shots/{dataset}/{shots}shot-seed{seed}.log",
     benchmark:
         "<benchmarks>/shots/{dataset}/{shots}shot-seed{seed}.tsv"
+    group:
+        "lists"
     conda:
         "../../environment.yml"
     threads: 1
@@ -115,7 +117,7 @@ rule decode_test:
         "../../environment.yml"
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
         runtime="2h",
     params:
         digest=images_digest,
@@ -140,11 +142,13 @@ rule decode_shots:
         "<logs>/decode_shots/{dataset}/{shots}shot-seed{seed}.log",
     benchmark:
         "<benchmarks>/decode_shots/{dataset}/{shots}shot-seed{seed}.tsv"
+    group:
+        "lists"
     conda:
         "../../environment.yml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
         runtime="1h",
     params:
         digest=images_digest,

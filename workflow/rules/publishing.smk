@@ -14,6 +14,7 @@ rule aggregate:
         "<logs>/aggregate.log",
     benchmark:
         "<benchmarks>/aggregate.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -47,6 +48,8 @@ rule fewshot_table:
         "<logs>/fewshot_table/{shots}shot.log",
     benchmark:
         "<benchmarks>/fewshot_table/{shots}shot.tsv"
+    group:
+        "publish"
     conda:
         "../../environment.yml"
     threads: 1
@@ -83,6 +86,8 @@ for name, (category, names) in TABLES.items():
             f"<logs>/table/{name}.log",
         benchmark:
             f"<benchmarks>/table/{name}.tsv"
+        group:
+            "publish"
         conda:
             "../../environment.yml"
         threads: 1
@@ -122,6 +127,8 @@ for name, (category, names) in FIGURES.items():
             f"<logs>/figure/{{backbone}}/{name}.log",
         benchmark:
             f"<benchmarks>/figure/{{backbone}}/{name}.tsv"
+        group:
+            "publish"
         conda:
             "../../environment.yml"
         threads: 1
@@ -157,6 +164,8 @@ rule claims:
         "<logs>/claims.log",
     benchmark:
         "<benchmarks>/claims.tsv"
+    group:
+        "publish"
     conda:
         "../../environment.yml"
     threads: 1

@@ -37,6 +37,7 @@ rule gaps:
         "<logs>/gaps.log",
     benchmark:
         "<benchmarks>/gaps.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -17,7 +17,7 @@ rule zero_shot:
     threads: max(1, WORKERS)
     resources:
         gpu=GPUS,
-        mem_mb=8000,
+        mem_mb=growing(8000),
         runtime="1h",
     params:
         digest=zero_shot_digest,
@@ -93,7 +93,7 @@ for label, seeds in SEED_GROUPS.items():
         threads: max(1, WORKERS)
         resources:
             gpu=GPUS,
-            mem_mb=8000,
+            mem_mb=growing(8000),
             runtime="8h",
         params:
             digests=run_digests(seeds),
