@@ -1,7 +1,7 @@
 """What an adapter is: rank, blocks, partition, and which matrices it sits on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -75,6 +75,18 @@ class AdapterConfig:
     def arms(self) -> int:
         """The number of up-projections of one matrix."""
         return self.blocks if self.partition == "rank" else 1
+
+    @property
+    def merged(self) -> "AdapterConfig":
+        """What this adapter is once its arms, which stay equal in training, are one.
+
+        Block-LoRA(r, n, α) by rank is LoRA(r/n, α√n): n arms of the scale α/√r are one of the
+        scale α√n/√(r/n). Nothing merges in LoRA and in the input partition.
+        """
+        if self.arms == 1:
+            return self
+        rank, alpha = self.rank // self.blocks, self.alpha * sqrt(self.blocks)
+        return replace(self, rank=rank, blocks=1, alpha=alpha)
 
     def factor_shapes(self, d_in: int, d_out: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
         """Return the shapes of A (inner, inputs) and of the stacked B (arms, d_out, inner).

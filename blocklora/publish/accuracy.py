@@ -142,18 +142,3 @@ def paired_differences(results: Results, method: str, baseline: str, backbone: s
     difference = measured.xs(method, level="method") - measured.xs(baseline, level="method")
     means = difference.groupby(level="shots").mean()
     return means.reindex(list(results.study.shots))
-
-
-def block_pairs(study: Study) -> list[tuple[str, str]]:
-    """Return the (Block-LoRA method, LoRA method) that differ in blocks and partition only."""
-    settings = {
-        name: study.methods[name].adapter.to_json() | {"blocks": 1, "partition": None}
-        for name in study.adapter_methods
-    }
-    blocks = {name: study.methods[name].adapter.blocks for name in settings}
-    return [
-        (block, lora)
-        for block in settings
-        for lora in settings
-        if blocks[block] > 1 and blocks[lora] == 1 and settings[block] == settings[lora]
-    ]

@@ -47,12 +47,17 @@ STEPS = {
         ("blocklora.theory.bounds", "blocklora.theory.sources"), ("theory/prompt_lengths.csv",)
     ),
     "gaps": Step(("blocklora.theory.gaps",)),
-    "spectra": Step(("blocklora.theory.spectra", "blocklora.theory.comparison")),
+    "spectra": Step(
+        ("blocklora.theory.spectra", "blocklora.theory.comparison", "blocklora.study.pairs")
+    ),
     "compression": Step(("blocklora.theory.guarantees",)),
     "efficiency": Step(
         ("blocklora.theory.efficiency", "blocklora.theory.sources"), ("theory/prompt_lengths.csv",)
     ),
-    "publish": Step(("blocklora.publish",), ("publish/reference/*", "publish/*.mplstyle")),
+    "publish": Step(
+        ("blocklora.publish", "blocklora.study.pairs"),
+        ("publish/reference/*", "publish/*.mplstyle"),
+    ),
 }
 
 # They carry values, write files and keep work that is interrupted, but decide no number; imports of

@@ -49,8 +49,9 @@ def _add_spectra(subparsers: _SubParsersAction) -> None:
         "spectra",
         help="compute the spectra of the trained updates",
         description="Write effective rank, norms and the difference between arms of every "
-        "adapted matrix of every run, and the overlap of the methods' subspaces.",
+        "adapted matrix of every run, and how far Block-LoRA and LoRA share their subspaces.",
     )
+    parser.add_argument("--study", type=Path, required=True, help="study file")
     _add_aggregate(parser)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     _add_output(parser)
@@ -169,13 +170,14 @@ def _gaps(options: Namespace) -> None:
 
 
 def _spectra(options: Namespace) -> None:
+    from blocklora.study.model import load_study
     from blocklora.theory.comparison import compare_runs
     from blocklora.theory.records import write_rows
     from blocklora.theory.sources import adapted_runs
     from blocklora.theory.spectra import COLUMNS, OVERLAP_COLUMNS
 
     runs = [run for run, _ in adapted_runs(options.aggregate)]
-    rows, overlaps = compare_runs(runs, options.runs)
+    rows, overlaps = compare_runs(load_study(options.study), runs, options.runs)
     write_rows(options.output, COLUMNS, rows)
     write_rows(options.overlaps, OVERLAP_COLUMNS, overlaps)
 

@@ -161,9 +161,7 @@ def step_cost(
     of them holds more than another is the parameters and moments of its arms, and at the peak at
     most their gradients (not added: thousandths of a percent of a ViT-B/16's step).
     """
-    same = config
-    if config.partition == "rank":
-        same = replace(config, rank=config.rank // config.blocks, blocks=1)
+    same = replace(config.merged, alpha=config.alpha)
     counted, peak = _counted_step(
         Setting(clip, same, tuple(map(tuple, prompts)), batch_size, precision)
     )

@@ -1,7 +1,6 @@
 """How many parameters an adapter trains, by formula and as counted on an adapter of the model."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.clip.config import ClipConfig
@@ -38,11 +37,9 @@ def effective_parameters(config: AdapterConfig, shapes: Shapes) -> int:
     """Return the parameters that remain once arms that stay equal are one.
 
     The arms of the rank partition enter only as their sum, a LoRA of rank r/n: r/n (d_in + d_out)
-    per matrix. Nothing merges in LoRA and in the input partition.
+    per matrix.
     """
-    if config.partition == "rank":
-        config = replace(config, rank=config.rank // config.blocks, blocks=1)
-    return sum(factor_parameters(config, shapes))
+    return sum(factor_parameters(config.merged, shapes))
 
 
 def counted_parameters(config: AdapterConfig, shapes: Shapes) -> int:

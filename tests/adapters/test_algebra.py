@@ -57,6 +57,16 @@ def test_parameters_are_r_d_in_over_n_plus_r_d_out(config, slices, d_out):
     assert config.parameters(d_in, d_out) == down.numel() + up.numel() == count
 
 
+@given(configs, st.integers(0, 99))
+def test_equal_arms_are_the_lora_they_merge_into(config, seed):
+    down, up = random_factors(config, 8, 5, seed)
+    equal = up[:1].expand_as(up)
+    update = config.scale * delta(down, equal, config)
+    merged = config.merged
+    torch.testing.assert_close(merged.scale * delta(down, up[:1], merged), update)
+    assert (merged.arms, merged.merged) == (1, merged)
+
+
 @pytest.mark.parametrize("partition", ["rank", "input"])
 def test_one_block_is_lora(partition):
     config = make(rank=3, partition=partition)

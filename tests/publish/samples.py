@@ -32,7 +32,14 @@ METHODS = {
 TEST_IMAGES = 1000
 # Of ViT-B/16, by rank and blocks, from r (d_in / n + d_out) over 36 matrices of width 768 and 36
 # of width 512.
-PARAMETERS = {(2, 1): 184_320, (2, 2): 138_240, (4, 1): 368_640, (4, 2): 276_480, (4, 4): 230_400}
+PARAMETERS = {
+    (1, 1): 92_160,
+    (2, 1): 184_320,
+    (2, 2): 138_240,
+    (4, 1): 368_640,
+    (4, 2): 276_480,
+    (4, 4): 230_400,
+}
 
 
 def write_study(path: Path, **changes: Any) -> Path:

@@ -5,14 +5,13 @@ import pytest
 
 from blocklora.errors import UserError
 from blocklora.publish.accuracy import (
-    block_pairs,
     measured_cells,
     paired_differences,
     published_cells,
 )
 from blocklora.publish.results import load_results
 from blocklora.study.model import Run, load_study
-from tests.publish.samples import CLIP_LORA, METHODS, PAPER, made_results, write_study
+from tests.publish.samples import PAPER, made_results, write_study
 
 BACKBONE = "ViT-B-16-quickgelu"
 # Percent, by dataset, for seeds 1 to 3 of block_lora with 4 shots.
@@ -122,21 +121,6 @@ def test_differences_are_paired_by_dataset_shots_and_seed(tmp_path):
     assert differences.loc[4, "eurosat"] == pytest.approx(82 - 50)
     assert differences.loc[4, "dtd"] == pytest.approx((62 + 61) / 2 - 50)  # without seed 1
     assert differences.loc[1].tolist() == pytest.approx([10, 10])
-
-
-def test_block_lora_is_paired_with_lora_of_the_same_settings_only(tmp_path):
-    methods = METHODS | {
-        "lora_r4": CLIP_LORA | {"rank": 4},
-        "block_r4": CLIP_LORA | {"rank": 4, "blocks": 4},
-        "block_input": CLIP_LORA | {"blocks": 2, "partition": "input"},
-        "block_vision": CLIP_LORA | {"blocks": 2, "towers": ["vision"]},
-    }
-    study = load_study(write_study(tmp_path / "made.yaml", methods=methods))
-    assert block_pairs(study) == [
-        ("block_lora", "clip_lora"),
-        ("block_r4", "lora_r4"),
-        ("block_input", "clip_lora"),
-    ]
 
 
 def test_published_averages_belong_to_the_eleven_datasets_only(tmp_path):

@@ -144,6 +144,14 @@ def test_ablation_lines_start_at_lora(tmp_path):
     assert found["rank 2, input partition"] == pytest.approx(np.array([[1, 50], [2, 40]]))
 
 
+def test_lora_of_the_merged_arms_is_drawn_at_its_block_lora(tmp_path):
+    methods = METHODS | {"merged": CLIP_LORA | {"rank": 1, "alpha": 2**0.5}}
+    drawing = ablation_figure(made_results(tmp_path, accuracy, methods=methods))
+    drawn = lines(panels(drawing)["1 shot"])["LoRA of the merged arms"]
+    assert drawn.get_xydata().tolist() == pytest.approx(np.array([[2, 40]]))
+    assert "Circles" in drawing.caption
+
+
 def test_bounds_and_gaps_are_medians_of_the_trained_methods(study, theory):
     drawing = bounds_figure(study, theory["bounds"], theory["gaps"])
     bound, gap, parameters = drawing.figure.axes

@@ -30,6 +30,7 @@ PUBLISHED = {
     ("eurosat", 4): 84.9,
     ("dtd", 4): 63.8,
 }
+PAIR = [("block_lora", "clip_lora")]
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_statistics_compare_block_lora_with_lora_over_datasets(tmp_path):
         return 0.5 + gain + 0.01 * run.seed
 
     results = made_results(tmp_path, accuracy)
-    frame = compare_pairs(results)
+    frame = compare_pairs(results, PAIR)
     assert list(frame["shots"]) == ["1", "4", "all"]
     assert frame["difference"].tolist() == pytest.approx([0.5] * 3)
     assert frame["std"].tolist() == pytest.approx([3 / 2**0.5] * 3)
@@ -99,10 +100,22 @@ def test_statistics_compare_block_lora_with_lora_over_datasets(tmp_path):
     assert first[:3] == ["1", "2", "+0.50"]
 
 
+def test_statistics_compare_block_lora_with_the_lora_it_merges_into(tmp_path):
+    methods = METHODS | {"merged": CLIP_LORA | {"rank": 1, "alpha": 2**0.5}}
+    accuracies = {"clip_lora": 0.5, "block_lora": 0.6, "merged": 0.59}
+    table = statistics_table(
+        made_results(tmp_path, lambda run: accuracies.get(run.method, 0.4), methods=methods)
+    )
+    assert {section.title: section.rows[0][2].text for section in table.sections} == {
+        f"{BACKBONE}: Block-LoRA minus CLIP-LoRA": "+10.00",
+        f"{BACKBONE}: Block-LoRA minus merged": "+1.00",
+    }
+
+
 def test_a_missing_dataset_leaves_the_others_comparable(tmp_path):
     gone = [Run(BACKBONE, "dtd", "block_lora", 4, seed) for seed in (1, 2, 3)]
     results = made_results(tmp_path, lambda run: 0.5, gone)
-    frame = compare_pairs(results).set_index("shots")
+    frame = compare_pairs(results, PAIR).set_index("shots")
     assert frame.loc["4", "datasets"] == 1
     assert frame.loc["all", "datasets"] == 1
     table = statistics_table(results)
@@ -129,6 +142,7 @@ def test_ablation_marks_the_best_of_each_shot_count(tmp_path):
     methods = METHODS | {
         "lora_r4": CLIP_LORA | {"rank": 4},
         "block_r4_n4": CLIP_LORA | {"rank": 4, "blocks": 4},
+        "merged": CLIP_LORA | {"rank": 1, "alpha": 2**0.5},
     }
     accuracies = {"zero_shot": 0.4, "clip_lora": 0.5, "block_lora": 0.6, "lora_r4": 0.7}
 
@@ -136,20 +150,21 @@ def test_ablation_marks_the_best_of_each_shot_count(tmp_path):
         return accuracies.get(run.method, 0.65)
 
     table = ablation_table(made_results(tmp_path, accuracy, methods=methods))
-    assert [row[:6] for row in texts(table)] == [
-        ["CLIP-LoRA", "—", "2", "1", "184,320", "50.0 ± 0.0"],
-        ["Block-LoRA", "rank", "2", "2", "138,240", "60.0 ± 0.0"],
-        ["lora_r4", "—", "4", "1", "368,640", "70.0 ± 0.0"],
-        ["block_r4_n4", "rank", "4", "4", "230,400", "65.0 ± 0.0"],
+    assert [row[:7] for row in texts(table)] == [
+        ["CLIP-LoRA", "—", "2", "1", "1", "184,320", "50.0 ± 0.0"],
+        ["Block-LoRA", "rank", "2", "2", "1", "138,240", "60.0 ± 0.0"],
+        ["merged", "—", "1", "1", "1.414", "92,160", "65.0 ± 0.0"],  # of Block-LoRA above
+        ["lora_r4", "—", "4", "1", "1", "368,640", "70.0 ± 0.0"],
+        ["block_r4_n4", "rank", "4", "4", "1", "230,400", "65.0 ± 0.0"],
     ]
     marks = [row[-1].mark for row in table.sections[0].rows]
-    assert marks == ["", "", "best", "second"]
+    assert marks == ["", "", "second", "best", "second"]
 
 
 def test_an_ablation_without_a_run_has_a_dash(tmp_path):
     gone = [run for run in load_study(PAPER).runs() if run.method == "block_lora"]
     table = ablation_table(made_results(tmp_path, lambda run: 0.5, gone))
-    assert texts(table)[1] == ["Block-LoRA", "rank", "2", "2", "—", "—", "—"]
+    assert texts(table)[1] == ["Block-LoRA", "rank", "2", "2", "1", "—", "—", "—"]
 
 
 def test_bounds_stand_beside_the_measured_gaps(study, theory):

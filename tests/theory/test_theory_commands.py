@@ -175,7 +175,8 @@ def test_a_backbone_file_that_is_not_what_it_says_is_refused(results, backbone, 
 def test_spectra_of_every_run_and_overlaps_of_every_cell(results, tmp_path):
     outputs = tmp_path / "spectra.csv", tmp_path / "overlaps.csv"
     assert run(
-        "spectra", "--aggregate", results / "runs.csv", "--runs", results / "runs",
+        "spectra", "--study", results / "small.yaml", "--aggregate", results / "runs.csv",
+        "--runs", results / "runs",
         "--output", outputs[0], "--overlaps", outputs[1],
     ) == 0  # fmt: skip
     rows, overlaps = map(read, outputs)
@@ -183,7 +184,7 @@ def test_spectra_of_every_run_and_overlaps_of_every_cell(results, tmp_path):
     assert {row["arms_max_relative_difference"] for row in rows} == {"", "0.0"}
     assert len(overlaps) == 2 * 15
     assert {(r["seed"], r["method"], r["other_method"]) for r in overlaps} == {
-        ("1", "clip_lora", "block_lora"), ("2", "clip_lora", "block_lora"),
+        ("1", "block_lora", "clip_lora"), ("2", "block_lora", "clip_lora"),
     }  # fmt: skip
     assert all(0 <= float(row["output_overlap"]) <= 1 for row in overlaps)
 
@@ -193,7 +194,8 @@ def test_spectra_name_a_damaged_adapter(results, tmp_path, capsys):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"cut short")
     assert run(
-        "spectra", "--aggregate", results / "runs.csv", "--runs", tmp_path,
+        "spectra", "--study", results / "small.yaml", "--aggregate", results / "runs.csv",
+        "--runs", tmp_path,
         "--output", tmp_path / "s.csv", "--overlaps", tmp_path / "o.csv",
     ) == 1  # fmt: skip
     assert "clip_lora/4shot/seed1/adapter.safetensors" in capsys.readouterr().err

@@ -71,13 +71,15 @@ rule spectra:
         mem_mb=4000,
         runtime="1h",
     params:
+        study_digest=STUDY.digest,
         code=code_digest("spectra"),
+        study=untracked(STUDY.path),
         runs=untracked(f"{RESULTS}/runs"),
     message:
         "Computing the spectra of the trained updates"
     shell:
-        "blocklora spectra --aggregate {input.aggregate:q} --runs {params.runs:q}"
-        " --output {output.spectra:q} --overlaps {output.overlaps:q} > {log:q} 2>&1"
+        "blocklora spectra --study {params.study:q} --aggregate {input.aggregate:q}"
+        " --runs {params.runs:q} --output {output.spectra:q} --overlaps {output.overlaps:q} > {log:q} 2>&1"
 
 
 rule compression:

@@ -1,5 +1,8 @@
 """Average accuracy over the number of blocks."""
 
+import pandas as pd
+from matplotlib.axes import Axes
+
 from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.blocks import block_lines, blocks_axis
 from blocklora.publish.figures.canvas import (
@@ -16,6 +19,8 @@ from blocklora.publish.tables.ablation import ablation_frame
 def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
     """Draw average accuracy over blocks, a panel per shot count, a line per rank and partition.
 
+    LoRA of the merged arms, where the study has it, is an open circle at its Block-LoRA.
+
     Raises:
         UserError: the study has several backbones and none, or another one, is named.
     """
@@ -26,24 +31,44 @@ def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
     with style():
         figure, axes = new_figure(2.5, 1, len(shots))
         for axis, count in zip(axes, shots, strict=True):
-            for label, line, look in block_lines(frame[frame["shots"] == count]):
-                axis.errorbar(
-                    line["blocks"],
-                    line["mean"],
-                    yerr=line["std"],
-                    label=label,
-                    capsize=2,
-                    elinewidth=0.6,
-                    **look,
-                )
+            _panel(axis, frame[frame["shots"] == count])
             blocks_axis(axis, frame["blocks"])
             axis.set_title(f"{count} shot" + "s" * (count > 1))
         axes[0].set_ylabel("average test accuracy (%)")
         legend_below(figure, axes[0], 4)
         mark_miniature(figure, results.study)
-    caption = caption_of(
-        results.study,
+    text = (
         "Test accuracy averaged over the datasets against the number of blocks, mean and standard "
-        "deviation over seeds; measured. One block is LoRA.",
+        "deviation over seeds; measured. One block is LoRA."
     )
-    return Drawing("ablation", figure, caption, frame)
+    if frame["merges"].any():
+        text += " Circles: LoRA of rank r/n and alpha α√n, which Block-LoRA by rank is with its "
+        text += "arms merged."
+    return Drawing("ablation", figure, caption_of(results.study, text), frame)
+
+
+def _panel(axis: Axes, frame: pd.DataFrame) -> None:
+    grid = frame[frame["merges"] == ""]
+    for label, line, look in block_lines(grid):
+        axis.errorbar(
+            line["blocks"],
+            line["mean"],
+            yerr=line["std"],
+            label=label,
+            capsize=2,
+            elinewidth=0.6,
+            **look,
+        )
+    merged = frame[frame["merges"] != ""]
+    if len(merged):
+        blocks = grid.set_index("method")["blocks"].loc[merged["merges"]]
+        axis.plot(
+            blocks,
+            merged["mean"],
+            linestyle="none",
+            marker="o",
+            markersize=7,
+            markerfacecolor="none",
+            markeredgecolor="#555555",
+            label="LoRA of the merged arms",
+        )

@@ -10,7 +10,8 @@ def block_lines(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, 
     """Return label, rows and look of each rank and partition, with columns rank, blocks, partition.
 
     LoRA (one block) is the same for every partition and begins each line of its rank. Ranks differ
-    in colour and marker, partitions in dashes.
+    in colour and marker, partitions in dashes. The rank partition comes first; another one has a
+    line where there is Block-LoRA of it.
     """
     is_lora = frame["blocks"] == 1
     partitions = sorted(set(frame.loc[~is_lora, "partition"]), reverse=True) or ["rank"]
@@ -18,6 +19,8 @@ def block_lines(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, 
     for position, (rank, rows) in enumerate(frame.groupby("rank", sort=True)):
         for dashes, partition in zip(DASHES, partitions, strict=False):
             chosen = rows[(rows["blocks"] == 1) | (rows["partition"] == partition)]
+            if partition != partitions[0] and (chosen["blocks"] == 1).all():
+                continue
             label = f"rank {rank}" + (f", {partition} partition" if len(partitions) > 1 else "")
             look = looks(position) | {"linestyle": dashes}
             lines.append((label, chosen.sort_values("blocks"), look))

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import block_pairs, measured_cells, published_cells
+from blocklora.publish.accuracy import measured_cells, published_cells
 from blocklora.publish.evidence import Evidence, Measured, NotTestedError
 from blocklora.publish.published import (
     AVERAGE,
@@ -12,6 +12,7 @@ from blocklora.publish.published import (
     published_backbone,
 )
 from blocklora.publish.tables.comparison import ALL_SHOTS, calibrate, compare_pairs
+from blocklora.study.pairs import block_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
 WEAK_SPOTS = ("food101", "oxford_pets")
@@ -57,7 +58,7 @@ def accuracy_advantage(evidence: Evidence) -> Measured:
     """Lower end of the interval of Block-LoRA minus LoRA, averaged over shots and datasets."""
     if evidence.results.missing:
         raise NotTestedError(f"needs every run; {len(evidence.results.missing)} are missing")
-    frame = compare_pairs(evidence.results)
+    frame = compare_pairs(evidence.results, block_pairs(evidence.study))
     frame = frame[(frame["shots"] == ALL_SHOTS) & frame["bootstrap_low"].notna()]
     if frame.empty:
         raise NotTestedError("needs a Block-LoRA and a LoRA of the same settings on 2 datasets")

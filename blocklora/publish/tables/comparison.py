@@ -6,7 +6,6 @@ import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.accuracy import (
-    block_pairs,
     measured_cells,
     paired_differences,
     published_cells,
@@ -21,6 +20,7 @@ from blocklora.publish.published import (
 from blocklora.publish.render import Cell, Section, Table, cells
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.statistics import Comparison, compare, correct, critical_t
+from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 ALL_SHOTS = "all"
 STATISTICS_COLUMNS = [
@@ -37,17 +37,17 @@ STATISTICS_COLUMNS = [
 ]
 
 
-def compare_pairs(results: Results) -> pd.DataFrame:
-    """Compare each Block-LoRA method with the LoRA method of the same settings.
+def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
+    """Compare Block-LoRA methods with LoRA methods.
 
     One row per backbone, pair and shot count, and one ("all") for the mean over shot counts.
     Differences are in points (percent), averaged over seeds, one per dataset. The p values of
-    the single shot counts form one family over the whole study; that of "all" stands alone, as it
-    is no further question but the summary of the others.
+    the single shot counts form one family over all pairs; that of "all" stands alone, as it is
+    no further question but the summary of the others.
     """
     rows, comparisons = [], []
     for backbone in results.study.backbones:
-        for method, baseline in block_pairs(results.study):
+        for method, baseline in pairs:
             differences = paired_differences(results, method, baseline, backbone)
             key = {"backbone": backbone, "method": method, "baseline": baseline}
             for shots, row in differences.iterrows():
@@ -100,7 +100,10 @@ def _flat(comparison: Comparison) -> dict[str, float]:
 
 def statistics_table(results: Results) -> Table:
     """Return the table of Block-LoRA minus LoRA, paired by dataset, shots and seed."""
-    frame = compare_pairs(results)
+    frame = compare_pairs(results, block_pairs(results.study))
+    of_merged = merged_pairs(results.study)
+    if of_merged:
+        frame = pd.concat([frame, compare_pairs(results, of_merged)], ignore_index=True)
     sections = []
     groups = frame.groupby(["backbone", "method", "baseline"], sort=False)
     for (backbone, method, baseline), group in groups:
@@ -112,6 +115,11 @@ def statistics_table(results: Results) -> Table:
         "difference that a paired t-test on as many datasets finds at 5% with 80% probability.",
         results.missing_note(),
     ]
+    if of_merged:
+        notes.append(
+            "A Block-LoRA is compared with LoRA of the same rank, and with LoRA of rank r/n and "
+            "alpha α√n, which it is once its arms are merged; each is a family of its own."
+        )
     if not sections:
         notes.append("The study has no Block-LoRA and LoRA that differ in their blocks only.")
     return Table(

@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import block_pairs
 from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.render import Section, Table, cells
 from blocklora.publish.results import Results, caption_of, read_table
 from blocklora.study.model import Study
+from blocklora.study.pairs import block_pairs
 
 EFFICIENCY_COLUMNS = (
     "backbone",
