@@ -8,6 +8,7 @@ from blocklora.errors import Interrupted, UserError
 from blocklora.study.model import Run, Study, load_study
 from blocklora.training import gate
 from blocklora.training.gpu import claim_gpu
+from blocklora.training.performance_commands import add_performance_commands
 
 if TYPE_CHECKING:
     from blocklora.training.interruption import Interruption
@@ -57,6 +58,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     )
     train.set_defaults(run=_train)
     gate.add_gate_command(subparsers)
+    add_performance_commands(subparsers)
 
     predict = subparsers.add_parser(
         "predict",

@@ -153,7 +153,7 @@ class FastEngine:
     def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """Return the image features, shape (images, embed_dim)."""
         updates = tower_updates(self.adapter, "vision", self.dtype)
-        sizes = _sizes(len(images), self.images_per_chunk)
+        sizes = chunk_sizes(len(images), self.images_per_chunk)
         parts = _split_masks(masks, [size * self.vision.tokens for size in sizes])
         chunks = zip(images.split(sizes), parts, strict=True)
         return _encode(self.vision, [(part, updates, mask) for part, mask in chunks])
@@ -194,7 +194,7 @@ def _encode(tower: Callable[..., Tensor], chunks: Sequence[tuple[Any, ...]]) -> 
     return torch.cat([*again, tower(*chunks[-1])])
 
 
-def _sizes(count: int, chunk: int | None) -> list[int]:
+def chunk_sizes(count: int, chunk: int | None) -> list[int]:
     """Return the sizes of chunks of `count` images; the first may be smaller than the others."""
     if chunk is None or chunk >= count:
         return [count]

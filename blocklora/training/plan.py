@@ -60,7 +60,6 @@ class Plan:
     peak_bytes: int
 
 
-@cache
 def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
     """Return the most bytes of tensors alive at a time during a training step.
 
@@ -90,6 +89,9 @@ def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
         return memory.peak_bytes
 
 
+_peak_bytes = cache(planned_peak_bytes)
+
+
 def plan(setting: Setting, budget_bytes: int) -> Plan:
     """Return the largest chunks with which a step fits `budget_bytes`.
 
@@ -97,16 +99,16 @@ def plan(setting: Setting, budget_bytes: int) -> Plan:
         UserError: not even the smallest do.
     """
     options = list(candidates(setting))
-    if planned_peak_bytes(setting, options[0]) <= budget_bytes:
-        return Plan(options[0], planned_peak_bytes(setting, options[0]))
+    if _peak_bytes(setting, options[0]) <= budget_bytes:
+        return Plan(options[0], _peak_bytes(setting, options[0]))
     first, last = 1, len(options) - 1  # options get smaller, so what fits is found by halving
     while first < last:
         middle = (first + last) // 2
-        if planned_peak_bytes(setting, options[middle]) <= budget_bytes:
+        if _peak_bytes(setting, options[middle]) <= budget_bytes:
             last = middle
         else:
             first = middle + 1
-    peak = planned_peak_bytes(setting, options[last])
+    peak = _peak_bytes(setting, options[last])
     if peak > budget_bytes:
         raise _never_fits(setting, peak, budget_bytes)
     return Plan(options[last], peak)
@@ -184,7 +186,7 @@ def next_smaller(setting: Setting, tried: Plan) -> Plan:
     It is the smallest plan there is where no other does.
     """
     smallest = list(candidates(setting))[-1]
-    floor = planned_peak_bytes(setting, smallest)
+    floor = _peak_bytes(setting, smallest)
     budget = floor + (tried.peak_bytes - floor) * 3 // 4
     return plan(setting, budget)
 
