@@ -27,7 +27,7 @@ COST_COLUMNS = (
     "evaluation_seconds",
     "step_seconds",
     "peak_memory_bytes",
-    "planned_memory_bytes",
+    "energy_joules",
 )
 PROVENANCE_COLUMNS = ("device", "device_name", "precision", "engine", "run_digest")
 COLUMNS = RUN_COLUMNS + RESULT_COLUMNS + ADAPTER_COLUMNS + COST_COLUMNS + PROVENANCE_COLUMNS

@@ -15,6 +15,8 @@ from blocklora.publish.quantities.registry import QUANTITIES
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
 
+FILES = {"aggregate": "runs.csv"}
+
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -100,7 +102,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Verdict:
         reason = "needs the paper's 11 datasets and OpenAI's weights (studies/paper.yaml)"
         return Verdict(claim, NOT_TESTED, None, reason, ())
     if absent:
-        reason = f"needs {' and '.join(f'{name}.csv' for name in absent)}"
+        reason = f"needs {' and '.join(FILES.get(name, f'{name}.csv') for name in absent)}"
         return Verdict(claim, NOT_TESTED, None, reason, ())
     try:
         measured = QUANTITIES[test.quantity](evidence)

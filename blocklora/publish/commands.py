@@ -1,7 +1,9 @@
 """Subcommands of `blocklora.publish`."""
 
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from blocklora.errors import UserError
 
@@ -15,6 +17,7 @@ TABLES = (
     "bounds",
     "compression",
     "spectra",
+    "overlaps",
 )
 FIGURES = ("accuracy", "cost", "efficiency", "ablation", "bounds", "spectra")
 
@@ -80,6 +83,7 @@ def _add_inputs(parser: ArgumentParser) -> None:
         ("bounds", "bounds.csv"),
         ("gaps", "gaps.csv"),
         ("spectra", "spectra.csv"),
+        ("overlaps", "overlaps.csv"),
         ("compression", "compression.csv"),
         ("efficiency", "efficiency.csv"),
     ):
@@ -92,12 +96,30 @@ def _add_outputs(parser: ArgumentParser, suffixes: str) -> None:
     )
 
 
-def _needed(options: Namespace, *inputs: str) -> list[Path]:
+def _made(options: Namespace, makers: Mapping[str, tuple[Callable, list[str], list]]) -> Any:
+    """Return the table or figure that is asked for.
+
+    Args:
+        options: of the command.
+        makers: by name the function, the files it needs, by their options, and further arguments.
+            The function is given the results of the study if the first file is the aggregate,
+            else the study; then the other files and the arguments.
+
+    Raises:
+        UserError: a file is not given, or is not what it should be.
+    """
+    from blocklora.publish.results import load_results
+    from blocklora.study.model import load_study
+
+    make, inputs, further = makers[options.name]
     missing = [name for name in inputs if getattr(options, name) is None]
     if missing:
         listed = " and ".join(f"--{name}" for name in missing)
         raise UserError(f"{options.command} {options.name} needs {listed}")
-    return [getattr(options, name) for name in inputs]
+    files = [getattr(options, name) for name in inputs]
+    if inputs[0] == "aggregate":
+        return make(load_results(options.study, files[0]), *files[1:], *further)
+    return make(load_study(options.study), *files, *further)
 
 
 def _aggregate(options: Namespace) -> None:
@@ -108,56 +130,37 @@ def _aggregate(options: Namespace) -> None:
 
 def _table(options: Namespace) -> None:
     from blocklora.publish.render import write_table
-    from blocklora.publish.results import load_results
     from blocklora.publish.tables import ablation, comparison, cost, fewshot, theory
-    from blocklora.study.model import load_study
 
-    of_files = {
+    makers = {
+        "fewshot": (fewshot.fewshot_table, ["aggregate"], [options.shots, options.published]),
+        "cost": (cost.cost_table, ["aggregate", "efficiency"], []),
         "efficiency": (cost.efficiency_table, ["efficiency"], []),
+        "statistics": (comparison.statistics_table, ["aggregate"], []),
+        "calibration": (comparison.calibration_table, ["aggregate"], []),
+        "ablation": (ablation.ablation_table, ["aggregate"], []),
         "bounds": (theory.bounds_table, ["bounds"], [options.gaps]),
         "compression": (theory.compression_table, ["compression"], []),
         "spectra": (theory.spectra_table, ["spectra"], []),
+        "overlaps": (theory.overlaps_table, ["overlaps"], []),
     }
-    of_runs = {
-        "fewshot": (fewshot.fewshot_table, [options.shots, options.published]),
-        "cost": (cost.cost_table, []),
-        "statistics": (comparison.statistics_table, []),
-        "calibration": (comparison.calibration_table, []),
-        "ablation": (ablation.ablation_table, []),
-    }
-    if options.name in of_files:
-        make, inputs, extra = of_files[options.name]
-        table = make(load_study(options.study), *_needed(options, *inputs), *extra)
-    else:
-        make, extra = of_runs[options.name]
-        table = make(load_results(options.study, *_needed(options, "aggregate")), *extra)
-    write_table(table, options.output)
+    write_table(_made(options, makers), options.output)
 
 
 def _figure(options: Namespace) -> None:
     from blocklora.publish.figures import ablation, accuracy, cost, theory
     from blocklora.publish.figures.canvas import write_drawing
-    from blocklora.publish.results import load_results
-    from blocklora.study.model import load_study
 
     backbone = options.backbone
-    of_files = {
+    makers = {
+        "accuracy": (accuracy.accuracy_figure, ["aggregate"], [backbone, options.published]),
+        "cost": (cost.cost_figure, ["aggregate"], [backbone]),
         "efficiency": (cost.efficiency_figure, ["efficiency"], [backbone]),
+        "ablation": (ablation.ablation_figure, ["aggregate"], [backbone]),
         "bounds": (theory.bounds_figure, ["bounds"], [options.gaps, backbone]),
         "spectra": (theory.spectra_figure, ["spectra"], [backbone]),
     }
-    of_runs = {
-        "accuracy": (accuracy.accuracy_figure, [backbone, options.published]),
-        "cost": (cost.cost_figure, [backbone]),
-        "ablation": (ablation.ablation_figure, [backbone]),
-    }
-    if options.name in of_files:
-        make, inputs, extra = of_files[options.name]
-        drawing = make(load_study(options.study), *_needed(options, *inputs), *extra)
-    else:
-        make, extra = of_runs[options.name]
-        drawing = make(load_results(options.study, *_needed(options, "aggregate")), *extra)
-    write_drawing(drawing, options.output)
+    write_drawing(_made(options, makers), options.output)
 
 
 def _claims(options: Namespace) -> None:

@@ -88,3 +88,13 @@ def span(low: float, high: float) -> str:
     """Return "low to high", or one number where both are printed alike."""
     first, last = number(low), number(high)
     return first if first == last else f"{first} to {last}"
+
+
+def energy(joules: float) -> str:
+    """Return an energy in J, Wh or kWh, with three digits."""
+    if isnan(joules):
+        return DASH
+    if joules < 3600:
+        return f"{number(joules)} J"
+    hours = joules / 3600
+    return f"{number(hours)} Wh" if hours < 1000 else f"{number(hours / 1000)} kWh"

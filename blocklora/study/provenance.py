@@ -69,6 +69,7 @@ PASSIVE = (
     "blocklora.study",
     "blocklora.training.checkpoint",
     "blocklora.training.device",
+    "blocklora.training.energy",
     "blocklora.training.interruption",
     "blocklora.training.lock",
 )

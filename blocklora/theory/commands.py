@@ -91,11 +91,10 @@ def _add_efficiency(subparsers: _SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "efficiency",
         help="compute what LoRA and Block-LoRA cost",
-        description="Write parameters, bytes, operations and memory of LoRA and Block-LoRA at "
-        "several ranks and numbers of blocks, for every dataset of a study.",
+        description="Write parameters, bytes, operations and planned memory of LoRA and "
+        "Block-LoRA at several ranks and numbers of blocks, for every dataset of a study.",
     )
     _add_study_arguments(parser)
-    parser.add_argument("--aggregate", type=Path, help="runs.csv, for measured times")
     _add_precision(parser)
     parser.set_defaults(run=_efficiency)
 
@@ -209,17 +208,15 @@ def _compression(options: Namespace) -> None:
 
 def _efficiency(options: Namespace) -> None:
     from blocklora.study.model import load_study
-    from blocklora.theory.efficiency import COLUMNS, RUN_COLUMNS, efficiency_rows
+    from blocklora.theory.efficiency import COLUMNS, efficiency_rows
     from blocklora.theory.records import write_rows
-    from blocklora.theory.sources import adapted_runs, dataset_prompts, model_shapes
+    from blocklora.theory.sources import dataset_prompts, model_shapes
 
     study = load_study(options.study)
-    runs = adapted_runs(options.aggregate, RUN_COLUMNS) if options.aggregate else ()
     rows = efficiency_rows(
         study,
         model_shapes(study, options.backbones),
         dataset_prompts(study, options.manifests),
         options.precision,
-        runs,
     )
     write_rows(options.output, COLUMNS, rows)

@@ -1,16 +1,13 @@
 """What LoRA and Block-LoRA cost, with no dataset and no weights.
 
 Parameters and bytes are counted on real adapters, operations once by formula and once by PyTorch
-on the fast engine's step with fake tensors, which also tells the planned memory. Where a study
-has runs of a configuration, measured times are added, and the memory measured on a GPU takes the
-place of the planned one.
+on the fast engine's step with fake tensors, which also tells the planned memory.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -20,7 +17,7 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
 from blocklora.adapters.store import save_adapter
 from blocklora.clip.config import ClipConfig
-from blocklora.study.model import Run, Study
+from blocklora.study.model import Study
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import Groups, step_flops
 from blocklora.theory.parameters import (
@@ -44,24 +41,11 @@ COLUMNS = (
     "optimizer_bytes",
     "flops_per_step_formula",
     "flops_per_step_counted",
-    "peak_memory_bytes",
-    "memory_kind",
-    "step_seconds",
-    "run_seconds",
-)
-RUN_COLUMNS = (
-    "blocks",
-    "partition",
-    "device",
-    "step_seconds",
-    "wall_seconds",
-    "peak_memory_bytes",
+    "planned_memory_bytes",
 )
 RANKS = (2, 4, 8, 16)
 BLOCKS = (1, 2, 4, 8)
 HELD_BYTES = 12  # of a parameter outside of the backward pass: itself and two moments, fp32
-
-Runs = Sequence[tuple[Run, Mapping[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +84,6 @@ def efficiency_rows(
     shapes: Mapping[str, ClipConfig],
     prompts: Mapping[str, Sequence[Sequence[int]]],
     precision: str,
-    runs: Runs = (),
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of efficiency.csv.
 
@@ -109,12 +92,10 @@ def efficiency_rows(
         shapes: of the backbones.
         prompts: token ids of the class prompts of each dataset.
         precision: "fp32", "bf16" or "fp16", for the planned memory.
-        runs: adapted runs with their rows of runs.csv, if there are any.
     """
     for backbone, clip in shapes.items():
         for dataset in study.datasets:
             for config in configurations(study):
-                found = [run for run in runs if _is_of(run, backbone, dataset, config)]
                 yield {
                     "backbone": backbone,
                     "dataset": dataset,
@@ -125,7 +106,6 @@ def efficiency_rows(
                     "partition": config.partition,
                     **vars(footprint(clip, config)),
                     **step_cost(clip, config, prompts[dataset], study.recipe.batch_size, precision),
-                    **measured(found),
                 }
 
 
@@ -171,8 +151,7 @@ def step_cost(
     return {
         "flops_per_step_formula": formula.total,
         "flops_per_step_counted": counted,
-        "peak_memory_bytes": peak + HELD_BYTES * further,
-        "memory_kind": "planned",
+        "planned_memory_bytes": peak + HELD_BYTES * further,
     }
 
 
@@ -188,32 +167,3 @@ def prompt_groups(prompts: Iterable[Sequence[int]]) -> Groups:
     """Return (prompts, tokens) of the different prompts of each length, shortest first."""
     lengths = [len(prompt) for prompt in set(map(tuple, prompts))]
     return [(lengths.count(length), length) for length in sorted(set(lengths))]
-
-
-def measured(runs: Runs) -> dict[str, Any]:
-    """Return what runs of one configuration measured: mean times, largest memory on a GPU.
-
-    The time of a run is that at the most shots there are. Memory on a CPU is that of the whole
-    process, which is not comparable with a plan, so it is left out.
-    """
-    if not runs:
-        return {}
-    most = max(run.shots for run, _ in runs)
-    values: dict[str, Any] = {
-        "step_seconds": mean(float(row["step_seconds"]) for _, row in runs),
-        "run_seconds": mean(float(row["wall_seconds"]) for run, row in runs if run.shots == most),
-    }
-    on_gpu = [int(row["peak_memory_bytes"]) for _, row in runs if row["device"] == "cuda"]
-    if on_gpu:
-        values |= {"peak_memory_bytes": max(on_gpu), "memory_kind": "measured"}
-    return values
-
-
-def _is_of(
-    entry: tuple[Run, Mapping[str, str]], backbone: str, dataset: str, config: AdapterConfig
-) -> bool:
-    run, row = entry
-    wanted = (backbone, dataset, config.rank, config.blocks)
-    if (run.backbone, run.dataset, int(row["rank"]), int(row["blocks"])) != wanted:
-        return False
-    return config.blocks == 1 or row["partition"] == config.partition

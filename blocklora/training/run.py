@@ -16,6 +16,7 @@ from blocklora.files import file_digest, read_json, write_json, write_text
 from blocklora.study.model import Run, Study
 from blocklora.training.batches import Batches
 from blocklora.training.device import peak_memory_bytes, require_device, reset_peak_memory
+from blocklora.training.energy import energy_joules, energy_since
 from blocklora.training.engine import Engine, FastEngine
 from blocklora.training.evaluate import Classifier
 from blocklora.training.loop import CheckpointPolicy, train
@@ -31,6 +32,7 @@ def run_zero_shot(study: Study, run: Run, task: Task, compute: Compute, folder: 
     require_device(compute.device, compute.precision)
     started, clock = datetime.now(UTC), monotonic()
     reset_peak_memory(compute.device)
+    energy = energy_joules(compute.device)
     classifier = Classifier(task.backbone, None, task.prompts, compute.device, compute.precision)
     correct = classifier.correct(task.pixels, task.labels)
     seconds = monotonic() - clock
@@ -44,7 +46,7 @@ def run_zero_shot(study: Study, run: Run, task: Task, compute: Compute, folder: 
         "evaluation_seconds": seconds,
         "step_seconds": None,
         "peak_memory_bytes": peak_memory_bytes(compute.device),
-        "planned_memory_bytes": None,
+        "energy_joules": energy_since(energy, compute.device),
     }
     result = result_of(task, correct, train_correct=None, train_images=0)
     record = record_of(study, run, task, compute, started, result, cost)
@@ -82,6 +84,8 @@ def run_training(
     require_device(compute.device, compute.precision)
     started, clock = datetime.now(UTC), monotonic()
     reset_peak_memory(compute.device)
+    # What a run that is taken up again drew before is not known.
+    energy = None if checkpoints.path.exists() else energy_joules(compute.device)
     images = open_shots(shots_list, shots_pixels, task)
     config = study.methods[run.method].adapter
     shape = task.backbone.config
@@ -142,7 +146,7 @@ def run_training(
         "evaluation_seconds": evaluated - trained,
         "step_seconds": history.step_seconds(),
         "peak_memory_bytes": peak_memory_bytes(compute.device),
-        "planned_memory_bytes": None,
+        "energy_joules": energy_since(energy, compute.device),
     }
     result = result_of(task, correct, train_correct, len(images))
     record = record_of(study, run, task, compute, started, result, cost, file_digest(shots_list))

@@ -86,7 +86,7 @@ def record(study: Study, run: Run, accuracy: float) -> dict[str, Any]:
             "evaluation_seconds": 1.0,
             "step_seconds": 0.016 if trained else None,
             "peak_memory_bytes": 2_000_000_000 + 1000 * parameters,
-            "planned_memory_bytes": None,
+            "energy_joules": 1800.0 * run.shots if trained else 500.0,
         },
         "provenance": {
             "study_digest": study.digest,
@@ -162,6 +162,12 @@ spectral_norm,arms_max_relative_difference
 {b},dtd,block_lora,4,1,vision,1,q,1.0,0.3,0.3,2e-05
 {b},dtd,block_lora,4,1,text,0,q,1.0,0.3,0.3,1e-06
 """,
+    "overlaps": """\
+backbone,dataset,shots,seed,method,other_method,tower,layer,matrix,output_overlap,input_overlap,chance
+{b},dtd,4,1,block_lora,clip_lora,vision,0,q,0.9,0.6,0.002604
+{b},dtd,4,2,block_lora,clip_lora,vision,0,q,0.7,0.5,0.002604
+{b},dtd,4,1,block_lora,clip_lora,text,0,q,0.8,0.4,0.003906
+""",
     "compression": """\
 backbone,dataset,method,shots,seed,bits_per_weight,compressed_bits,train_error,\
 guessing_error,bound,vacuous
@@ -172,13 +178,13 @@ guessing_error,bound,vacuous
 """,
     "efficiency": """\
 backbone,dataset,classes,method,rank,blocks,partition,parameters,adapter_bytes,optimizer_bytes,\
-flops_per_step_formula,flops_per_step_counted,peak_memory_bytes,memory_kind,step_seconds,run_seconds
-{b},dtd,47,lora,2,1,rank,184320,749168,1474576,1000e9,1000e9,3e9,planned,,
-{b},dtd,47,block_lora,2,2,rank,138240,564832,1105936,998e9,998e9,2.9e9,planned,,
-{b},imagenet,1000,lora,2,1,rank,184320,749168,1474576,3423e9,3423e9,6e9,planned,,
-{b},imagenet,1000,block_lora,2,2,rank,138240,564832,1105936,3419e9,3419e9,5.9e9,measured,0.05,400
-{b},imagenet,1000,lora,8,1,rank,737280,2960000,5900000,3450e9,3450e9,6.1e9,planned,,
-{b},imagenet,1000,block_lora,8,8,rank,414720,1670000,3320000,3420e9,3420e9,6e9,planned,,
+flops_per_step_formula,flops_per_step_counted,planned_memory_bytes
+{b},dtd,47,lora,2,1,rank,184320,749168,1474576,1000e9,1000e9,3e9
+{b},dtd,47,block_lora,2,2,rank,138240,564832,1105936,998e9,998e9,2.9e9
+{b},imagenet,1000,lora,2,1,rank,184320,749168,1474576,3423e9,3423e9,6e9
+{b},imagenet,1000,block_lora,2,2,rank,138240,564832,1105936,3419e9,3419e9,5.9e9
+{b},imagenet,1000,lora,8,1,rank,737280,2960000,5900000,3450e9,3450e9,6.1e9
+{b},imagenet,1000,block_lora,8,8,rank,414720,1670000,3320000,3420e9,3420e9,6e9
 """,
 }
 

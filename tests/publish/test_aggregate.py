@@ -40,7 +40,7 @@ def test_every_run_becomes_one_row_in_the_order_of_the_study(made):
     row = rows[keys.index(RUN)]
     assert float(row["test_accuracy"]) == 0.52
     assert (row["rank"], row["blocks"], row["partition"]) == ("2", "2", "rank")
-    assert (row["trainable_parameters"], row["planned_memory_bytes"]) == ("138240", "")
+    assert (row["trainable_parameters"], row["energy_joules"]) == ("138240", "7200.0")
 
 
 def test_zero_shot_rows_leave_the_adapter_empty(made):

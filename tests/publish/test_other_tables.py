@@ -1,3 +1,5 @@
+from math import nan
+
 import pytest
 
 from blocklora.cli import main
@@ -11,7 +13,12 @@ from blocklora.publish.tables.comparison import (
     statistics_table,
 )
 from blocklora.publish.tables.cost import cost_table, efficiency_table
-from blocklora.publish.tables.theory import bounds_table, compression_table, spectra_table
+from blocklora.publish.tables.theory import (
+    bounds_table,
+    compression_table,
+    overlaps_table,
+    spectra_table,
+)
 from blocklora.study.model import Run, load_study
 from tests.publish.samples import (
     BACKBONE,
@@ -130,12 +137,22 @@ def test_a_study_without_a_pair_has_an_empty_table_that_says_why(tmp_path):
     assert "The study has no Block-LoRA and LoRA" in table.notes[-1]
 
 
-def test_cost_shows_what_the_runs_took(tmp_path):
-    rows = texts(cost_table(made_results(tmp_path, lambda run: 0.5)))
-    assert rows[0][:5] == ["CLIP-LoRA", "2", "1", "184,320", "—"]
+def test_cost_shows_what_the_runs_took_beside_what_was_planned(tmp_path, theory):
+    methods = METHODS | {"block_r4": CLIP_LORA | {"rank": 4, "blocks": 4}}
+    results = made_results(tmp_path, lambda run: 0.5, methods=methods)
+    rows = texts(cost_table(results, theory["efficiency"]))
+    assert rows[0][:8] == ["CLIP-LoRA", "2", "1", "184,320", "—", "737 kB", "2.18 GB", "6.00 GB"]
     assert rows[1] == [
-        "Block-LoRA", "2", "2", "138,240", "75.0%", "553 kB", "2.14 GB", "—", "16.0 ms", "5.00 min"
+        "Block-LoRA", "2", "2", "138,240", "75.0%", "553 kB", "2.14 GB", "5.90 GB", "16.0 ms",
+        "40.0 s", "5.00 min", "15.0 Wh",  # 2 datasets × 3 seeds × (1 + 4) shots × 1800 J
     ]  # fmt: skip
+    assert rows[2][7] == "—"  # rank 4 is not among the planned
+
+
+def test_energy_that_a_run_lacks_leaves_its_method_without(tmp_path, theory):
+    results = made_results(tmp_path, lambda run: 0.5)
+    results.runs.loc[results.runs["method"] == "clip_lora", "energy_joules"] = nan
+    assert [row[-1] for row in texts(cost_table(results, theory["efficiency"]))] == ["—", "15.0 Wh"]
 
 
 def test_ablation_marks_the_best_of_each_shot_count(tmp_path):
@@ -197,25 +214,34 @@ def test_spectra_are_summarised_per_tower(study, theory):
     assert [row[-1] for row in rows[2:]] == ["2.00e−05", "1.00e−06"]
 
 
+def test_overlaps_are_means_per_pair_and_tower(study, theory):
+    assert texts(overlaps_table(study, theory["overlaps"])) == [
+        ["Block-LoRA and CLIP-LoRA", "vision", "4", "0.800", "0.550", "0.00260"],
+        ["Block-LoRA and CLIP-LoRA", "text", "4", "0.800", "0.400", "0.00391"],
+    ]
+
+
 def test_efficiency_shows_the_dataset_with_the_most_classes(study, theory):
     table = efficiency_table(study, theory["efficiency"])
     assert table.sections[0].title == f"{BACKBONE}, ImageNet (1000 classes)"
     rows = texts(table)
     assert rows[0] == [
         "LoRA", "2", "1", "—", "184,320", "749 kB", "1.47 MB", "3,423", "3,423",
-        "6.00 GB (planned)", "—", "—",
+        "6.00 GB",
     ]  # fmt: skip
-    assert rows[1][-3:] == ["5.90 GB (measured)", "50.0 ms", "6.67 min"]
     assert len(table.data) == 6  # the CSV form has the other datasets too
 
 
-@pytest.mark.parametrize("name", ["bounds", "gaps", "spectra", "compression", "efficiency"])
+@pytest.mark.parametrize(
+    "name", ["bounds", "gaps", "spectra", "overlaps", "compression", "efficiency"]
+)
 def test_a_file_without_its_columns_is_refused(study, theory, name):
     theory[name].write_text("backbone,dataset\na,b\n")
     makers = {
         "bounds": lambda: bounds_table(study, theory["bounds"], None),
         "gaps": lambda: bounds_table(study, theory["bounds"], theory["gaps"]),
         "spectra": lambda: spectra_table(study, theory["spectra"]),
+        "overlaps": lambda: overlaps_table(study, theory["overlaps"]),
         "compression": lambda: compression_table(study, theory["compression"]),
         "efficiency": lambda: efficiency_table(study, theory["efficiency"]),
     }

@@ -27,9 +27,10 @@ call("aggregate", *given, "--runs", f"{folder}/runs", "--output", f"{folder}/run
 for shots in (1, 2, 4, 8, 16):
     outputs = files(f"fewshot-{shots}", "csv", "md", "tex", "html")
     call("table", "fewshot", *runs, "--shots", shots, "--published", *outputs)
-for name in ("cost", "statistics", "calibration", "ablation"):
+call("table", "cost", *runs, *theory, *files("cost", "csv", "md", "tex", "html"))
+for name in ("statistics", "calibration", "ablation"):
     call("table", name, *runs, *files(name, "csv", "md", "tex", "html"))
-for name in ("efficiency", "bounds", "compression", "spectra"):
+for name in ("efficiency", "bounds", "compression", "spectra", "overlaps"):
     call("table", name, *given, *theory, *files(name, "csv", "md", "tex", "html"))
 for name in ("accuracy", "cost", "ablation"):
     call("figure", name, *runs, "--published", *files(name, "pdf", "png", "csv", "tex"))

@@ -132,17 +132,19 @@ EVIDENCE = {
     "bounds": "<results>/theory/bounds.csv",
     "gaps": "<results>/theory/gaps.csv",
     "spectra": "<results>/theory/spectra.csv",
+    "overlaps": "<results>/theory/overlaps.csv",
     "compression": "<results>/theory/compression.csv",
     "efficiency": "<results>/theory/efficiency.csv",
 }
 # The section of the report and the evidence of each table and figure but the few-shot tables.
 TABLES = {
     "statistics": ("Accuracy", ["aggregate"]),
-    "cost": ("Cost", ["aggregate"]),
+    "cost": ("Cost", ["aggregate", "efficiency"]),
     "efficiency": ("Cost", ["efficiency"]),
     "bounds": ("Theory", ["bounds", "gaps"]),
     "compression": ("Theory", ["compression"]),
     "spectra": ("Theory", ["spectra"]),
+    "overlaps": ("Theory", ["overlaps"]),
 }
 FIGURES = {
     "accuracy": ("Accuracy", ["aggregate"]),

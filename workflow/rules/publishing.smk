@@ -150,7 +150,7 @@ for name, (category, names) in FIGURES.items():
 
 rule claims:
     input:
-        **EVIDENCE,
+        **evidence([name for name in EVIDENCE if name != "overlaps"]),
     output:
         json="<results>/claims.json",
         csv="<results>/claims.csv",

@@ -27,7 +27,7 @@ RUN_PANELS = (
 EFFICIENCY_PANELS = (
     ("parameters", "trainable parameters (thousands)", 1e3),
     ("flops_per_step_formula", "GFLOPs per step", 1e9),
-    ("peak_memory_bytes", "peak memory (GB)", 1e9),
+    ("planned_memory_bytes", "planned memory (GB)", 1e9),
 )
 
 
@@ -62,7 +62,7 @@ def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
 
 
 def efficiency_figure(study: Study, path: Path, backbone: str | None = None) -> Drawing:
-    """Draw parameters, FLOPs and peak memory over blocks, a line per rank and partition.
+    """Draw parameters, FLOPs and planned memory over blocks, a line per rank and partition.
 
     Of the backbone's datasets the one with the most classes is shown.
 
@@ -88,7 +88,6 @@ def efficiency_figure(study: Study, path: Path, backbone: str | None = None) -> 
         f"{dataset_label(dataset)} ({classes} classes)"
         for dataset, classes in dict(zip(frame["dataset"], frame["classes"], strict=True)).items()
     )
-    kinds = " and ".join(sorted(set(frame["memory_kind"].dropna())))
     text = f"Cost over the number of blocks for {backbone} on {task}; one block is LoRA. "
-    text += f"Parameters and FLOPs are derived from shapes, memory is {kinds or 'unknown'}."
+    text += "Parameters, FLOPs and memory, which is planned, are derived from shapes."
     return Drawing("efficiency", figure, caption_of(study, text), frame)

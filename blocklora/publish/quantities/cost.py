@@ -1,5 +1,7 @@
 """Quantities of parameters, operations, memory and time."""
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from blocklora.publish import formats
@@ -69,8 +71,8 @@ def smallest_flops_share(evidence: Evidence) -> Measured:
 
 
 def smallest_memory_share(evidence: Evidence) -> Measured:
-    """Smallest ratio of peak memory, Block-LoRA to LoRA of the same rank."""
-    ratios = _ratios(evidence, "peak_memory_bytes")
+    """Smallest ratio of planned peak memory, Block-LoRA to LoRA of the same rank."""
+    ratios = _ratios(evidence, "planned_memory_bytes")
     return _ratio(ratios, ratios["ratio"].idxmin(), "of LoRA's peak memory at least")
 
 
@@ -95,25 +97,28 @@ def _ratio(ratios: pd.DataFrame, index: int, words: str) -> Measured:
 
 
 def block_lora_imagenet_memory(evidence: Evidence) -> Measured:
-    """Largest peak memory of Block-LoRA on ImageNet, in GB."""
-    frame = evidence.frame("efficiency")
-    return _imagenet_memory(frame[frame["blocks"] > 1])
+    """Largest peak memory of Block-LoRA on ImageNet, in GB: measured on a GPU, else planned."""
+    return _imagenet_memory(evidence, lambda blocks: blocks > 1)
 
 
 def lora_imagenet_memory(evidence: Evidence) -> Measured:
-    """Largest peak memory of LoRA on ImageNet, in GB."""
-    frame = evidence.frame("efficiency")
-    return _imagenet_memory(frame[frame["blocks"] == 1])
+    """Largest peak memory of LoRA on ImageNet, in GB: measured on a GPU, else planned."""
+    return _imagenet_memory(evidence, lambda blocks: blocks == 1)
 
 
-def _imagenet_memory(frame: pd.DataFrame) -> Measured:
-    chosen = frame[(frame["dataset"] == "imagenet") & frame["peak_memory_bytes"].notna()]
-    if chosen.empty:
-        raise NotTestedError("needs the peak memory of a training on ImageNet's 1000 classes")
-    row = chosen.loc[chosen["peak_memory_bytes"].idxmax()]
-    size = float(row["peak_memory_bytes"]) / 1e9
-    where = f"r = {row['rank']}, n = {row['blocks']}, {row['backbone']}"
-    return Measured(size, f"{size:.2f} GB {row['memory_kind']} ({where})")
+def _imagenet_memory(evidence: Evidence, chosen: Callable[[pd.Series], pd.Series]) -> Measured:
+    runs = evidence.results.runs
+    for kind, frame, column in (
+        ("measured", runs[runs["device"] == "cuda"], "peak_memory_bytes"),
+        ("planned", evidence.frame("efficiency"), "planned_memory_bytes"),
+    ):
+        frame = frame[(frame["dataset"] == "imagenet") & chosen(frame["blocks"])]
+        if len(frame):
+            row = frame.loc[frame[column].idxmax()]
+            size = float(row[column]) / 1e9
+            where = f"r = {row['rank']:.0f}, n = {row['blocks']:.0f}, {row['backbone']}"
+            return Measured(size, f"{size:.2f} GB {kind} ({where})")
+    raise NotTestedError("needs the peak memory of a training on ImageNet's 1000 classes")
 
 
 def clip_lora_parameters(evidence: Evidence) -> Measured:

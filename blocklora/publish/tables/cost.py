@@ -1,5 +1,6 @@
 """Tables of cost: what the runs took, and what the formulas say for ranks and blocks."""
 
+from math import nan
 from pathlib import Path
 
 import pandas as pd
@@ -24,10 +25,7 @@ EFFICIENCY_COLUMNS = (
     "optimizer_bytes",
     "flops_per_step_formula",
     "flops_per_step_counted",
-    "peak_memory_bytes",
-    "memory_kind",
-    "step_seconds",
-    "run_seconds",
+    "planned_memory_bytes",
 )
 
 
@@ -36,7 +34,8 @@ def cost_per_method(results: Results) -> pd.DataFrame:
 
     Columns: backbone, method, rank, blocks, partition, parameters, share_of_lora (fraction, NaN
     where the study has no LoRA of the same settings), adapter_bytes, peak_memory_bytes (largest
-    of all runs), planned_memory_bytes (largest), step_seconds (median), wall_seconds (sum), runs.
+    of all runs), step_seconds (median), longest_seconds (of a run), wall_seconds (of all runs),
+    energy_joules (of all runs, NaN where a run has none), runs.
     """
     runs = results.runs[results.runs["shots"] > 0]
     grouped = runs.groupby(["backbone", "method"], sort=False)
@@ -47,9 +46,10 @@ def cost_per_method(results: Results) -> pd.DataFrame:
         parameters=("trainable_parameters", "first"),
         adapter_bytes=("adapter_bytes", "max"),
         peak_memory_bytes=("peak_memory_bytes", "max"),
-        planned_memory_bytes=("planned_memory_bytes", "max"),
         step_seconds=("step_seconds", "median"),
+        longest_seconds=("wall_seconds", "max"),
         wall_seconds=("wall_seconds", "sum"),
+        energy_joules=("energy_joules", lambda values: values.sum(skipna=False)),
         runs=("seed", "size"),
     ).reset_index()
     lora = dict(block_pairs(results.study))
@@ -62,9 +62,36 @@ def cost_per_method(results: Results) -> pd.DataFrame:
     return frame
 
 
-def cost_table(results: Results) -> Table:
-    """Return the table of parameters, memory and time per method, measured on the runs."""
+def planned_memory(methods: pd.DataFrame, efficiency: pd.DataFrame) -> pd.Series:
+    """Return the planned memory of methods, in bytes, on the dataset with the most classes.
+
+    Args:
+        methods: backbone, rank, blocks and partition of each.
+        efficiency: rows of `efficiency.csv`; a method whose rank and blocks it lacks gets NaN.
+    """
+    rows = largest_task(efficiency)
+    planned = dict(zip(_settings(rows), rows["planned_memory_bytes"], strict=True))
+    found = [planned.get(settings, nan) for settings in _settings(methods)]
+    return pd.Series(found, index=methods.index, dtype=float)
+
+
+def _settings(frame: pd.DataFrame) -> list[tuple[str, int, int, str]]:
+    """Return what tells the steps of methods apart; with one block there is no partition."""
+    partitions = frame["partition"].where(frame["blocks"] > 1, "")
+    return list(zip(frame["backbone"], frame["rank"], frame["blocks"], partitions, strict=True))
+
+
+def cost_table(results: Results, efficiency_path: Path) -> Table:
+    """Return the table of parameters, memory, time and energy per method, measured on the runs.
+
+    The planned memory stands beside the measured one.
+
+    Raises:
+        UserError: `efficiency.csv` is missing or lacks a column.
+    """
     frame = cost_per_method(results)
+    planned = planned_memory(frame, read_efficiency(efficiency_path))
+    frame.insert(frame.columns.get_loc("step_seconds"), "planned_memory_bytes", planned)
     sections = []
     for backbone, group in frame.groupby("backbone", sort=False):
         rows = [
@@ -78,7 +105,9 @@ def cost_table(results: Results) -> Table:
                 formats.size(row.peak_memory_bytes),
                 formats.size(row.planned_memory_bytes),
                 formats.duration(row.step_seconds),
+                formats.duration(row.longest_seconds),
                 formats.duration(row.wall_seconds),
+                formats.energy(row.energy_joules),
             )
             for row in group.itertuples()
         ]
@@ -86,6 +115,8 @@ def cost_table(results: Results) -> Table:
     devices = sorted(set(results.runs["device_name"].dropna().astype(str)))
     notes = [
         f"Runs on: {', '.join(devices)}." if devices else None,
+        "Peak memory is that of tensors on a GPU, which is what is planned, and that of the whole "
+        "process on a CPU. Energy is that of the GPU by its driver; a dash where none reports it.",
         results.missing_note([run for run in results.missing if run.shots]),
     ]
     return Table(
@@ -93,8 +124,10 @@ def cost_table(results: Results) -> Table:
         caption=caption_of(
             results.study,
             "Trainable parameters (also as a share of LoRA's at the same rank), adapter file, "
-            "largest peak memory of a run, median time of a training step, and time of all runs "
-            "together. Measured, except for the planned memory, which is derived from shapes.",
+            "largest peak memory of a run, median time of a training step, time of the longest "
+            "run and of all runs together, and their energy. Measured, except for the planned "
+            "memory: that of a training step on the dataset with the most classes, derived from "
+            "shapes.",
         ),
         columns=[
             "method",
@@ -106,7 +139,9 @@ def cost_table(results: Results) -> Table:
             "peak memory",
             "planned memory",
             "step",
+            "longest run",
             "all runs",
+            "energy",
         ],
         sections=sections,
         data=frame,
@@ -150,9 +185,7 @@ def efficiency_table(study: Study, path: Path) -> Table:
                 formats.size(row.optimizer_bytes),
                 formats.number(row.flops_per_step_formula / 1e9, 4),
                 formats.number(row.flops_per_step_counted / 1e9, 4),
-                _memory(row),
-                formats.duration(row.step_seconds),
-                formats.duration(row.run_seconds),
+                formats.size(row.planned_memory_bytes),
             )
             for row in group.itertuples()
         ]
@@ -164,7 +197,8 @@ def efficiency_table(study: Study, path: Path) -> Table:
             study,
             "Cost of LoRA (one block) and Block-LoRA over ranks and blocks, for the dataset with "
             "the most classes. Parameters, bytes and FLOPs of a training step are derived from "
-            "the model's shapes, FLOPs also counted by PyTorch; memory says how it was obtained.",
+            "the model's shapes, FLOPs also counted by PyTorch; memory is planned: that of the "
+            "tensors of a step at their peak. Nothing here is measured on a device.",
         ),
         columns=[
             "method",
@@ -176,16 +210,9 @@ def efficiency_table(study: Study, path: Path) -> Table:
             "optimizer state",
             "GFLOPs by formula",
             "GFLOPs counted",
-            "peak memory",
-            "step",
-            "run",
+            "planned memory",
         ],
         sections=sections,
         data=frame,
         notes=["Every dataset is in the CSV form of this table."],
     )
-
-
-def _memory(row: tuple) -> str:
-    text = formats.size(row.peak_memory_bytes)
-    return text if text == formats.DASH else f"{text} ({row.memory_kind})"

@@ -52,6 +52,18 @@ SPECTRA_COLUMNS = (
     "spectral_norm",
     "arms_max_relative_difference",
 )
+OVERLAP_COLUMNS = (
+    "backbone",
+    "dataset",
+    "shots",
+    "seed",
+    "method",
+    "other_method",
+    "tower",
+    "output_overlap",
+    "input_overlap",
+    "chance",
+)
 
 
 def bounds_frame(bounds_path: Path, gaps_path: Path | None) -> pd.DataFrame:
@@ -270,5 +282,55 @@ def spectra_table(study: Study, path: Path) -> Table:
         ],
         sections=sections,
         data=summary,
+        text_columns=2,
+    )
+
+
+def overlaps_table(study: Study, path: Path) -> Table:
+    """Return the table of how far Block-LoRA and LoRA train the same subspaces."""
+    frame = read_table(path, OVERLAP_COLUMNS)
+    summary = (
+        frame.groupby(["backbone", "method", "other_method", "tower", "shots"], sort=False)
+        .agg(
+            output_overlap=("output_overlap", "mean"),
+            input_overlap=("input_overlap", "mean"),
+            chance=("chance", "mean"),
+            matrices=("chance", "size"),
+        )
+        .reset_index()
+    )
+    sections = [
+        Section(
+            backbone,
+            [
+                cells(
+                    f"{method_label(row.method)} and {method_label(row.other_method)}",
+                    row.tower,
+                    f"{row.shots}",
+                    formats.number(row.output_overlap),
+                    formats.number(row.input_overlap),
+                    formats.number(row.chance),
+                )
+                for row in group.itertuples()
+            ],
+        )
+        for backbone, group in summary.groupby("backbone", sort=False)
+    ]
+    return Table(
+        name="overlaps",
+        caption=caption_of(
+            study,
+            "Overlap of the subspaces that Block-LoRA and LoRA train from the same images and "
+            "seed (Hu et al. 2022, arXiv 2106.09685, section 7.2, equation 4): 1 if one contains "
+            "the other, 0 if they are orthogonal; means over matrices and runs, measured. Chance "
+            "is the overlap of random subspaces of these dimensions, derived.",
+        ),
+        columns=["methods", "tower", "shots", "output side", "input side", "chance"],
+        sections=sections,
+        data=summary,
+        notes=[
+            "Output side: directions in which the update moves a layer's output, on the side of "
+            "B. Input side: directions of the input it reacts to, on the side of A."
+        ],
         text_columns=2,
     )
