@@ -28,13 +28,15 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# The core schema of YAML 1.2.2, section 10.3.2.
+# The core schema of YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1, by which methods that
+# differ in a value or two are written in a line each.
 StrictLoader.yaml_implicit_resolvers = {}
 for tag, pattern, first in (
     ("null", r"null|Null|NULL|~|", "nN~"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+", "-+0123456789"),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("merge", r"<<", "<"),
 ):
     StrictLoader.add_implicit_resolver(
         f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), [*first, ""]

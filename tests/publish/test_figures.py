@@ -239,6 +239,12 @@ def test_series_differ_in_marker_dashes_and_lightness():
     assert min(abs(a - b) for a, b in pairwise(luma)) > 0.05
 
 
+def test_more_methods_than_can_be_told_apart_are_refused(tmp_path):
+    methods = METHODS | {f"lora_{n}": CLIP_LORA | {"alpha": n + 2} for n in range(5)}
+    with pytest.raises(UserError, match="has 8 methods, a figure of curves tells 7 apart"):
+        accuracy_figure(made_results(tmp_path, accuracy, methods=methods))
+
+
 def test_drawing_leaves_the_users_matplotlib_settings_alone(tmp_path, caplog):
     import matplotlib as mpl
 

@@ -147,12 +147,13 @@ TABLES = {
     "overlaps": ("Theory", ["overlaps"]),
 }
 FIGURES = {
-    "accuracy": ("Accuracy", ["aggregate"]),
     "cost": ("Cost", ["aggregate"]),
     "efficiency": ("Cost", ["efficiency"]),
-    "bounds": ("Theory", ["bounds", "gaps"]),
-    "spectra": ("Theory", ["spectra"]),
 }
+if len(STUDY.methods) <= 7:  # as many curves as readers can tell apart
+    FIGURES["accuracy"] = ("Accuracy", ["aggregate"])
+    FIGURES["bounds"] = ("Theory", ["bounds", "gaps"])
+    FIGURES["spectra"] = ("Theory", ["spectra"])
 TABLE_FORMS = ["csv", "md", "tex", "html"]
 if STUDY.backbones_from("openai"):
     TABLES["calibration"] = ("Accuracy", ["aggregate"])

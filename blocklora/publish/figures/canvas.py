@@ -62,7 +62,16 @@ def looks(position: int) -> dict[str, object]:
 
 
 def method_looks(study: Study) -> dict[str, dict[str, object]]:
-    """Return how each method of the study is drawn in every figure, by its name."""
+    """Return how each method of the study is drawn in every figure, by its name.
+
+    Raises:
+        UserError: there are more methods than looks.
+    """
+    if len(study.methods) > len(MARKERS):
+        raise UserError(
+            f"{study.path}: has {len(study.methods)} methods, a figure of curves tells "
+            f"{len(MARKERS)} apart; the table and the figure called ablation show any number"
+        )
     return {method: looks(number) for number, method in enumerate(study.methods)}
 
 
