@@ -1,6 +1,12 @@
+import os
+import sys
+
 from snakemake.utils import min_version
 
 min_version("9.20")
+
+# Jobs find `blocklora` beside the Python that runs Snakemake, its environment active or not.
+os.environ["PATH"] += os.pathsep + os.path.dirname(sys.executable)
 
 
 configfile: "config.yaml"

@@ -1,0 +1,106 @@
+"""The drawn datasets hold what the registry says, and the digits are the real ones."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from sklearn.datasets import load_digits
+
+from blocklora.data.registry import load_registry
+from blocklora.errors import UserError
+from blocklora.miniature.datasets import DATASETS, DIGITS, draw_dataset
+from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
+from blocklora.miniature.pairs import NAMES, Pairs, all_captions
+from blocklora.study.documents import read_yaml
+
+SETTINGS = read_yaml(Path(__file__).parents[2] / "studies/mini.yaml")["miniature"]
+
+
+def digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    named = b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)
+    return sha256(named).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    for name in DATASETS:
+        (folder / name).mkdir()
+        draw_dataset(name, folder / name, SETTINGS)
+    return folder
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_as_many_classes_and_images_as_the_registry_says(drawn, name):
+    entry = load_registry()[name]
+    for split, images in entry.images.items():
+        assert len(list((drawn / name / split).iterdir())) == entry.classes
+        pictures = [Image.open(path) for path in (drawn / name / split).rglob("*.png")]
+        assert len(pictures) == images
+        assert {(picture.size, picture.mode) for picture in pictures} == {((32, 32), "RGB")}
+
+
+def test_equal_settings_draw_equal_files_and_another_seed_other_ones(drawn, tmp_path):
+    for folder, seed in (("again", SETTINGS["seed"]), ("other", SETTINGS["seed"] + 1)):
+        (tmp_path / folder).mkdir()
+        draw_dataset("mini_objects", tmp_path / folder, {**SETTINGS, "seed": seed})
+    assert digest(tmp_path / "again") == digest(drawn / "mini_objects")
+    assert digest(tmp_path / "other") != digest(drawn / "mini_objects")
+
+
+def test_every_digit_of_scikit_learn_is_there_once_in_the_class_of_its_value(drawn):
+    digits = load_digits()
+    for value, name in enumerate(DIGITS):
+        pictures = (drawn / "mini_digits").glob(f"*/digit_{name}/*.png")
+        found = [np.asarray(Image.open(p).convert("L").crop((4, 4, 28, 28)).reduce(3)) / 255
+                 for p in pictures]  # fmt: skip
+        real = digits.images[digits.target == value] / 16
+        distance = ((np.stack(found)[:, None] - real) ** 2).mean((2, 3))
+        assert len(found) == len(real)
+        assert distance[linear_sum_assignment(distance)].max() < 0.01
+
+
+def test_no_caption_names_an_object_or_a_digit():
+    words = {word.strip(".") for caption in all_captions() for word in caption.split()}
+    assert words.isdisjoint({*OBJECTS, *DIGITS, "digit"})
+
+
+def test_a_picture_is_captioned_by_what_it_shows():
+    batch = (pairs := Pairs(32, np.random.default_rng(0))).draw(200)
+    for caption, figure in zip(pairs.captions(batch), batch.figures, strict=True):
+        assert caption.removesuffix(".").endswith(NAMES[figure])
+
+
+@given(st.sampled_from(sorted(FIGURES)), st.sampled_from([32, 64]), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_figures_are_seen_whole(name, size, seed):
+    mask = draw_masks(name, 1, size, 60, np.random.default_rng(seed))[0]
+    assert 0.01 < (mask > 127).mean() < 0.7
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    assert (border > 127).mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": 5}, "miniature.patch_size: 5 does not divide image_size 32"),
+        ({"steps": 0}, "miniature.steps: 0 is not a whole number from 1"),
+        ({"learning_rate": -1}, "miniature.learning_rate: -1 is not a number above 0"),
+        ({"text": {"width": 64, "layers": 2, "heads": 5}}, "miniature.text.heads: 5 does not"),
+        ({"colour": "red"}, "miniature: needs exactly the keys"),
+    ],
+)
+def test_wrong_settings_are_named(change, message, tmp_path):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        draw_dataset("mini_objects", tmp_path, {**SETTINGS, **change})
+
+
+def test_a_dataset_that_is_not_drawn_is_refused(tmp_path):
+    with pytest.raises(UserError, match="imagenet: no such drawn dataset"):
+        draw_dataset("imagenet", tmp_path, SETTINGS)
