@@ -1,0 +1,110 @@
+"""The profiles: each is understood, asks for what jobs need, and tries stopped jobs again."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workflow.test_job_graph import RUNS, STUDY
+
+ROOT = Path(__file__).parents[2]
+PROFILES = sorted(path.parent.name for path in ROOT.glob("workflow/profiles/*/profile.yaml"))
+CLUSTERS = {
+    "slurm": "snakemake_executor_plugin_slurm",
+    "generic": "snakemake_executor_plugin_cluster_generic",
+}
+TRAINING = f"{RUNS}/dtd/block_lora/1shot/seed1/metrics.json"
+
+# Fails once for each training, as after a signal: status 75, with a checkpoint.
+STOPPED_ONCE = """#!/bin/bash
+if [[ $1 == train ]]; then
+    checkpoint="results/small/checkpoints/$(echo "$*" | cksum | tr ' ' -)"
+    mkdir -p results/small/checkpoints
+    if [[ ! -e $checkpoint ]]; then
+        touch "$checkpoint"
+        echo "$*" >> "$CALLS"
+        exit 75
+    fi
+fi
+"""
+
+# Stands in for the batch system: notes what it was asked for, runs the script, prints a number.
+QSUB = """#!/bin/bash
+echo "$*" >> queue.txt
+bash "${@: -1}" > /dev/null 2>&1 < /dev/null &
+echo $!
+"""
+
+
+@pytest.fixture
+def snakemake(prepare, tmp_path):
+    snakemake = prepare(tmp_path / "workflow")
+    (snakemake.folder / "small.yaml").write_text(STUDY)
+    snakemake.configure(study="small.yaml", device="auto")
+    return snakemake
+
+
+def profile(name):
+    if name in CLUSTERS:
+        pytest.importorskip(CLUSTERS[name], reason="an optional dependency")
+    return ("--workflow-profile", str(ROOT / "workflow/profiles" / name))
+
+
+def test_there_are_profiles_for_a_workstation_slurm_and_others():
+    assert PROFILES == ["default", "generic", "slurm", "workstation"]
+
+
+@pytest.mark.parametrize("name", ["default", "workstation"])
+def test_a_profile_is_understood_and_changes_no_job(snakemake, name):
+    jobs = snakemake.jobs(*profile(name))
+    assert jobs["train_seeds_1_2"] == 4
+    assert jobs["zero_shot"] == jobs["verify_data"] == 2
+    assert jobs["shots"] == jobs["decode_shots"] == 4
+
+
+@pytest.mark.parametrize("name", sorted(CLUSTERS))
+def test_a_cluster_computes_on_a_gpu_that_the_login_node_lacks(snakemake, name):
+    output = snakemake("--dry-run", "--printshellcmds", *profile(name), "--", TRAINING)
+    assert snakemake.status == 0, output
+    assert re.findall(r"blocklora (\S+) .*--device (\S+)", output) == [
+        ("zero-shot", "cuda"),
+        ("train", "cuda"),
+    ]
+    assert output.count("Group job lists") == 1
+
+
+def test_every_profile_redoes_the_same(snakemake):
+    kept = ("rerun-incomplete", "keep-going", "show-failed-logs", "max-checksum-file-size")
+    for name in PROFILES:
+        settings = yaml.safe_load((ROOT / "workflow/profiles" / name / "profile.yaml").read_text())
+        default = yaml.safe_load((ROOT / "workflow/profiles/default/profile.yaml").read_text())
+        assert [settings[key] for key in kept] == [default[key] for key in kept], name
+
+
+def test_a_training_that_was_stopped_is_tried_again_and_finds_its_checkpoint(snakemake):
+    snakemake.configure(device="cpu")
+    program = snakemake.folder / "bin/blocklora"
+    program.write_text(STOPPED_ONCE + program.read_text().removeprefix("#!/bin/bash\n"))
+    output = snakemake(*profile("workstation"), "--", TRAINING)
+    assert snakemake.status == 0, output
+    calls = snakemake.calls.read_text().splitlines()
+    trainings = [call for call in calls if call.startswith("train ")]
+    assert len(trainings) == 2
+    assert trainings[0] == trainings[1]
+    assert "Trying to restart job" in output
+    assert (snakemake.folder / TRAINING).exists()
+
+
+def test_a_generic_batch_system_is_asked_for_what_a_job_needs(snakemake):
+    options = profile("generic")
+    (snakemake.folder / "bin/qsub").write_text(QSUB)
+    (snakemake.folder / "bin/qsub").chmod(0o755)
+    table = "results/small/tables/efficiency.md"
+    output = snakemake(*options, "--seconds-between-status-checks", "1", "--", table)
+    assert snakemake.status == 0, output
+    assert (snakemake.folder / table).exists()
+    first, second = (snakemake.folder / "queue.txt").read_text().splitlines()
+    assert "ncpus=1:ngpus=0:mem=8000mb" in first
+    assert "walltime=60:00" in first
+    assert "ncpus=1:ngpus=0:mem=2000mb" in second
