@@ -11,7 +11,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         help="check a study file and say what it contains",
         description="Check a study file: print what it contains, or every fault in it.",
     )
-    parser.add_argument("study", type=Path, metavar="FILE", help="study file (YAML)")
+    parser.add_argument("study", help="name of a study in studies/, or a file")
     parser.set_defaults(run=_check_study)
 
     status = subparsers.add_parser(
@@ -20,7 +20,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         description="Say which runs of a study are done, running, failed (and why) or missing, "
         "with the time spent (h:mm:ss) and the time left if runs take as long as finished ones.",
     )
-    status.add_argument("--study", type=Path, required=True, help="study file")
+    status.add_argument("--study", required=True, help="name of a study in studies/, or a file")
     status.add_argument(
         "--results", type=Path, help="folder of the study's results (default: results/<study>)"
     )
@@ -29,9 +29,10 @@ def add_commands(subparsers: _SubParsersAction) -> None:
 
 
 def _check_study(options: Namespace) -> None:
+    from blocklora.study.config import find_study
     from blocklora.study.model import load_study
 
-    study = load_study(options.study)
+    study = load_study(find_study(options.study, "studies"))
     print(f"{study.path}: {study.title}")
     for key in ("backbones", "datasets", "shots", "seeds", "methods"):
         print(f"  {key}: {', '.join(map(str, getattr(study, key)))}")
@@ -41,10 +42,11 @@ def _check_study(options: Namespace) -> None:
 def _status(options: Namespace) -> None:
     import json
 
+    from blocklora.study.config import find_study
     from blocklora.study.model import load_study
     from blocklora.study.status import status_text, study_status
 
-    study = load_study(options.study)
+    study = load_study(find_study(options.study, "studies"))
     status = study_status(study, options.results or Path("results", study.name))
     if options.json:
         print(json.dumps([entry.to_json() for entry in status], indent=2))
