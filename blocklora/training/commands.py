@@ -1,7 +1,9 @@
 """Subcommands of `blocklora.training`."""
 
+import logging
 from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from blocklora.errors import Interrupted, UserError
@@ -9,11 +11,14 @@ from blocklora.study.model import Run, Study, load_study
 from blocklora.training import gate
 from blocklora.training.gpu import claim_gpu
 from blocklora.training.performance_commands import add_performance_commands
+from blocklora.training.staging import staged
 
 if TYPE_CHECKING:
     from blocklora.training.interruption import Interruption
     from blocklora.training.record import Compute
     from blocklora.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -88,6 +93,9 @@ def _add_task_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--test-pixels", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True, help="folder of all runs")
+    parser.add_argument(
+        "--scratch", default="", help="folder for copies of weights and pixels, such as $TMPDIR"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
 
@@ -100,12 +108,11 @@ def _add_adapter_arguments(parser: ArgumentParser) -> None:
 def _zero_shot(options: Namespace) -> None:
     from blocklora.training.record import Compute
     from blocklora.training.run import run_zero_shot
-    from blocklora.training.task import load_task
 
     study = load_study(options.study)
     run = Run(options.backbone, options.dataset, study.zero_shot, 0, 0)
     claim_gpu(options.device)
-    task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
+    task = _load_task(study, options)
     compute = Compute(options.device, options.precision, "fast", 0)
     run_zero_shot(study, run, task, compute, options.runs / run.folder)
 
@@ -122,10 +129,9 @@ def _train(options: Namespace) -> None:
 
     from blocklora.training.interruption import catch_interruption
     from blocklora.training.record import Compute
-    from blocklora.training.task import load_task
 
     claim_gpu(options.device)
-    task = load_task(study, options.backbone_file, options.manifest, options.test_pixels)
+    task = _load_task(study, options)
     compute = Compute(options.device, options.precision, options.engine, options.workers)
     finished, failures = [], []
     with catch_interruption() as interruption:
@@ -146,6 +152,14 @@ def _train(options: Namespace) -> None:
     # Only now, since a workflow that sees one seed fail removes the files of all.
     for checkpoint in finished:
         checkpoint.unlink(missing_ok=True)
+
+
+def _load_task(study: Study, options: Namespace) -> "Task":
+    from blocklora.training.task import load_task
+
+    backbone = staged(options.backbone_file, options.scratch)
+    pixels = staged(options.test_pixels, options.scratch)
+    return load_task(study, backbone, options.manifest, pixels)
 
 
 def _train_one(
@@ -174,7 +188,7 @@ def _train_one(
             task,
             compute,
             shots_list,
-            shots_pixels,
+            staged(shots_pixels, options.scratch),
             options.runs / run.folder,
             CheckpointPolicy(checkpoint, digest, options.checkpoint_seconds),
             lambda: interruption.signal_name or lock.lost,

@@ -123,6 +123,16 @@ def test_a_useless_checkpoint_is_refused_until_told_to_start_over(
     assert_equal_results(copied, finished[0])
 
 
+def test_copies_on_a_disk_of_the_machine_change_no_result(
+    runner, finished, copied, stage, tmp_path
+):
+    environment = {"NODE_DISK": str(tmp_path / "disk")}
+    outcome = runner(copied, (*stage.arguments, "--scratch", "$NODE_DISK"), environment=environment)
+    assert outcome.status == 0, outcome.text
+    assert len([path for path in (tmp_path / "disk").rglob("*") if path.is_file()]) == 4
+    assert_equal_results(copied, finished[0])
+
+
 @pytest.mark.faults
 def test_a_process_killed_from_outside_ends_like_an_undisturbed_one(finished, copied, stage):
     """The same with a process that is started as users start it."""

@@ -23,6 +23,7 @@ rule zero_shot:
         digest=zero_shot_digest,
         study=untracked(STUDY.path),
         runs=untracked(f"{RESULTS}/runs"),
+        scratch=untracked(["--scratch", config["scratch"]] if config["scratch"] else []),
         device=untracked(DEVICE),
         precision=untracked(config["precision"]),
     message:
@@ -31,7 +32,8 @@ rule zero_shot:
         "blocklora zero-shot --study {params.study:q} --backbone {wildcards.backbone}"
         " --dataset {wildcards.dataset} --backbone-file {input.backbone:q}"
         " --manifest {input.manifest:q} --test-pixels {input.pixels:q} --runs {params.runs:q}"
-        " --device {params.device} --precision {params.precision} > {log:q} 2>&1"
+        " {params.scratch:q} --device {params.device} --precision {params.precision}"
+        " > {log:q} 2>&1"
 
 
 # A check decides no number: neither its code nor its mode makes anything be done again.
@@ -101,6 +103,7 @@ for label, seeds in SEED_GROUPS.items():
             study=untracked(STUDY.path),
             runs=untracked(f"{RESULTS}/runs"),
             checkpoints=untracked(f"{RESULTS}/checkpoints"),
+            scratch=untracked(["--scratch", config["scratch"]] if config["scratch"] else []),
             device=untracked(DEVICE),
             workers=untracked(WORKERS),
             precision=untracked(config["precision"]),
@@ -115,5 +118,6 @@ for label, seeds in SEED_GROUPS.items():
             " --manifest {input.manifest:q} --test-pixels {input.pixels:q}"
             " --shots-lists {input.shots:q} --shots-pixels {input.shots_pixels:q}"
             " --runs {params.runs:q} --checkpoints {params.checkpoints:q}"
-            " --device {params.device} --precision {params.precision} --engine {params.engine}"
+            " {params.scratch:q} --device {params.device}"
+            " --precision {params.precision} --engine {params.engine}"
             " --workers {params.workers} > {log:q} 2>&1"
