@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from blocklora.adapters.adapter import Adapter
@@ -15,11 +14,12 @@ from blocklora.adapters.store import load_adapter
 from blocklora.clip.prompts import class_prompts, tokenize
 from blocklora.clip.weights import Backbone, load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest
-from blocklora.data.pixels import evaluation_transform, open_shot_images
+from blocklora.data.pixels import open_shot_images
 from blocklora.study.model import Run, Study
 from blocklora.theory.compression import compress
 from blocklora.theory.risk import guessing_error
 from blocklora.training.evaluate import Classifier
+from blocklora.training.task import evaluation_batches
 
 
 def compression_rows(
@@ -61,7 +61,9 @@ def compression_rows(
         )
         for (shots, seed), members in groupby(sorted(of_task, key=sample), key=sample):
             store = results / "pixels" / dataset / f"{shots}shot" / f"seed{seed}.npz"
-            pixels, labels = training_shots(store, backbone.config.image_size)
+            images = open_shot_images(store)
+            batches = evaluation_batches(images, backbone.config.image_size)
+            pixels, labels = np.concatenate([batch for batch, _ in batches]), images.labels
             count = error_counter(backbone, prompts, pixels, labels, device, precision)
             for run in members:
                 path = results / "runs" / run.folder / "adapter.safetensors"
@@ -79,16 +81,6 @@ def compression_rows(
                 }
                 bar.update()
     bar.close()
-
-
-def training_shots(store: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the unaugmented training images, uint8 (images, size, size, 3), and their labels."""
-    images = open_shot_images(store)
-    pixels = [
-        evaluation_transform(Image.fromarray(images.image(index)), size)
-        for index in range(len(images))
-    ]
-    return np.stack(pixels), images.labels
 
 
 def error_counter(

@@ -159,7 +159,10 @@ def _load_task(study: Study, options: Namespace) -> "Task":
 
     backbone = staged(options.backbone_file, options.scratch)
     pixels = staged(options.test_pixels, options.scratch)
-    return load_task(study, backbone, options.manifest, pixels)
+    clock = monotonic()
+    task = load_task(study, backbone, options.manifest, pixels)
+    logger.info("read weights and class names in %.1f s", monotonic() - clock)
+    return task
 
 
 def _train_one(

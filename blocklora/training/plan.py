@@ -140,10 +140,13 @@ def _shares(total: int, least: int) -> list[int]:
 
 def train_within_memory(
     setting: Setting, device: str, attempt: Callable[[Chunks], Result]
-) -> tuple[Result, Plan]:
-    """Return the result of `attempt` with the chunks that fit the device, and the plan.
+) -> tuple[Result, Plan | None]:
+    """Return the result of `attempt` with chunks that fit the device, and their plan.
 
-    If memory runs out all the same, `attempt` is called once more with smaller chunks.
+    On a GPU the chunks follow from the memory that is free. What is free on a CPU differs from
+    call to call, and chunks change the last digits of results, so there everything is encoded at
+    once and nothing is planned. If memory runs out, `attempt` is called once more with smaller
+    chunks.
 
     Args:
         setting: of the training.
@@ -153,9 +156,11 @@ def train_within_memory(
     Raises:
         UserError: no chunks fit, or memory runs out twice.
     """
-    chosen = plan(setting, int(USABLE_SHARE * free_bytes(device)))
+    chosen = None
+    if device == "cuda":
+        chosen = plan(setting, int(USABLE_SHARE * free_bytes(device)))
     try:
-        return attempt(chosen.chunks), chosen
+        return attempt(chosen.chunks if chosen else Chunks()), chosen
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -163,11 +168,12 @@ def train_within_memory(
     # Only here, where the error and with it the tensors of the attempt are gone.
     if device == "cuda":
         torch.cuda.empty_cache()
-    smaller = next_smaller(setting, chosen)
+    tried = chosen or Plan(Chunks(), _peak_bytes(setting, Chunks()))
+    smaller = next_smaller(setting, tried)
     logger.warning(
         "out of memory with %s (planned %.1f MiB): %s; once more with %s (planned %.1f MiB)",
-        chosen.chunks,
-        chosen.peak_bytes / MIB,
+        tried.chunks,
+        tried.peak_bytes / MIB,
         message,
         smaller.chunks,
         smaller.peak_bytes / MIB,

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,9 +18,10 @@ from blocklora.study.model import Run, Study
 from blocklora.training.batches import Batches
 from blocklora.training.device import peak_memory_bytes, require_device, reset_peak_memory
 from blocklora.training.energy import energy_joules, energy_since
-from blocklora.training.engine import Engine, FastEngine
+from blocklora.training.engine import Chunks, Engine, FastEngine
 from blocklora.training.evaluate import Classifier
-from blocklora.training.loop import CheckpointPolicy, train
+from blocklora.training.loop import CheckpointPolicy, History, train
+from blocklora.training.plan import Setting, train_within_memory
 from blocklora.training.randomness import torch_generator
 from blocklora.training.record import Compute, history_csv, record_of, result_of
 from blocklora.training.task import Task, evaluation_batches, open_shots
@@ -46,6 +48,7 @@ def run_zero_shot(study: Study, run: Run, task: Task, compute: Compute, folder: 
         "evaluation_seconds": seconds,
         "step_seconds": None,
         "peak_memory_bytes": peak_memory_bytes(compute.device),
+        "planned_memory_bytes": None,
         "energy_joules": energy_since(energy, compute.device),
     }
     result = result_of(task, correct, train_correct=None, train_images=0)
@@ -87,37 +90,37 @@ def run_training(
     # What a run that is taken up again drew before is not known.
     energy = None if checkpoints.path.exists() else energy_joules(compute.device)
     images = open_shots(shots_list, shots_pixels, task)
-    config = study.methods[run.method].adapter
-    shape = task.backbone.config
-    adapter = Adapter.initialise(
-        config,
-        {t: (getattr(shape, t).layers, getattr(shape, t).width) for t in config.towers},
-        torch_generator(run.seed, "initialisation"),
-        compute.device,
-    )
     recipe, steps = study.recipe, study.recipe.iterations_per_shot * run.shots
-    history = train(
-        build_engine(compute, task, adapter, recipe.logit_scale, run.seed),
-        Batches(
-            images,
-            torch.from_numpy(images.labels),
-            recipe,
-            shape.image_size,
-            run.seed,
-            compute.workers,
-        ),
-        recipe,
-        steps,
-        run.folder,
-        checkpoints,
-        stop_signal,
-    )
+    config, shape = study.methods[run.method].adapter, task.backbone.config
+    size = shape.image_size
+    labels = torch.from_numpy(images.labels)
+    batches = Batches(images, labels, recipe, size, run.seed, compute.workers)
+
+    def attempt(chunks: Chunks) -> tuple[Adapter, History]:
+        adapter = Adapter.initialise(
+            config,
+            {t: (getattr(shape, t).layers, getattr(shape, t).width) for t in config.towers},
+            torch_generator(run.seed, "initialisation"),
+            compute.device,
+        )
+        engine = build_engine(compute, task, adapter, recipe.logit_scale, run.seed, chunks)
+        logger.info(
+            "run %s: ready for its first step after %.1f s", run.folder, monotonic() - clock
+        )
+        history = train(engine, batches, recipe, steps, run.folder, checkpoints, stop_signal)
+        return adapter, history
+
+    if compute.engine == "reference":
+        (adapter, history), plan = attempt(Chunks()), None
+    else:
+        prompts = tuple(map(tuple, task.prompts))
+        setting = Setting(shape, config, prompts, recipe.batch_size, compute.precision)
+        (adapter, history), plan = train_within_memory(setting, compute.device, attempt)
     trained = monotonic()
     classifier = Classifier(task.backbone, adapter, task.prompts, compute.device, compute.precision)
     correct = classifier.correct(task.pixels, task.labels)
     train_correct = sum(
-        classifier.correct(batch, labels)
-        for batch, labels in evaluation_batches(images, shape.image_size)
+        classifier.correct(batch, labels) for batch, labels in evaluation_batches(images, size)
     )
     evaluated = monotonic()
 
@@ -146,6 +149,7 @@ def run_training(
         "evaluation_seconds": evaluated - trained,
         "step_seconds": history.step_seconds(),
         "peak_memory_bytes": peak_memory_bytes(compute.device),
+        "planned_memory_bytes": None if plan is None else plan.peak_bytes,
         "energy_joules": energy_since(energy, compute.device),
     }
     result = result_of(task, correct, train_correct, len(images))
@@ -172,10 +176,10 @@ def is_finished(folder: Path, run_digest: str) -> bool:
 
 
 def build_engine(
-    compute: Compute, task: Task, adapter: Adapter, logit_scale: float, seed: int
+    compute: Compute, task: Task, adapter: Adapter, logit_scale: float, seed: int, chunks: Chunks
 ) -> Engine:
-    """Return the engine called `compute.engine` for a task."""
-    kind: Any = FastEngine
+    """Return the engine called `compute.engine` for a task; the reference knows no chunks."""
+    kind: Any = partial(FastEngine, chunks=chunks)
     if compute.engine == "reference":
         from blocklora.training.reference import ReferenceEngine
 

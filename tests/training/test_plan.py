@@ -100,7 +100,14 @@ def test_candidates_get_smaller():
     assert peaks[-1] < 0.7 * peaks[0]
 
 
-def test_memory_running_out_leads_to_one_more_attempt_with_smaller_chunks(caplog):
+@pytest.fixture
+def roomy(monkeypatch):
+    """Pretend that a GPU has 16 MiB free."""
+    monkeypatch.setattr(planning, "free_bytes", lambda device: 2**24)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_running_out_leads_to_one_more_attempt_with_smaller_chunks(roomy, device, caplog):
     attempts = []
 
     def attempt(chunks):
@@ -110,12 +117,26 @@ def test_memory_running_out_leads_to_one_more_attempt_with_smaller_chunks(caplog
         return "history"
 
     with caplog.at_level(logging.WARNING):
-        result, chosen = train_within_memory(SETTING, "cpu", attempt)
+        result, chosen = train_within_memory(SETTING, device, attempt)
     assert result == "history"
     assert attempts == [Chunks(), chosen.chunks]
     assert chosen.peak_bytes < planned_peak_bytes(SETTING, Chunks())
     (record,) = caplog.records
     assert "Tried to allocate 2.00 GiB.; once more with Chunks(tokens=" in record.getMessage()
+
+
+def test_on_a_gpu_chunks_follow_from_the_free_memory(monkeypatch):
+    whole = planned_peak_bytes(SETTING, Chunks())
+    for free in (2**30, 0.9 * whole / planning.USABLE_SHARE):
+        monkeypatch.setattr(planning, "free_bytes", lambda device, free=free: free)
+        used, chosen = train_within_memory(SETTING, "cuda", lambda chunks: chunks)
+        assert used == chosen.chunks
+        assert chosen == plan(SETTING, int(planning.USABLE_SHARE * free))
+    assert chosen.peak_bytes < whole
+
+
+def test_on_a_cpu_nothing_is_planned():
+    assert train_within_memory(SETTING, "cpu", lambda chunks: chunks) == (Chunks(), None)
 
 
 def test_memory_running_out_twice_is_an_error_with_advice():
@@ -139,7 +160,7 @@ def test_a_budget_too_small_stops_before_training(monkeypatch):
     with pytest.raises(
         UserError, match=r"needs 0\.\d MiB even in small chunks, and 0\.2 MiB are usable"
     ):
-        train_within_memory(SETTING, "cpu", lambda chunks: pytest.fail("was called"))
+        train_within_memory(SETTING, "cuda", lambda chunks: pytest.fail("was called"))
 
 
 def test_next_smaller_plan_goes_down_to_the_smallest():

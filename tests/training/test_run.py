@@ -2,11 +2,14 @@
 
 import csv
 import json
+import logging
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -15,6 +18,7 @@ from blocklora.cli import main
 from blocklora.clip.weights import load_backbone, save_backbone
 from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
 from blocklora.files import write_json
+from blocklora.training.engine import FastEngine
 from tests.tiny import SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +153,44 @@ def test_one_seed_twice_gives_equal_bytes(prepared, tmp_path):
     assert records[0] == records[1]
 
 
+def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    assert train(prepared, tmp_path / "undisturbed") == 0
+    step, used = FastEngine.step, []
+
+    def fail_once(self, images, labels, number, scaler):
+        if type(images) is torch.Tensor:  # planning steps with fake ones
+            used.append((number, len(self.chunks)))
+            if len(used) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        return step(self, images, labels, number, scaler)
+
+    monkeypatch.setattr(FastEngine, "step", fail_once)
+    assert train(prepared, tmp_path / "disturbed") == 0
+    assert "out of memory with Chunks(tokens=None, images=None)" in caplog.text
+    # From the start, since no checkpoint was due, and in chunks.
+    assert used[:3] == [(0, 1), (1, 1), (2, 1)]
+    assert [number for number, _ in used[3:]] == list(range(6))
+    assert used[3][1] > 1
+    folders = [run_folder(tmp_path / name, 1) for name in ("undisturbed", "disturbed")]
+    planned = [
+        json.loads((folder / "metrics.json").read_text())["cost"]["planned_memory_bytes"]
+        for folder in folders
+    ]
+    assert planned[0] is None
+    assert planned[1] > 0
+    for (_, ours), (_, theirs) in zip(
+        *(load_adapter(folder / "adapter.safetensors").updates() for folder in folders), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * theirs.abs().max().item())
+
+
+def test_a_run_says_how_long_it_took_to_its_first_step(prepared, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    assert train(prepared, tmp_path) == 0
+    assert re.search(r"ready for its first step after \d+\.\d s", caplog.text)
+
+
 def test_both_engines_are_told_apart_and_agree_without_dropout(prepared, tmp_path):
     study = yaml.safe_load((prepared / "small.yaml").read_text())
     for method in ("clip_lora", "block_lora"):
@@ -240,8 +282,6 @@ def test_a_class_without_training_images_is_named(prepared, tmp_path, capsys):
 
 
 def test_a_gpu_that_is_not_there_is_refused(prepared, tmp_path, capsys):
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     arguments = ["zero-shot", *task_arguments(prepared, tmp_path), "--device", "cuda"]
