@@ -16,7 +16,7 @@ from time import monotonic, sleep
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 NODE = "node1"
 PARTITION = "gpu"
-CPUS = 8
+CPUS = 16
 
 CONFIGURATION = """\
 ClusterName=test

@@ -38,6 +38,8 @@ rule make_manifest:
         "<logs>/make_manifest/{dataset}.log",
     benchmark:
         "<benchmarks>/make_manifest/{dataset}.tsv"
+    group:
+        "manifest"
     conda:
         "../../environment.yml"
     threads: 1
@@ -63,6 +65,8 @@ rule verify_data:
         "<logs>/verify_data/{dataset}.log",
     benchmark:
         "<benchmarks>/verify_data/{dataset}.tsv"
+    group:
+        "manifest"
     conda:
         "../../environment.yml"
     threads: 4
