@@ -31,7 +31,8 @@ def add_commands(subparsers: _SubParsersAction) -> None:
 
 def fetch_backbone(options: Namespace) -> None:
     """Run `fetch-backbone`."""
-    from blocklora.clip.openai import openai_config, verify_checkpoint
+    from blocklora.clip.obtain import verify_checkpoint
+    from blocklora.clip.openai import openai_config
     from blocklora.study.model import load_study
 
     name = options.backbone
@@ -67,12 +68,15 @@ def fetch_backbone(options: Namespace) -> None:
 
 def _checkpoint_of_openai(options: Namespace) -> Path:
     """Return the checkpoint below `--weights-root`, downloaded first if need be."""
-    from blocklora.clip.openai import download_checkpoint, find_checkpoint, openai_model
+    from blocklora.clip.obtain import find_checkpoint, obtain_checkpoint
+    from blocklora.clip.openai import openai_model
+    from blocklora.data.download import Downloader
 
     name, root = options.backbone, options.weights_root
-    found = find_checkpoint(name, root)
-    if found or not options.offline:
-        return found or download_checkpoint(name, root)
+    if not options.offline:
+        return obtain_checkpoint(name, root, Downloader())
+    if found := find_checkpoint(name, root):
+        return found
     command = ["blocklora", "fetch-backbone", "--study", options.study, "--backbone", name]
     command += ["--weights-root", root, "--output", options.output]
     raise UserError(

@@ -1,4 +1,4 @@
-"""OpenAI's CLIP weights: which files hold them, where they are published, how they are trusted.
+"""OpenAI's CLIP weights: which models there are, and where their files are published.
 
 The hub's repositories are those open_clip 3.3 resolves the tag `openai` to
 (mlfoundations/open_clip: pretrained.py). Revisions are pinned, so an address always means the same
@@ -7,19 +7,15 @@ bytes, and a file counts as OpenAI's only if its SHA-256 is one of those below.
 
 import importlib.util
 import json
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from blocklora.clip.config import ClipConfig
 from blocklora.errors import UserError
-from blocklora.files import file_digest
 
 HUB_FILE = "open_clip_model.safetensors"
 ARCHIVE_ADDRESS = "https://openaipublic.azureedge.net/clip/models"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -114,87 +110,3 @@ def openai_config(name: str) -> ClipConfig:
             "with which OpenAI's weights were trained; install the locked version of open_clip"
         )
     return config
-
-
-def find_checkpoint(name: str, weights_root: Path) -> Path | None:
-    """Return the file below `weights_root` that holds OpenAI's model `name`, if there is one.
-
-    Looked for, in this order: `<name>.safetensors` (what `download_checkpoint` leaves), `.pt`,
-    `.pth` and `.bin`; OpenAI's file name; the hub client's cache layout.
-    """
-    model = openai_model(name)
-    cached = f"models--{model.repository.replace('/', '--')}/snapshots/{model.revision}/{HUB_FILE}"
-    names = [f"{name}{suffix}" for suffix in (".safetensors", ".pt", ".pth", ".bin")]
-    for candidate in (*names, model.archive, cached):
-        if (weights_root / candidate).is_file():
-            return weights_root / candidate
-    return None
-
-
-def verify_checkpoint(path: Path, name: str) -> str | None:
-    """Check a file against the digests that are known for it and say in words what it is.
-
-    Known are the published digests and that in `<file>.sha256`, as written by `sha256sum`.
-    Returns None where neither tells about the file.
-
-    Raises:
-        UserError: the digest differs from that in `<file>.sha256`.
-    """
-    model, digest = openai_model(name), file_digest(path)
-    if digest == model.hub_sha256:
-        return f"OpenAI's weights from {model.repository}@{model.revision}, SHA-256 {digest}"
-    if digest == model.archive_sha256:
-        return f"OpenAI's archive {model.archive}, SHA-256 {digest}"
-    beside = path.with_name(f"{path.name}.sha256")
-    if not beside.is_file():
-        return None
-    expected = beside.read_text(encoding="utf-8").split(maxsplit=1)[:1]
-    if [digest] != [value.lower() for value in expected]:
-        raise UserError(
-            f"{path}: its SHA-256 is {digest}, but {beside.name} says {''.join(expected)}; "
-            "copy the file again"
-        )
-    return f"the file {path.name}, SHA-256 {digest}"
-
-
-def download_checkpoint(name: str, weights_root: Path) -> Path:
-    """Download OpenAI's model `name` from the hub to `<weights_root>/<name>.safetensors`.
-
-    The repositories are public: no token is looked for, so none can leak. The file takes its name
-    only when its checksum is right.
-
-    Raises:
-        UserError: the hub cannot be reached, or what it sends has another checksum.
-    """
-    import pooch
-    from requests import RequestException
-    from tqdm import tqdm
-
-    model = openai_model(name)
-    source = f"the hub's {model.repository}@{model.revision}"
-    logger.info("fetching %s from %s", name, source)
-    pooch.get_logger().setLevel(logging.WARNING)  # it would repeat this line with the address
-    # `total` only because pooch asks for the bar's truth, which tqdm derives from it.
-    with tqdm(total=1, unit="B", unit_scale=True, desc=name, disable=None) as bar:
-        try:
-            path = pooch.retrieve(
-                model.hub_address,
-                known_hash=f"sha256:{model.hub_sha256}",
-                fname=f"{name}.safetensors",
-                path=weights_root,
-                downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20),
-            )
-        except (RequestException, ValueError, OSError) as error:
-            raise UserError(
-                f"{source} did not deliver {name} ({_reason(error)}). Try again, or fetch "
-                f"{model.archive_address} by other means and put it into {weights_root}"
-            ) from None
-    return Path(path)
-
-
-def _reason(error: Exception) -> str:
-    """Name a failure without its message, which may quote a proxy's or a mirror's password."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"HTTP status {response.status_code}"
-    return "wrong checksum" if type(error) is ValueError else type(error).__name__

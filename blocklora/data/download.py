@@ -1,10 +1,13 @@
 """Downloads that resume, retry, try every address, and only then take their name."""
 
+import fcntl
 import hashlib
 import logging
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from blocklora.data.registry import RemoteFile
 from blocklora.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+WORK = ".downloads"  # unfinished work and locks, below the folder that is being filled
 
 _BLOCK = 2**20
 _GIVE_UP = (400, 401, 403, 404, 405, 410, 451)  # asking again would not change the answer
@@ -64,21 +69,21 @@ class Downloader:
         Raises:
             UserError: no address has the file; the reason is given for each. Or the disk is full.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
         reasons = []
         for address in file.addresses:
-            logger.info("%s: downloading from %s", file.name, address)
+            logger.info("%s: downloading from %s", file.name, _without_password(address))
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 self._fetch_from(address, file, part)
+                part.replace(target)
             except _BadAddressError as error:
-                logger.info("%s: %s: %s", file.name, address, error)
-                reasons.append(f"  {address}: {error}")
-                continue
+                reasons.append(_without_password(f"  {address}: {error}"))
+                logger.info("%s:%s", file.name, reasons[-1])
             except OSError as error:
                 raise UserError(f"{part}: cannot be written: {error.strerror}") from None
-            part.replace(target)
-            return
+            else:
+                return
         raise UserError(f"{file.name} cannot be downloaded:\n" + "\n".join(reasons))
 
     def _fetch_from(self, address: str, file: RemoteFile, part: Path) -> None:
@@ -99,7 +104,8 @@ class Downloader:
                 if failures == self.attempts:
                     raise _BadAddressError(f"{error} ({failures} attempts)") from None
                 wait = self.backoff * 2 ** (failures - 1)
-                logger.info("%s: %s; trying again in %g s", file.name, error, wait)
+                reason = _without_password(str(error))
+                logger.info("%s: %s; trying again in %g s", file.name, reason, wait)
                 time.sleep(wait)
             else:
                 return
@@ -144,6 +150,38 @@ class Downloader:
                 bar.update(len(block))
                 if file.bytes and have > file.bytes:
                     break  # an endless answer must not fill the disk
+
+
+@contextmanager
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold a lock below `folder`, so that two processes do not put `name` there at once.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    path = folder / WORK / f"{name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {name} is not there and cannot be put there ({error.strerror}); choose a "
+            "writable folder, or put it there by other means"
+        ) from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("%s: another process is fetching it; waiting", name)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning("%s: this file system has no locks (%s)", path, error.strerror)
+        yield
+
+
+def _without_password(text: str) -> str:
+    """Return `text` without the user and password that an address in it may carry."""
+    return re.sub(r"//[^/\s@]*@", "//", text)
 
 
 def _size(path: Path) -> int:
@@ -208,5 +246,5 @@ def require_space(folder: Path, size: int, what: str) -> None:
     if free < size:
         raise UserError(
             f"{folder}: {what} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make "
-            "room or choose another data_root"
+            "room or choose another folder"
         )

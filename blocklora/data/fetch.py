@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from blocklora.data.download import Downloader
-from blocklora.data.obtain import archives_of, locked, obtain_tree
+from blocklora.data.download import Downloader, locked
+from blocklora.data.obtain import archives_of, obtain_tree
 from blocklora.data.registry import Dataset
 from blocklora.data.source import Source
 from blocklora.data.trees import describe, find_split, find_tree

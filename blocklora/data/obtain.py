@@ -1,14 +1,12 @@
 """From archives to a finished image tree: find or download, verify, unpack, count, rename."""
 
-import fcntl
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from blocklora.data.download import Downloader, check_file, require_space
+from blocklora.data.download import WORK, Downloader, check_file, require_space
 from blocklora.data.layouts import list_images
 from blocklora.data.manifest import SPLITS
 from blocklora.data.registry import Archive, Dataset
@@ -20,7 +18,6 @@ from blocklora.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-CACHE = ".downloads"  # below data_root: unfinished work, removed when a dataset is complete
 MARKER = ".blocklora.json"  # in a dataset's folder: the archives it was made from
 
 
@@ -34,7 +31,7 @@ def obtain_tree(dataset: Dataset, data_root: Path, downloader: Downloader | None
         UserError: no alternative worked; the message says why each did not and what to do.
     """
     places = [data_root / ARCHIVES, *(data_root / tree.folder for tree in dataset.trees)]
-    cache = data_root / CACHE / dataset.name
+    cache = data_root / WORK / dataset.name
     reasons = []
     for archives in sorted(dataset.downloads, key=lambda group: not _all_local(group, places)):
         try:
@@ -52,29 +49,6 @@ def archives_of(folder: Path) -> tuple[dict, ...]:
     """Return what a folder made by `obtain_tree` was made from; empty for other folders."""
     marker = folder / MARKER
     return tuple(read_json(marker)["files"]) if marker.exists() else ()
-
-
-@contextmanager
-def locked(data_root: Path, name: str) -> Iterator[None]:
-    """Hold the lock of a dataset, so that two processes do not make one tree at once."""
-    path = data_root / CACHE / f"{name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-    except OSError as error:
-        raise UserError(
-            f"{data_root}: {name} is not there and cannot be put there ({error.strerror}); "
-            "choose a writable data_root, or complete the tree"
-        ) from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("%s: another process is fetching it; waiting", name)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning("%s: this file system has no locks (%s)", path, error.strerror)
-        yield
 
 
 def _all_local(archives: Sequence[Archive], places: Sequence[Path]) -> bool:

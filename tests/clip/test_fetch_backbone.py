@@ -2,10 +2,8 @@
 
 import hashlib
 import logging
-import threading
 from argparse import ArgumentParser
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ from blocklora.clip import openai
 from blocklora.clip.commands import add_commands
 from blocklora.clip.openai import OPENAI_MODELS
 from blocklora.clip.weights import load_backbone
+from blocklora.data.download import WORK
 from blocklora.errors import UserError
 from blocklora.study.model import BackboneSource
 from tests.clip.checkpoint_files import (
@@ -28,6 +27,7 @@ from tests.clip.checkpoint_files import (
     small_weights,
     state_dict,
 )
+from tests.data.http_server import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
@@ -37,38 +37,17 @@ def weights() -> dict[str, torch.Tensor]:
     return small_weights()
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub on loopback that redirects, as the real one does, and records what it is asked."""
-
-    def do_GET(self):
-        self.server.asked.append((self.path, dict(self.headers)))
-        if self.path.startswith("/timm/"):
-            self.send_response(302)
-            self.send_header("Location", "/blob")
-            self.end_headers()
-            return
-        body, length = self.server.body, len(self.server.body or b"")
-        self.send_response(200 if body is not None else 404)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write((body or b"")[: self.server.stop_after])
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.body, server.stop_after = [], None, None
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    """A hub on loopback that redirects, as the real one does; nobody waits between attempts."""
+    server = Server()
+    model = OPENAI_MODELS[NAME]
+    server.add(f"{model.repository}/resolve/{model.revision}/{openai.HUB_FILE}", redirect="/blob")
+    monkeypatch.setenv("HF_ENDPOINT", server.url("").replace("//", "//user:password@"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    server.close()
 
 
 @pytest.fixture
@@ -125,7 +104,7 @@ def no_network(monkeypatch):
 def test_the_hub_is_asked_without_a_token_and_the_cache_serves_offline(
     fetch, hub, published, weights, monkeypatch
 ):
-    hub.body = published.hub_file.read_bytes()
+    hub.add("blob", published.hub_file.read_bytes())
     first = load_backbone(fetch())
     assert [path for path, _ in hub.asked] == [
         f"/{OPENAI_MODELS[NAME].repository}/resolve/{OPENAI_MODELS[NAME].revision}"
@@ -140,18 +119,36 @@ def test_the_hub_is_asked_without_a_token_and_the_cache_serves_offline(
         assert torch.equal(again.weights[name], value)
 
 
+def test_a_broken_transfer_is_continued(fetch, hub, published, weights):
+    content = published.hub_file.read_bytes()
+    blob = hub.add("blob", content, cuts=1, fail=[503])
+    backbone = load_backbone(fetch())
+    assert blob.requests == [None, None, f"bytes={len(content) // 2}-"]
+    assert all(torch.equal(backbone.weights[name], value) for name, value in weights.items())
+
+
 @pytest.mark.parametrize(
-    ("body", "stop_after", "reason"),
-    [(None, None, "HTTP status 404"), (b"other", None, "wrong checksum"), (b"x" * 99, 9, "Error")],
+    ("content", "reason"), [(None, "HTTP status 404"), (b"other", "sha256 .* instead of")]
 )
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(
-    fetch, hub, published, body, stop_after, reason
+    fetch, hub, published, caplog, content, reason
 ):
-    hub.body, hub.stop_after = body, stop_after
+    caplog.set_level(logging.INFO)
+    if content:
+        hub.add("blob", content)
     with pytest.raises(UserError, match=reason) as caught:
         fetch()
     assert f"/{published.archive.name}" in str(caught.value)
-    assert list(published.root.iterdir()) == []
+    assert "127.0.0.1" in str(caught.value)
+    assert "password" not in str(caught.value) + caplog.text
+    assert [path.name for path in published.root.iterdir()] == [WORK]
+
+
+def test_a_folder_that_cannot_be_written_is_named(fetch, hub, published):
+    published.root.rmdir()
+    published.root.touch()
+    with pytest.raises(UserError, match=r"weights: .*cannot be put there"):
+        fetch()
 
 
 @pytest.mark.usefixtures("no_network")

@@ -152,7 +152,7 @@ def archives(dataset: str, alternative: int) -> dict[str, bytes]:
 
 
 def write_registry(folder, dataset: str, serve) -> None:
-    """Write a registry with one small dataset: the packaged entry with other numbers.
+    """Write the definition of one small dataset: the packaged entry with other numbers.
 
     `serve(name, content)` returns an address for a file, or None for a file that is nowhere.
     """
@@ -169,7 +169,7 @@ def write_registry(folder, dataset: str, serve) -> None:
             _fill(archive, packed[archive["name"]], serve)
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({dataset: entry}, allow_unicode=True)
-    (folder / "small.yaml").write_text(text, encoding="utf-8")
+    (folder / f"{dataset}.yaml").write_text(text, encoding="utf-8")
 
 
 def _fill(file: dict, content: bytes, serve) -> None:

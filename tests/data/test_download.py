@@ -127,6 +127,18 @@ def test_when_no_address_works_each_reason_is_given(server, tmp_path):
     assert not (tmp_path / "f").exists()
 
 
+def test_the_password_in_an_address_is_sent_but_not_told(server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    server.add("busy", fail=[503] * 3)
+    addresses = [server.url(name).replace("//", "//me:secret@") for name in ("gone", "busy")]
+    with pytest.raises(UserError) as caught:
+        QUICK.fetch(file_at(*addresses, "http://me:secret@[x/"), tmp_path / "f")
+    assert "Authorization" in server.asked[0][1]
+    assert "404 Not Found" in str(caught.value)
+    assert "trying again" in caplog.text
+    assert "secret" not in str(caught.value) + caplog.text
+
+
 def test_google_drive_is_asked_by_id(tmp_path):
     asked = []
 

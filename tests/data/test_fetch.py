@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from dataset_archives import (
+
+from blocklora.cli import main
+from blocklora.data.download import Downloader
+from blocklora.data.fetch import draw, fetch_published, use_own
+from blocklora.data.manifest import read_manifest, read_shots
+from blocklora.data.pixels import open_shot_images, open_test_pixels
+from blocklora.data.registry import VARIABLE, load_registry
+from blocklora.data.source import read_source, write_source
+from blocklora.errors import UserError
+from tests.data.dataset_archives import (
     CASES,
     CLASSES,
     LAYOUTS,
@@ -24,15 +33,6 @@ from dataset_archives import (
     split_lists,
     write_registry,
 )
-
-from blocklora.cli import main
-from blocklora.data.download import Downloader
-from blocklora.data.fetch import draw, fetch_published, use_own
-from blocklora.data.manifest import read_manifest, read_shots
-from blocklora.data.pixels import open_shot_images, open_test_pixels
-from blocklora.data.registry import VARIABLE, load_registry
-from blocklora.data.source import read_source, write_source
-from blocklora.errors import UserError
 
 STUDIES = Path(__file__).parents[2] / "studies"
 QUICK = Downloader(attempts=2, backoff=0.001, timeout=(2, 2))

@@ -1,13 +1,8 @@
 """ImageNet's own way: class folders, the flat validation folder, and the tar files."""
 
-import io
 import shutil
 
-import numpy as np
 import pytest
-import scipy.io
-import yaml
-from dataset_archives import pack, picture
 
 from blocklora.data.fetch import fetch_published
 from blocklora.data.imagenet import DEVKIT, read_classes, scan_imagenet
@@ -15,76 +10,25 @@ from blocklora.data.layouts import list_images
 from blocklora.data.registry import PACKAGED, load_registry
 from blocklora.data.sampling import draw_shots
 from blocklora.errors import UserError
-
-CLASSES = {"n01": "tench", "n02": "great white shark", "n03": "missile"}
-# Which class each validation image has, by its number; the devkit's ids are in another order.
-TRUTH = ["n03", "n01", "n02", "n02", "n01", "n03"]
-IDS = {"n02": 1, "n03": 2, "n01": 3, "n99": 4}  # n99 is not a leaf, as in the real devkit
-
-
-def validation_name(number):
-    return f"ILSVRC2012_val_{number:08d}.JPEG"
-
-
-def devkit_files():
-    kind = [("ILSVRC2012_ID", "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
-    synsets = np.array([(number, wnid, "x", 0) for wnid, number in IDS.items()], dtype=kind)
-    stream = io.BytesIO()
-    scipy.io.savemat(stream, {"synsets": synsets})
-    truth = "".join(f"{IDS[wnid]}\n" for wnid in TRUTH)
-    return {
-        f"{DEVKIT}/data/meta.mat": stream.getvalue(),
-        f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
-        f"{DEVKIT}/readme.txt": b"",
-    }
-
-
-def train_images():
-    return {w: {f"{w}_{i}.JPEG": picture(f"{w} {i}") for i in (10, 9, 100)} for w in CLASSES}
-
-
-def validation_images():
-    return {validation_name(i + 1): picture(f"val {i}") for i in range(len(TRUTH))}
+from tests.data.dataset_archives import pack
+from tests.data.small_imagenet import (
+    CLASSES,
+    TRUTH,
+    devkit_files,
+    train_images,
+    validation_name,
+    write,
+    write_registry,
+    write_tars,
+    write_tree,
+)
 
 
 @pytest.fixture
 def imagenet(tmp_path):
-    """Return a definition of ImageNet with three classes and no checksums."""
-    entry = yaml.safe_load((PACKAGED / "paper.yaml").read_text())["imagenet"]
-    entry |= {"classes": 3, "images": {"train": 9, "val": 0, "test": 6}, "same_names": []}
-    for archive in entry["downloads"][0]["archives"]:
-        archive |= {"bytes": None, "checksum": None}
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    (folder / "x.yaml").write_text(yaml.safe_dump({"imagenet": entry}))
-    lines = "".join(f"{wnid} {name}\n" for wnid, name in CLASSES.items())
-    (folder / "imagenet_classes.txt").write_text(f"# a comment\n{lines}")
-    return load_registry(folder)["imagenet"]
-
-
-def write(folder, files):
-    for path, content in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-
-
-def write_tars(folder):
-    tars = {f"{wnid}.tar": pack("x.tar", images) for wnid, images in train_images().items()}
-    write(
-        folder,
-        {
-            "ILSVRC2012_img_train.tar": pack("x.tar", tars),
-            "ILSVRC2012_img_val.tar": pack("x.tar", validation_images()),
-            f"{DEVKIT}.tar.gz": pack("x.tar.gz", devkit_files()),
-        },
-    )
-
-
-def write_tree(root, flat):
-    for wnid, images in train_images().items():
-        write(root / "train" / wnid, images)
-    for wnid, (name, content) in zip(TRUTH, validation_images().items(), strict=True):
-        write(root / "val" / ("." if flat else wnid), {name: content})
+    """Return the definition of the small ImageNet."""
+    write_registry(tmp_path / "registry")
+    return load_registry(tmp_path / "registry")["imagenet"]
 
 
 def images_of(source, dataset):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.http_server import Server
 from tests.faults.pipeline import find, remove_outputs, stages
 
 PACKAGE = Path(importlib.util.find_spec("blocklora").origin).parent
@@ -94,19 +95,22 @@ def test_a_token_in_the_environment_is_in_no_file_and_no_message(runner, study, 
 
 
 def test_a_failed_download_does_not_tell_the_token(runner, study, tmp_path):
-    """No network, so the hub cannot be reached, whatever it is asked with."""
+    """The hub has nothing, whatever it is asked with."""
     text = study.read_text().replace("source: miniature", "source: openai")
     path = tmp_path / "small.yaml"
     path.write_text(text.replace("mini-clip:", "ViT-B-16-quickgelu:"))
+    server = Server()
     environment = {
-        "HF_TOKEN": SECRET, "HF_ENDPOINT": "http://127.0.0.1:9", "http_proxy": "", "HF_HOME":
-        str(tmp_path / "home"), "https_proxy": "http://127.0.0.1:9",
+        "HF_TOKEN": SECRET, "HF_ENDPOINT": server.url("").replace("//", f"//me:{SECRET}@"),
+        "http_proxy": "", "HF_HOME": str(tmp_path / "home"),
     }  # fmt: skip
     arguments = (
         "fetch-backbone", "--study", str(path), "--backbone", "ViT-B-16-quickgelu",
         "--weights-root", str(tmp_path / "weights"), "--output", str(tmp_path / "b.safetensors"),
     )  # fmt: skip
     outcome = runner(tmp_path, arguments, environment=environment)
+    server.close()
+    assert server.asked
     assert outcome.status == 1, outcome.text
     assert "blocklora fetch-backbone: error: " in outcome.text
     assert SECRET not in outcome.text
