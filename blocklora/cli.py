@@ -17,6 +17,7 @@ COMMAND_MODULES = (
     "blocklora.miniature.commands",
     "blocklora.training.commands",
     "blocklora.theory.commands",
+    "blocklora.performance.commands",
     "blocklora.publish.commands",
 )
 

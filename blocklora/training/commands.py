@@ -10,7 +10,6 @@ from blocklora.errors import Interrupted, UserError
 from blocklora.study.model import Run, Study, load_study
 from blocklora.training import gate
 from blocklora.training.gpu import claim_gpu
-from blocklora.training.performance_commands import add_performance_commands
 from blocklora.training.staging import staged
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     )
     train.set_defaults(run=_train)
     gate.add_gate_command(subparsers)
-    add_performance_commands(subparsers)
 
     predict = subparsers.add_parser(
         "predict",

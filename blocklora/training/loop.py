@@ -95,6 +95,22 @@ def cosine_learning_rate(step: int, steps: int, first: float, last: float) -> fl
     return last + (first - last) * (1 + cos(pi * step / steps)) / 2
 
 
+def training_step(
+    engine: Engine,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    images: Tensor,
+    labels: Tensor,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """Do step `step` (from 0) and return loss and correct predictions, as `Engine.step` does."""
+    optimizer.zero_grad(set_to_none=True)
+    loss, correct = engine.step(images, labels, step, scaler)
+    scaler.step(optimizer)
+    scaler.update()
+    return loss, correct
+
+
 def train(
     engine: Engine,
     batches: Batches,
@@ -154,15 +170,9 @@ def train(
         rate = cosine_learning_rate(done, steps, recipe.learning_rate, recipe.final_learning_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        loss, correct = engine.step(
-            images.to(engine.device, non_blocking=True),
-            labels.to(engine.device, non_blocking=True),
-            done,
-            scaler,
-        )
-        scaler.step(optimizer)
-        scaler.update()
+        images = images.to(engine.device, non_blocking=True)
+        labels = labels.to(engine.device, non_blocking=True)
+        loss, correct = training_step(engine, optimizer, scaler, images, labels, done)
         done += 1
         history.pending.append((loss, correct, len(labels)))
         now = monotonic()

@@ -38,3 +38,28 @@ rule figures:
             name=FIGURES,
             form=["pdf", "png", "csv"],
         ),
+
+
+# How fast this machine is; no result depends on it.
+rule bench:
+    output:
+        json="<results>/bench.json",
+        page="<results>/bench.md",
+    log:
+        "<logs>/bench.log",
+    benchmark:
+        "<benchmarks>/bench.tsv"
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores
+    resources:
+        gpu=GPUS,
+        mem_mb=growing(16000),
+        runtime="2h",
+    params:
+        device=untracked(DEVICE),
+    message:
+        "Measuring the engines"
+    shell:
+        "blocklora bench --device {params.device} --threads {threads} --output {output.json:q}"
+        " --page {output.page:q} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.clip.config import ClipConfig
 from blocklora.clip.prompts import pack
 from blocklora.data.registry import load_registry
+from blocklora.performance.text import markdown
 from blocklora.study.model import Study
 from blocklora.theory.flops import step_flops
 from blocklora.training.engine import Chunks, chunk_sizes
@@ -180,7 +181,7 @@ def document(
 
 
 def table(kinds: Sequence[Forecast], rate: float | None) -> str:
-    """Return one line for each kind, and the total, as text in columns."""
+    """Return one line for each kind, and the total, as a Markdown table."""
     rows = [
         ("kind of run", "classes", "prompt tokens", "chunks", "MiB", "TFLOP/step", "s/step", "h")
     ]
@@ -190,7 +191,7 @@ def table(kinds: Sequence[Forecast], rate: float | None) -> str:
                 f"{kind.backbone}/{kind.dataset}/{kind.method}",
                 str(kind.classes),
                 str(kind.prompt_tokens),
-                _chunks(kind.plan.chunks),
+                chunks_text(kind.plan.chunks),
                 f"{kind.plan.peak_bytes / MIB:.0f}",
                 f"{kind.flops_per_step / 1e12:.3f}",
                 "" if rate is None else f"{kind.flops_per_step / rate:.3f}",
@@ -202,17 +203,10 @@ def table(kinds: Sequence[Forecast], rate: float | None) -> str:
     rows.append(
         (f"all {sum(len(k.training_flops) * k.runs for k in kinds)} runs", *[""] * 6, hours)
     )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in (0, 3) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines)
+    return markdown(rows, left=(0, 3))
 
 
-def _chunks(chunks: Chunks) -> str:
+def chunks_text(chunks: Chunks) -> str:
+    """Return the sizes of chunks in words."""
     parts = [f"{size} {what}" for what, size in vars(chunks).items() if size is not None]
     return ", ".join(parts) or "none"

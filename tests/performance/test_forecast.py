@@ -10,10 +10,10 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.cli import main
 from blocklora.clip.weights import save_backbone
 from blocklora.data.manifest import LabelledImage, write_manifest
+from blocklora.performance.forecast import forward_flops, mean_flops, planned_flops
 from blocklora.theory.counting import flop_counter
 from blocklora.training.batches import batch_indices
 from blocklora.training.engine import Chunks, FastEngine
-from blocklora.training.forecast import forward_flops, mean_flops, planned_flops
 from blocklora.training.plan import Setting, planned_peak_bytes
 from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
 

@@ -1,0 +1,183 @@
+"""What is measured, each in a process of its own: trainings on random weights, the bare device.
+
+Speed does not depend on the values of weights, so that nothing has to be downloaded.
+"""
+
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from blocklora.adapters.adapter import Adapter
+from blocklora.clip.checkpoints import tensor_shapes
+from blocklora.clip.config import ClipConfig
+from blocklora.clip.products import product
+from blocklora.clip.weights import Backbone
+from blocklora.performance.machine import Machine
+from blocklora.theory.counting import flop_counter
+from blocklora.training.augment import cut, draw_crops
+from blocklora.training.device import peak_memory_bytes, reset_peak_memory
+from blocklora.training.engine import DTYPES, Chunks, Engine, FastEngine
+from blocklora.training.evaluate import Classifier
+from blocklora.training.loop import training_step
+from blocklora.training.plan import Setting
+
+LOGIT_SCALE = 100.0
+LEARNING_RATE = 2e-4
+# Height and width of a typical image of ImageNet.
+IMAGE_SHAPE = (375, 500, 3)
+# Of the square matrices whose product measures the rate: large enough to reach it.
+PRODUCT_WIDTH = {"cpu": 2048, "cuda": 8192}
+
+
+class Training:
+    """A training whose steps are measured, with AdamW as in a run and a batch that stays."""
+
+    def __init__(self, machine: Machine, setting: Setting, engine: str, chunks: Chunks) -> None:
+        """Prepare everything but the first step; `engine` is "fast" or "reference"."""
+        machine.prepare(setting.precision)
+        reset_peak_memory(machine.device)
+        self.machine, self.setting = machine, setting
+        clip, device = setting.clip, machine.device
+        self.backbone = random_backbone(clip)
+        shapes = {t: (getattr(clip, t).layers, getattr(clip, t).width) for t in ("vision", "text")}
+        self.adapter = Adapter.initialise(
+            setting.adapter, shapes, torch.Generator().manual_seed(0), device
+        )
+        self.engine = self._engine(engine, chunks)
+        self.optimizer = torch.optim.AdamW(self.adapter.parameters(), LEARNING_RATE)
+        self.scaler = torch.amp.GradScaler(device, enabled=setting.precision == "fp16")
+        generator = torch.Generator().manual_seed(0)
+        shape = (setting.batch_size, clip.image_size, clip.image_size, 3)
+        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        self.images = self.images.to(device)
+        labels = torch.randint(0, len(setting.prompts), shape[:1], generator=generator)
+        self.labels = labels.to(device)
+        self.done = 0
+
+    def _engine(self, name: str, chunks: Chunks) -> Engine:
+        options = {
+            "logit_scale": LOGIT_SCALE,
+            "seed": 0,
+            "device": self.machine.device,
+            "precision": self.setting.precision,
+        }
+        inputs = self.backbone, self.adapter, self.setting.prompts
+        if name == "fast":
+            return FastEngine(*inputs, **options, chunks=chunks)
+        from blocklora.training.reference import ReferenceEngine
+
+        return ReferenceEngine(*inputs, **options)
+
+    def step(self) -> float:
+        """Do one step and return its loss.
+
+        The low-rank update starts at zero, so that the first loss is the same with any engine.
+        """
+        inputs = self.engine, self.optimizer, self.scaler, self.images, self.labels
+        loss, _ = training_step(*inputs, self.done)
+        self.done += 1
+        return loss.item()
+
+    def step_seconds(self, steps: int) -> float:
+        """Return the mean time of `steps` steps, between which nothing waits for the device."""
+        inputs = self.engine, self.optimizer, self.scaler, self.images, self.labels
+
+        def work() -> None:
+            for step in range(self.done, self.done + steps):
+                training_step(*inputs, step)
+
+        seconds = self.machine.seconds(work)
+        self.done += steps
+        return seconds / steps
+
+    def counted_flops(self) -> int:
+        """Do one step and return the operations PyTorch counts in it."""
+        with flop_counter() as counter:
+            self.step()
+        return counter.get_total_flops()
+
+    def peak_memory(self) -> int:
+        """Return the largest memory so far: allocated on the GPU, or resident in the process."""
+        return peak_memory_bytes(self.machine.device)
+
+    def optimizer_seconds(self, steps: int) -> float:
+        """Return the time of the optimizer in one step."""
+        for parameter in self.adapter.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+        def work() -> None:
+            for _ in range(steps):
+                self.optimizer.step()
+
+        return self.machine.seconds(work) / steps
+
+    def busy_seconds(self, steps: int) -> float:
+        """Return how long kernels run in one step on a GPU; the rest of it are gaps."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            self.step_seconds(steps)
+        kernels = (
+            event.time_range.elapsed_us()
+            for event in profile.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        )
+        return sum(kernels) / 1e6 / steps
+
+    def test_seconds(self, images: int) -> tuple[float, float]:
+        """Return the times of encoding the prompts for tests, and of testing one image."""
+        inputs = self.backbone, self.adapter, self.setting.prompts
+        prepared: list[Classifier] = []
+
+        def prepare() -> None:
+            prepared.append(Classifier(*inputs, self.machine.device, self.setting.precision))
+
+        prompts = self.machine.seconds(prepare)
+        pixels = np.resize(self.images.cpu().numpy(), (images, *self.images.shape[1:]))
+        (classifier,) = prepared
+        classifier.predict(pixels[: len(pixels) // 2])
+        return prompts, self.machine.seconds(lambda: classifier.predict(pixels)) / images
+
+
+class Device:
+    """What the device and its host do apart from training."""
+
+    def __init__(self, machine: Machine, precision: str, image_size: int, batch_size: int) -> None:
+        """Prepare matrices and a batch of images."""
+        machine.prepare(precision)
+        self.machine, self.image_size = machine, image_size
+        generator = np.random.default_rng(0)
+        self.images = [generator.integers(0, 256, IMAGE_SHAPE, np.uint8) for _ in range(batch_size)]
+        shape = (PRODUCT_WIDTH[machine.device],) * 2
+        self.left, self.right = (
+            torch.randn(shape, dtype=DTYPES[precision], device=machine.device) for _ in range(2)
+        )
+        self.product_rate()
+
+    def product_rate(self) -> float:
+        """Return the operations per second of a large matrix product."""
+        seconds = median(
+            self.machine.seconds(lambda: product(self.left, self.right)) for _ in range(5)
+        )
+        return 2 * len(self.left) ** 3 / seconds
+
+    def augmentation_seconds(self) -> float:
+        """Return how long one thread of the host takes to augment a batch."""
+        sizes = np.array([image.shape[:2] for image in self.images])
+        crops = draw_crops(sizes, (0.08, 1.0), 0.5, np.random.default_rng(0))
+        start = perf_counter()
+        cut(self.images, crops, self.image_size)
+        return perf_counter() - start
+
+
+def random_backbone(clip: ClipConfig) -> Backbone:
+    """Return weights of a shape that let every value stay finite."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: 0.02 * torch.randn(shape, generator=generator)
+        for name, shape in tensor_shapes(clip).items()
+    }
+    for name, value in weights.items():
+        if "ln_" in name and name.endswith("weight"):
+            value += 1
+    return Backbone(clip, weights, sha256="random")

@@ -1,0 +1,80 @@
+"""Processes that measure when they are told to, so that memory is apart and all take turns."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from blocklora.errors import UserError
+
+
+class OutOfMemory(Exception):
+    """A worker ran out of memory and has ended."""
+
+
+class Worker:
+    """An object in a process of its own."""
+
+    def __init__(self, build: Callable[..., Any], *arguments: Any) -> None:
+        """Start the process; `build(*arguments)` makes the object there."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Return the result of a method of the object.
+
+        Raises:
+            OutOfMemory: memory ran out.
+            UserError: the device does not do what was asked for, or the process has ended.
+        """
+        try:
+            self._pipe.send((method, arguments))
+            kind, value = self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join()
+            if self._process.exitcode == -signal.SIGKILL:  # so does Linux when memory runs out
+                raise OutOfMemory from None
+            raise UserError("a measuring process has ended; its error is above") from None
+        if kind == "result":
+            return value
+        self.close()
+        if kind == "out of memory":
+            raise OutOfMemory
+        raise UserError(value)
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Answer until the other end hangs up."""
+    from blocklora.training.plan import is_out_of_memory
+
+    # An interruption of the terminal reaches all processes; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    subject: list[Any] = []
+    while True:
+        try:
+            method, values = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if not subject:
+                subject.append(build(*arguments))
+            answer = "result", getattr(subject[0], method)(*values)
+        except UserError as error:
+            answer = "error", str(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            answer = "out of memory", None
+        with suppress(BrokenPipeError):
+            pipe.send(answer)

@@ -1,0 +1,269 @@
+"""The benchmark measures what it says it does, on a small model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from blocklora.cli import main
+from blocklora.clip.weights import save_backbone
+from blocklora.data.manifest import LabelledImage, write_manifest
+from blocklora.errors import UserError
+from blocklora.performance.bench import (
+    EngineFigures,
+    Measurement,
+    reference_seconds,
+    settings,
+)
+from blocklora.performance.machine import Machine
+from blocklora.performance.report import document, page
+from blocklora.performance.trial import Device, Training
+from blocklora.performance.worker import OutOfMemory, Worker
+from blocklora.training.engine import Chunks
+from blocklora.training.plan import Plan
+from tests.tiny import SHAPE, tiny_backbone
+
+ROOT = Path(__file__).parents[2]
+# What a bare image has: PyTorch, NumPy, open_clip_torch and what that needs.
+BARE = {
+    *("torch", "torchvision", "torchgen", "functorch", "triton", "numpy", "open_clip", "timm"),
+    *("PIL", "ftfy", "wcwidth", "regex", "huggingface_hub", "safetensors", "tqdm", "yaml"),
+    *("mpmath", "sympy", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "packaging"),
+    *("typing_extensions", "setuptools", "pkg_resources", "_distutils_hack"),
+}
+# Of huggingface_hub, which uses whichever of them its version wants.
+HUB = {"requests", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "anyio", "idna", "certifi"}
+HUB |= {"truststore", "urllib3", "charset_normalizer", "sniffio", "hf_xet", "shellingham", "click"}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Return the JSON, the page and what was printed for two small settings."""
+    folder = tmp_path_factory.mktemp("bench")
+    save_backbone(folder / "tiny.safetensors", SHAPE, tiny_backbone().weights, "random")
+    command = [
+        sys.executable, "-m", "blocklora", "bench", "--model", folder / "tiny.safetensors",
+        "--classes", "20", "4", "8", "--batch-sizes", "2", "--towers", "both", "--rounds", "2",
+        "--threads", "1", "--reference-classes", "8", "--output", folder / "bench.json",
+        "--page", folder / "bench.md",
+    ]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "bench.json").read_text()), (folder / "bench.md").read_text(), done
+
+
+def test_both_engines_do_the_same_work(found):
+    content, _, _ = found
+    for entry in content["settings"][:2]:
+        fast, reference = entry["fast"], entry["reference"]
+        assert fast["first_loss"] == pytest.approx(reference["first_loss"], rel=1e-4)
+        assert len(fast["rounds_seconds"]) == len(reference["rounds_seconds"]) == 2
+        assert entry["speedup"] == reference["step_seconds"] / fast["step_seconds"]
+        assert entry["flops_formula"] == fast["flops_counted"]
+        # Padded prompts and a dense update cost more.
+        assert reference["flops_counted"] > fast["flops_counted"]
+        assert fast["images_per_second"] == 2 / fast["step_seconds"]
+
+
+def test_what_the_reference_does_not_run_is_extrapolated(found):
+    few, more, most = found[0]["settings"]
+    assert [entry["classes"] for entry in (few, more, most)] == [4, 8, 20]
+    assert most["reference"] is None
+    assert most["reference_is_extrapolated"]
+    assert not more["reference_is_extrapolated"]
+    slope = (more["reference_step_seconds"] - few["reference_step_seconds"]) / 4
+    expected = more["reference_step_seconds"] + 12 * slope
+    assert most["reference_step_seconds"] == pytest.approx(expected)
+
+
+def test_parts_make_up_the_step(found):
+    for entry in found[0]["settings"]:
+        parts = entry["parts_seconds"]
+        assert set(parts) == {
+            *("vision tower", "text tower", "adapter", "optimizer", "augmentation"),
+        }
+        total = sum(parts.values()) - parts["augmentation"]
+        assert total == pytest.approx(entry["fast"]["step_seconds"])
+        assert parts["optimizer"] > 0
+        assert parts["augmentation"] > 0
+
+
+def test_the_page_is_printed_and_written(found):
+    content, written, done = found
+    assert done.stdout == written
+    assert content["device_name"] in written
+    assert torch.__version__ in written
+    assert "20 classes, batch 2, vision and text, fp32" in written
+    assert "setting 3 of 3" in done.stderr
+
+
+def figures(*rounds):
+    return EngineFigures(rounds, 10**9, 10**12, 1.0)
+
+
+def measurement(classes, batch_size=32, reference=None, ran_out=False, **changes):
+    (setting,) = settings(SHAPE, [classes], [batch_size], ["both"], ["fp32"])
+    values = {
+        "setting": setting,
+        "plan": Plan(Chunks(), 10**9),
+        "formula_flops": 10**12,
+        "product_rate": 1e13,
+        "fast": figures(0.1, 0.3, 0.2),
+        "reference": reference,
+        "reference_ran_out": ran_out,
+        "parts": {},
+        "test_seconds": (2.0, 0.001),
+    }
+    return Measurement(**(values | changes))
+
+
+def test_a_run_on_imagenet_is_projected_from_steps_and_tests():
+    found = measurement(1000)
+    assert found.imagenet_minutes == pytest.approx((8000 * 0.2 + 2 + 50_000 * 0.001) / 60)
+    assert measurement(999).imagenet_minutes is None
+    assert measurement(1000, batch_size=8).imagenet_minutes is None
+    facts = {"device": "cuda", "device_name": "card", "threads": 1, "rounds": 3, "versions": {}}
+    assert "take 27.5 minutes" in page([found], facts)
+    (entry,) = document([found], facts)["settings"]
+    assert entry["fast_share_of_product_rate"] == pytest.approx(0.5)
+
+
+def test_a_reference_that_ran_out_of_memory_is_said_to_have():
+    known = [measurement(50, reference=figures(5.0)), measurement(100, reference=figures(8.0))]
+    lost = measurement(1000, ran_out=True)
+    assert reference_seconds(lost, [*known, lost]) == pytest.approx(8 + 3 / 50 * 900)
+    assert reference_seconds(lost, [known[0], lost]) is None
+    facts = {"device": "cuda", "device_name": "card", "threads": 1, "rounds": 3, "versions": {}}
+    (line,) = (line for line in page([*known, lost], facts).splitlines() if "1000 classes" in line)
+    assert "~62" in line
+    assert "out of memory" in line
+
+
+def test_settings_have_the_names_of_imagenet():
+    (setting,) = settings(replace(SHAPE, context_length=77), [1000], [2], ["text"], ["bf16"])
+    assert sum(map(len, setting.prompts)) == 9165
+    assert max(map(len, setting.prompts)) == 18
+    assert setting.adapter.towers == ("text",)
+
+
+def test_steps_of_a_trial_train():
+    (setting,) = settings(SHAPE, [4], [4], ["both"], ["fp32"])
+    trial = Training(Machine("cpu"), setting, "fast", Chunks())
+    first = trial.step()
+    trial.optimizer = torch.optim.AdamW(trial.adapter.parameters(), 1e-2)
+    assert trial.step_seconds(20) > 0
+    assert trial.step() < first
+
+
+def test_the_rate_of_products_is_plausible():
+    """Within what this processor can do: between a thousandth and ten times of a timed product."""
+    device = Device(Machine("cpu", 1), "fp32", 32, 2)
+    assert 1e8 < device.product_rate() < 1e13
+    assert device.augmentation_seconds() > 0
+
+
+class Subject:
+    """What the workers below hold."""
+
+    def add(self, x, y):
+        return x + y
+
+    def run_out(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def refuse(self):
+        raise UserError("not here")
+
+    def die(self, number):
+        os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def worker():
+    worker = Worker(Subject)
+    yield worker
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        (("run_out",), OutOfMemory, ""),
+        (("die", signal.SIGKILL), OutOfMemory, ""),
+        (("refuse",), UserError, "not here"),
+        (("die", signal.SIGABRT), UserError, "a measuring process has ended"),
+    ],
+    ids=["out of memory", "killed by the system", "refused", "crashed"],
+)
+def test_what_happens_to_a_worker_reaches_the_parent(worker, request_, error, message):
+    assert worker.ask("add", 1, 2) == 3
+    with pytest.raises(error, match=message):
+        worker.ask(*request_)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--classes", "0"], "--classes 0: 1 to 1000 are possible"),
+        (["--batch-sizes", "0"], "--batch-sizes 0 has to be positive"),
+        (["--rounds", "0"], "--rounds 0 has to be positive"),
+        (["--precisions", "fp16"], "precision fp16 needs a GPU"),
+        (["--device", "cuda"], "PyTorch sees no CUDA GPU here"),
+        (["--model", "ViT-Z"], "ViT-Z"),
+        (["--memory", "300MB"], "needs"),
+    ],
+)
+def test_what_cannot_be_measured_ends_with_one_line(options, message, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", *options]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("blocklora bench: error: ")
+    assert message in error
+
+
+PLAN_AND_BENCH = """
+import sys
+from blocklora.cli import main
+from blocklora.performance.bench import settings
+from blocklora.performance.machine import Machine
+from blocklora.performance.report import document, page
+from blocklora.performance.trial import Device, Training
+from blocklora.training.engine import Chunks
+from tests.tiny import SHAPE
+
+assert main(["plan", "--gpu-memory", "8GB", *sys.argv[1:]]) == 0
+(setting,) = settings(SHAPE, [2], [2], ["both"], ["fp32"])
+Training(Machine("cpu", 1), setting, "reference", Chunks()).step()
+print(*{name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
+"""
+
+
+def test_bench_and_plan_run_on_a_bare_image(tmp_path):
+    """All that both import belongs to PyTorch, NumPy, or open_clip_torch and what it needs."""
+    study = yaml.safe_load((ROOT / "studies/mini.yaml").read_text())
+    study |= {"datasets": ["one"], "shots": [1], "own_datasets": {"one": {"images": str(tmp_path)}}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    save_backbone(tmp_path / "mini-clip.safetensors", SHAPE, tiny_backbone().weights, "random")
+    write_manifest(tmp_path / "one/manifest.csv", [LabelledImage("a.png", 0, "cat", "train")])
+    options = [
+        "--study", "small.yaml", "--backbones", "mini-clip.safetensors",
+        "--manifests", "one/manifest.csv",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN_AND_BENCH, *options],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    imported = {name for name in done.stdout.splitlines()[-1].split() if not name.startswith("_")}
+    ours = {"blocklora", "blocklora_open_clip_tokenizer", "tests", "cython_runtime"}
+    assert imported <= BARE | HUB | ours
