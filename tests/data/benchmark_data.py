@@ -8,9 +8,12 @@ FOLDER is created and may be deleted afterwards. Prints seconds, memory and rate
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +23,11 @@ from tqdm import tqdm
 from blocklora.data.decode import write_shots_store, write_test_store
 from blocklora.data.imagenet import read_classes
 from blocklora.data.manifest import LabelledImage
-from blocklora.data.pixels import evaluation_transform, read_image
 from blocklora.data.registry import PACKAGED
 from blocklora.data.source import Source, write_source
 
 TRAIN, TEST = 1_281_167, 50_000
+ROUNDS = 7  # after one that warms up; medians are printed
 
 
 def make_placeholders(root: Path) -> None:
@@ -57,7 +60,7 @@ def measure_manifest(folder: Path) -> None:
 
 
 def measure_decoding(folder: Path, images: int = 400) -> None:
-    """Compare the stores' writers with a plain loop over the same decoder and resizer."""
+    """Compare the writers of the stores with a plain loop over Pillow's decoder and resizer."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     paths = [f"{number}.jpg" for number in range(images)]
@@ -68,33 +71,43 @@ def measure_decoding(folder: Path, images: int = 400) -> None:
 
     def plain_test() -> None:
         for path in paths:
-            evaluation_transform(read_image(folder / path), 224)
+            with Image.open(folder / path) as image:
+                resized = image.convert("RGB").resize((298, 224), Image.Resampling.BICUBIC)
+                np.asarray(resized.crop((37, 0, 261, 224)))
 
     def plain_shots() -> None:
         for path in paths:
-            np.asarray(read_image(folder / path))
+            with Image.open(folder / path) as image:
+                np.asarray(image.convert("RGB"))
 
-    print(f"plain loop, 224 px: {images / _seconds(plain_test):.0f} images/s")
-    for workers in (1, os.cpu_count()):
-        seconds = _seconds(
-            lambda n=workers: write_test_store(folder / "t.npy", folder, paths, 224, n, 1e12)
-        )
-        print(f"test store, {workers} workers: {images / seconds:.0f} images/s")
-    print(f"plain loop, full size: {images / _seconds(plain_shots):.0f} images/s")
-    for workers in (1, os.cpu_count()):
-        seconds = _seconds(
-            lambda n=workers: write_shots_store(folder / "t.npz", folder, rows, n, 1e12)
-        )
-        print(f"training store, {workers} workers: {images / seconds:.0f} images/s")
+    def test_store(workers: int) -> None:
+        write_test_store(folder / "t.npy", folder, paths, 224, workers, 1e12)
+
+    def shots_store(workers: int) -> None:
+        write_shots_store(folder / "t.npz", folder, rows, workers, 1e12)
+
+    _compare("test images, 224 px", images, plain_test, test_store)
+    _compare("training images, full size", images, plain_shots, shots_store)
 
 
-def _seconds(function) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def _compare(
+    what: str, images: int, plain: Callable[[], None], store: Callable[[int], None]
+) -> None:
+    """Print the rate of a plain loop and of a store's writer with 1, 2, ... threads."""
+    functions = {"plain loop": plain}
+    for workers in (1, 2, 4, 8):
+        if workers <= os.cpu_count():
+            functions[f"store, {workers} threads"] = partial(store, workers)
+    times = {name: [] for name in functions}
+    for _ in range(ROUNDS + 1):  # in turns, so that all see the same machine
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
+    for name, seconds in medians.items():
+        ratio = medians["plain loop"] / seconds
+        print(f"{what}: {name}: {images / seconds:.0f} images/s, {ratio:.2f} of the plain loop")
 
 
 if __name__ == "__main__":
