@@ -12,14 +12,13 @@ from blocklora.errors import UserError
 from blocklora.files import write_text
 
 BEST, SECOND = "best", "second"
-WIDE = 8  # more columns than this are scaled to the text width in LaTeX
 
 STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; color: #222; margin: 1.5em; }
 table { border-collapse: collapse; margin: 1em 0; border-top: 2px solid; border-bottom: 2px solid; }
 caption { text-align: left; max-width: 60em; margin-bottom: .6em; }
 th, td { padding: .2em .7em; text-align: right; vertical-align: top; white-space: nowrap; }
-td.text { text-align: left; white-space: normal; min-width: 6em; }
+td.text { text-align: left; white-space: normal; min-width: 7.5em; }
 thead th { border-bottom: 1px solid; vertical-align: bottom; white-space: normal; }
 th.text, tr.section th { text-align: left; }
 tr.section th { border-top: 1px solid; font-style: italic; font-weight: normal; }
@@ -135,7 +134,10 @@ def _escape_markdown(text: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Return a table environment that needs booktabs and, if wide, graphicx."""
+    """Return a table environment that needs booktabs and graphicx.
+
+    A table wider than the text is scaled down to it.
+    """
     width = len(table.columns)
     alignment = "l" * table.text_columns + "r" * (width - table.text_columns)
     lines = [
@@ -143,12 +145,11 @@ def to_latex(table: Table) -> str:
         r"\centering",
         rf"\caption{{{escape_latex(table.caption)}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
-        r"\smallskip\footnotesize",
+        r"\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
+        r"\toprule",
     ]
-    scale = width > WIDE
-    if scale:
-        lines.append(r"\resizebox{\textwidth}{!}{%")
-    lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
     lines.append(" & ".join(escape_latex(column) for column in table.columns) + r" \\")
     for section in table.sections:
         lines.append(r"\midrule")
@@ -156,7 +157,7 @@ def to_latex(table: Table) -> str:
             title = escape_latex(section.title)
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{title}}}}} \\")
         lines += [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in section.rows]
-    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if scale else "")]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\smallskip\raggedright {escape_latex(note)}" for note in table.notes]
     lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"

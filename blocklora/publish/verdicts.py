@@ -87,7 +87,8 @@ def _condition(verdict: Verdict) -> str:
         return formats.DASH
     quantity = getdoc(QUANTITIES[test.quantity]).splitlines()[0].rstrip(".")
     sign = SIGNS.get(test.comparison, test.comparison)
-    return f"{quantity}: {sign} {test.threshold:,g} ({test.threshold_source})"
+    threshold = f"{test.threshold:,g}".replace("-", formats.MINUS)
+    return f"{quantity}: {sign} {threshold} ({test.threshold_source})"
 
 
 def _summary(verdicts: Sequence[Verdict]) -> pd.DataFrame:

@@ -1,6 +1,4 @@
 import logging
-import shutil
-import subprocess
 from itertools import pairwise
 from math import log2
 
@@ -18,6 +16,7 @@ from blocklora.publish.figures.canvas import WIDTH, looks, style, write_drawing
 from blocklora.publish.figures.cost import cost_figure, efficiency_figure
 from blocklora.publish.figures.theory import bounds_figure, spectra_figure
 from blocklora.study.model import Run, load_study
+from tests.publish.latex import compile_latex
 from tests.publish.samples import (
     BACKBONE,
     CLIP_LORA,
@@ -203,13 +202,7 @@ def test_the_caption_of_a_figure_compiles(tmp_path, study, theory):
     text = (tmp_path / "bounds.tex").read_text()
     assert r"\includegraphics{bounds.pdf}" in text
     assert "A made-up study" in text
-    if shutil.which("pdflatex") is None:
-        pytest.skip("no pdflatex here")
-    document = r"\documentclass{article}\usepackage{graphicx}\begin{document}\input{bounds}"
-    (tmp_path / "page.tex").write_text(document + r"\end{document}")
-    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
+    compile_latex(tmp_path, text)
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from blocklora.publish.figures.canvas import (
     MARKERS,
     PUBLISHED_GREY,
     Drawing,
+    band,
     legend_below,
     mark_miniature,
     method_looks,
@@ -65,7 +66,7 @@ def accuracy_figure(
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         for axis in axes[max(0, len(panels) - columns) : len(panels)]:
-            axis.set_xlabel("training images per class")
+            axis.set_xlabel("images per class")
         figure.supylabel("test accuracy (%)", fontsize=7.5)
         legend_below(figure, axes[0], 4)
         mark_miniature(figure, results.study)
@@ -103,14 +104,7 @@ def _panel(axis: Axes, cells: pd.DataFrame, results: Results) -> None:
         if method == results.study.zero_shot:
             look = look | {"linestyle": "none"}
         axis.plot(at, line["mean"], label=line["label"].iloc[0], zorder=3, **look)
-        axis.fill_between(
-            at,
-            line["mean"] - line["std"],
-            line["mean"] + line["std"],
-            color=look["color"],
-            alpha=0.18,
-            linewidth=0,
-        )
+        band(axis, at, line["mean"] - line["std"], line["mean"] + line["std"], look["color"])
     published = cells[cells["kind"] != "measured"]
     for number, label in enumerate(names()["figure_methods"]):
         line = published[published["label"] == label]

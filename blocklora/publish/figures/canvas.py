@@ -1,7 +1,7 @@
 """What all figures share: style, sizes, how methods are told apart, and how files are written."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from blocklora.publish.render import escape_latex, frame_csv
 from blocklora.study.model import Study
 
 STYLE_FILE = Path(__file__).parents[1] / "figure.mplstyle"
-WIDTH = 6.3  # inches: the text width of an A4 page with margins of an inch
+WIDTH = 6.25  # inches: within the text of an A4 page with margins of an inch
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 PUBLISHED_GREY = "#777777"
@@ -97,6 +97,13 @@ def bars(axes: Axes, values: list[float], texts: list[str]) -> None:
             )
     axes.margins(x=0.35)
     axes.grid(axis="y", visible=False)
+
+
+def band(axes: Axes, at: Sequence[float], low: pd.Series, high: pd.Series, color: str) -> None:
+    """Fill between two curves; thin edges keep bands apart where they overlap, in grey too."""
+    axes.fill_between(at, low, high, color=color, alpha=0.13, linewidth=0)
+    for edge in (low, high):
+        axes.plot(at, edge, color=color, alpha=0.6, linewidth=0.4)
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int) -> None:

@@ -9,6 +9,7 @@ from blocklora.adapters.config import TOWERS
 from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.canvas import (
     Drawing,
+    band,
     legend_below,
     mark_miniature,
     method_looks,
@@ -86,9 +87,7 @@ def _lines(axis: Axes, data: pd.DataFrame, quantity: str, study: Study) -> None:
         line = chosen[chosen["method"] == method].sort_values("shots")
         if len(line):
             axis.plot(line["shots"], line["median"], label=method_label(method), **look)
-            axis.fill_between(
-                line["shots"], line["low"], line["high"], color=look["color"], alpha=0.15, lw=0
-            )
+            band(axis, line["shots"], line["low"], line["high"], look["color"])
     shots = study.shots
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, [str(count) for count in shots])
@@ -143,12 +142,5 @@ def _layers(axis: Axes, data: pd.DataFrame, column: str, study: Study) -> None:
         if len(line):
             std = line[f"{column}_std"].fillna(0)
             axis.plot(line["layer"], line[column], label=method_label(method), **look)
-            axis.fill_between(
-                line["layer"],
-                line[column] - std,
-                line[column] + std,
-                color=look["color"],
-                alpha=0.15,
-                lw=0,
-            )
+            band(axis, line["layer"], line[column] - std, line[column] + std, look["color"])
     axis.xaxis.get_major_locator().set_params(integer=True)
