@@ -20,7 +20,14 @@ from blocklora.publish.published import load_published
 from blocklora.publish.quantities.registry import QUANTITIES
 from blocklora.publish.verdicts import write_verdicts
 from blocklora.study.model import Run, load_study
-from tests.publish.samples import BACKBONE, PAPER, made_results, write_theory
+from tests.publish.samples import (
+    BACKBONE,
+    CLIP_LORA,
+    METHODS,
+    PAPER,
+    made_results,
+    write_theory,
+)
 
 MEMORY = ("BL-05", "BL-10", "CL-03")
 CLAIMS = {claim.id: claim for claim in load_claims()}
@@ -172,6 +179,21 @@ def test_higher_accuracies_support_the_claim_about_prompt_learners(paper):
     assert verdict.verdict == SUPPORTED
 
 
+@pytest.mark.parametrize(("gap", "verdict"), [(0.004, SUPPORTED), (0.012, NOT_SUPPORTED)])
+def test_block_lora_is_held_against_the_lora_it_merges_into(tmp_path, gap, verdict):
+    methods = METHODS | {"merged": CLIP_LORA | {"rank": 1, "alpha": 2**0.5}}
+
+    def accuracy(run):
+        return 0.5 + gap * (run.method == "merged") * (1 + 0.25 * (run.dataset == "dtd"))
+
+    results = made_results(tmp_path, accuracy, methods=methods)
+    (found,) = judge([CLAIMS["R-06"]], Evidence(results.study, results, {}, {"aggregate": ""}))
+    assert found.verdict == verdict
+    assert found.measured.numbers == pytest.approx(
+        {f"block_lora on {BACKBONE}": -100 * gap * 1.125}, abs=0.06
+    )
+
+
 def test_an_advantage_is_not_claimed_from_an_incomplete_study(paper):
     missing = (Run(BACKBONE, "dtd", "block_lora", 4, 1),)
     evidence = Evidence(paper.study, replace(paper, missing=missing), {}, {"aggregate": paper.path})
@@ -238,7 +260,7 @@ def test_the_document_names_numbers_and_their_files(tmp_path, theory):
     rows = list(csv.DictReader(outputs[1].open()))
     assert [row["claim"] for row in rows] == list(CLAIMS)
     text = outputs[2].read_text()
-    assert f"{len(CLAIMS)} claims, 8 supported, 3 not supported, 13 not tested here" in text
+    assert f"{len(CLAIMS)} claims, 8 supported, 3 not supported, 14 not tested here" in text
     assert "[bounds.csv]" in outputs[3].read_text()
 
 

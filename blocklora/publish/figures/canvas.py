@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -155,8 +156,11 @@ def _save(drawing: Drawing, path: Path) -> None:
         }
     else:
         metadata = {"Software": None, "Title": drawing.name, "Description": drawing.caption}
-    with atomic_path(path) as temporary, style():
-        drawing.figure.savefig(temporary, metadata=metadata)
+    image = BytesIO()  # what writes PDF cannot end on a full disk
+    with style():
+        drawing.figure.savefig(image, format=Path(path).suffix[1:], metadata=metadata)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(image.getvalue())
 
 
 def _figure_environment(drawing: Drawing, file: str) -> str:

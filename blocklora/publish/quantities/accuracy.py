@@ -9,10 +9,11 @@ from blocklora.publish.published import (
     AVERAGE,
     dataset_label,
     is_published_clip_lora,
+    method_label,
     published_backbone,
 )
 from blocklora.publish.tables.comparison import ALL_SHOTS, calibrate, compare_pairs
-from blocklora.study.pairs import block_pairs
+from blocklora.study.pairs import block_pairs, merged_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
 WEAK_SPOTS = ("food101", "oxford_pets")
@@ -72,6 +73,25 @@ def accuracy_advantage(evidence: Evidence) -> Measured:
         "permutation_p": float(row["permutation_p"]),
     }
     return Measured(float(row["bootstrap_low"]), f"{difference}, 95% {interval}", numbers)
+
+
+def distance_from_merged(evidence: Evidence) -> Measured:
+    """Distance from zero that the interval of Block-LoRA minus LoRA of its merged arms reaches."""
+    if evidence.results.missing:
+        raise NotTestedError(f"needs every run; {len(evidence.results.missing)} are missing")
+    frame = compare_pairs(evidence.results, merged_pairs(evidence.study))
+    frame = frame[(frame["shots"] == ALL_SHOTS) & frame["bootstrap_low"].notna()]
+    if frame.empty:
+        raise NotTestedError("needs a Block-LoRA and the LoRA of its merged arms on 2 datasets")
+    reach = frame[["bootstrap_low", "bootstrap_high"]].abs().max(axis=1)
+    row = frame.loc[reach.idxmax()]
+    difference = formats.signed(row["difference"])
+    interval = formats.interval(row["bootstrap_low"], row["bootstrap_high"])
+    text = f"{difference}, 95% {interval} at the widest ({method_label(row['method'])})"
+    differences = {
+        f"{row.method} on {row.backbone}": float(row.difference) for row in frame.itertuples()
+    }
+    return Measured(float(reach.max()), text, differences)
 
 
 def calibration_error(evidence: Evidence) -> Measured:

@@ -21,6 +21,7 @@ QUANTITIES: dict[str, Callable[[Evidence], Measured]] = {
         accuracy.margin_to_best_published,
         accuracy.margin_to_prompt_learners,
         accuracy.accuracy_advantage,
+        accuracy.distance_from_merged,
         accuracy.calibration_error,
         accuracy.zero_shot_flowers_error,
         accuracy.clip_lora_weak_spots,
