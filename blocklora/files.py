@@ -1,15 +1,22 @@
 """Files that are either whole or absent, and digests of their content."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from blocklora.errors import UserError
+
+# What a file system says that is full, read-only or another user's.
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextmanager
@@ -18,13 +25,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     If the block raises, the temporary file is removed and whatever stood at `path` stays.
     The suffix is kept, since some writers choose a format by it.
+
+    Raises:
+        UserError: there is no room for the file, or it may not be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    path, temporary = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -32,8 +44,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        number = _error_number(error, path.parent)
+        if number not in UNWRITABLE:
+            raise
+        raise UserError(f"{path}: cannot be written ({os.strerror(number)})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _error_number(error: OSError | SafetensorError, folder: Path) -> int | None:
+    """Return the number of an error of the system about a file in `folder`, None for others."""
+    if isinstance(error, SafetensorError):  # it has the number in words alone
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        return int(found[1]) if found else None
+    about = error.filename  # that of a file is known when it is opened, not when it is written
+    known = about is None or Path(about).parent.absolute() == folder.absolute()
+    return error.errno if known else None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,7 +6,6 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -43,7 +42,7 @@ def write_test_store(
     """
     shape = (len(paths), size, size, 3)
     total = int(np.prod(shape, dtype=np.int64))
-    with _writing(output) as temporary, temporary.open("wb") as stream:
+    with atomic_path(output) as temporary, temporary.open("wb") as stream:
         if not _fits(output, len(paths), total, budget):
             record = {"image_root": str(image_root), "size": size, "paths": list(paths)}
             np.save(stream, pack_json(record))
@@ -70,7 +69,7 @@ def write_shots_store(
     shapes = np.array(list(ordered_map(_header_shape, files, workers)), np.int64).reshape(-1, 2)
     ends = np.cumsum(shapes.prod(axis=1) * 3)
     total = int(ends[-1]) if len(ends) else 0
-    with _writing(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_path(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_member(archive, "paths", pack_json([image.path for image in images]))
         _write_member(archive, "labels", np.array([i.label for i in images], np.int64))
         if not _fits(output, len(files), total, budget):
@@ -119,15 +118,6 @@ def _fits(output: str | Path, images: int, total: int, budget: float) -> bool:
             "the pixel budget so that images are decoded on the fly"
         )
     return True
-
-
-@contextmanager
-def _writing(output: str | Path) -> Iterator[Path]:
-    try:
-        with atomic_path(output) as temporary:
-            yield temporary
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
 
 
 def _header_shape(path: Path) -> tuple[int, int]:

@@ -36,7 +36,7 @@ def staged(path: Path, scratch: str) -> Path:
         if not copy.exists():
             with atomic_path(copy) as temporary:
                 shutil.copyfile(path, temporary)
-    except OSError as error:
-        logger.warning("%s: read from there, not from %s (%s)", path, folder, error.strerror)
+    except (OSError, UserError) as error:
+        logger.warning("%s: is read from where it is; no copy was made (%s)", path, error)
         return path
     return copy

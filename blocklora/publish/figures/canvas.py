@@ -158,7 +158,7 @@ def _save(drawing: Drawing, path: Path) -> None:
         metadata = {"Software": None, "Title": drawing.name, "Description": drawing.caption}
     image = BytesIO()  # what writes PDF cannot end on a full disk
     with style():
-        drawing.figure.savefig(image, format=Path(path).suffix[1:], metadata=metadata)
+        drawing.figure.savefig(image, format=path.suffix[1:], metadata=metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(image.getvalue())
 

@@ -1,0 +1,76 @@
+"""A file system that is full or read-only: a message that names the file, and a way on."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.faults.pipeline import assert_equal_results, remove_outputs, stages
+
+
+@pytest.fixture
+def disk(finished, tmp_path):
+    """A copy of the finished study on a small file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield shutil.copytree(finished[0], folder / "study")
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk):
+    """Leave no room for another byte and return what takes it."""
+    filler = disk.parent / "filler"
+    descriptor = os.open(filler, os.O_CREAT | os.O_WRONLY)
+    for size in (2**16, 1):
+        try:
+            while True:
+                os.write(descriptor, bytes(size))
+        except OSError:
+            continue
+    os.close(descriptor)
+    return filler
+
+
+def remount(disk, mode):
+    subprocess.run(["mount", "-o", f"remount,{mode}", disk.parent], check=True)
+
+
+def assert_said(outcome, stage, reason):
+    assert outcome.status == 1, f"{stage.name}: {outcome.text}"
+    assert f"blocklora {stage.name}: error: results/" in outcome.text
+    assert re.search(reason, outcome.text), outcome.text
+    assert "Traceback" not in outcome.text, outcome.text
+
+
+def test_a_full_disk_is_said_by_every_stage_and_forgotten_when_there_is_room(
+    runner, study, finished, disk
+):
+    for stage in stages(study):
+        remove_outputs(disk, stage)
+        filler = fill(disk)
+        outcome = runner(disk, stage.arguments)
+        assert_said(outcome, stage, "No space left on device|GB are free; make room")
+        assert not [output for output in stage.outputs if (disk / output).exists()]
+        filler.unlink()
+        assert runner(disk, stage.arguments).status == 0, stage.name
+    assert_equal_results(disk, finished[0])
+
+
+def test_a_read_only_folder_is_said_by_every_stage_and_forgotten_when_it_is_writable(
+    runner, study, finished, disk
+):
+    for stage in stages(study):
+        remove_outputs(disk, stage)
+        remount(disk, "ro")
+        outcome = runner(disk, stage.arguments)
+        remount(disk, "rw")
+        assert_said(outcome, stage, "Read-only file system")
+        assert runner(disk, stage.arguments).status == 0, stage.name
+    assert_equal_results(disk, finished[0])
