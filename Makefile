@@ -2,6 +2,8 @@
 #
 #   make demo     create the environment and run the embedded study
 #   make test     create the environment and run the tests
+#   make test-faults   kill the embedded study a hundred times, and other slow tests of faults
+#   make test-slurm    run the embedded study on a Slurm cluster of this machine (as root)
 #   make lint     check style, the workflow's included
 #   make report   write Snakemake's HTML report of a finished study; STUDY=mini by default
 #   make env      create the environment only, in .venv
@@ -18,13 +20,20 @@ INSTALLED := .venv/.installed-$(PYTHON_VERSION)
 # Snakemake's jobs find `blocklora` there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint report env lock clean
+.PHONY: demo test test-faults test-slurm lint report env lock clean
 
 demo: env
 	snakemake --cores 1 --resources gpu=1
 
 test: env
 	pytest
+
+test-faults: env
+	pytest -m faults tests/faults
+	pytest -s tests/faults/check_kills.py
+
+test-slurm: env
+	pytest -rs tests/slurm/check_slurm.py
 
 lint: env
 	ruff check .

@@ -29,6 +29,11 @@ if [[ $1 == train ]]; then
 fi
 """
 
+# Dies once in the midst of a verification, as if memory had run out.
+KILLED_ONCE = """#!/bin/bash
+if [[ $1 == verify-data && ! -e killed ]]; then touch killed; kill -9 $$; fi
+"""
+
 # Stands in for the batch system: notes what it was asked for, runs the script, prints a number.
 QSUB = """#!/bin/bash
 echo "$*" >> queue.txt
@@ -96,15 +101,19 @@ def test_a_training_that_was_stopped_is_tried_again_and_finds_its_checkpoint(sna
     assert (snakemake.folder / TRAINING).exists()
 
 
-def test_a_generic_batch_system_is_asked_for_what_a_job_needs(snakemake):
+def test_a_job_of_a_batch_system_that_dies_of_memory_is_submitted_again_with_more(snakemake):
     options = profile("generic")
+    program = snakemake.folder / "bin/blocklora"
+    program.write_text(KILLED_ONCE + program.read_text().removeprefix("#!/bin/bash\n"))
     (snakemake.folder / "bin/qsub").write_text(QSUB)
     (snakemake.folder / "bin/qsub").chmod(0o755)
-    table = "results/small/tables/efficiency.md"
-    output = snakemake(*options, "--seconds-between-status-checks", "1", "--", table)
+    target = "results/small/data/dtd/verification.json"
+    output = snakemake(
+        *options, "--latency-wait", "5", "--seconds-between-status-checks", "1", "--", target
+    )
     assert snakemake.status == 0, output
-    assert (snakemake.folder / table).exists()
+    assert (snakemake.folder / target).exists()
     first, second = (snakemake.folder / "queue.txt").read_text().splitlines()
-    assert "ncpus=1:ngpus=0:mem=8000mb" in first
-    assert "walltime=60:00" in first
-    assert "ncpus=1:ngpus=0:mem=2000mb" in second
+    assert "ncpus=4:ngpus=0:mem=4000mb" in first  # the manifest and its verification together
+    assert "ncpus=4:ngpus=0:mem=8000mb" in second
+    assert "walltime=270:00" in first
