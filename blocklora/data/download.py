@@ -42,7 +42,8 @@ def drive_download(identifier: str, target: Path) -> None:
     try:
         gdown.download(id=identifier, output=str(target), quiet=True)
     except (gdown.exceptions.DownloadError, OSError) as error:
-        raise _BadAddressError(str(error).strip().splitlines()[0]) from None
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise _BadAddressError(first) from None
 
 
 @dataclass(frozen=True)

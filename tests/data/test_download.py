@@ -152,6 +152,19 @@ def test_google_drive_is_asked_by_id(tmp_path):
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ConnectionError(), "ConnectionError"), (OSError("quota\nseen by whom"), "quota")],
+)
+def test_a_failure_of_google_drive_is_one_line(tmp_path, monkeypatch, error, reason):
+    def fail(**options):
+        raise error
+
+    monkeypatch.setattr("gdown.download", fail)
+    with pytest.raises(UserError, match=f"gdrive:x: {reason}$"):
+        QUICK.fetch(file_at("gdrive:x"), tmp_path / "f")
+
+
 def test_a_full_disk_is_said_before_the_transfer(server, tmp_path, monkeypatch):
     server.add("a", CONTENT)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
