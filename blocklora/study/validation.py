@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
+from blocklora.files import file_digest
 from blocklora.study.documents import read_yaml
 from blocklora.study.schema import closest, schema_faults, show
 
@@ -59,8 +60,7 @@ def listing_rules(dataset: str) -> dict[str, Any] | None:
     entry = _registry().get(dataset)
     return entry and {
         "layout": entry.layout,
-        "class_names": entry.class_names,
-        "classes_file": entry.classes_file,
+        "classes": entry.classes_file and file_digest(entry.registry / entry.classes_file),
         "split": entry.split_file and entry.split_file.checksum,
     }
 

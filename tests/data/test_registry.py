@@ -12,6 +12,8 @@ from blocklora.data.manifest import SPLITS, classnames
 from blocklora.data.registry import PACKAGED, VARIABLE, load_registry, readable
 from blocklora.data.splits import read_split_file
 from blocklora.errors import UserError
+from blocklora.study import validation
+from tests.data import small_imagenet
 
 # Classes and images: KaiyangZhou/CoOp@ff61507 and linzhiqiu/cross_modal_adaptation@ac9077e
 # (splits/ counted; indices/ for SUN397, Food-101 and FGVC-Aircraft).
@@ -132,6 +134,31 @@ def test_the_environment_can_name_another_registry(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     with pytest.raises(UserError, match="no dataset definitions"):
         load_registry()
+
+
+def test_lists_of_images_follow_class_names_and_splits_but_not_addresses(
+    tmp_path, monkeypatch, request
+):
+    request.addfinalizer(validation._registry.cache_clear)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    small_imagenet.write_registry(tmp_path)
+    definitions = tmp_path / "dtd.yaml"
+    definitions.write_text(yaml.safe_dump({"dtd": paper()["dtd"]}))
+
+    def rules():
+        validation._registry.cache_clear()
+        return {name: validation.listing_rules(name) for name in ("imagenet", "dtd", "mine")}
+
+    first = rules()
+    assert first["mine"] is None
+    classes = tmp_path / "imagenet_classes.txt"
+    classes.write_text(classes.read_text().replace("tench", "fish"))
+    second = rules()
+    assert [name for name in first if first[name] != second[name]] == ["imagenet"]
+    definitions.write_text(definitions.read_text().replace("https://", "http://"))
+    assert rules() == second
+    definitions.write_text(definitions.read_text().replace("sha256:f26e", "sha256:0000"))
+    assert [name for name, rule in rules().items() if rule != second[name]] == ["dtd"]
 
 
 def test_drive_ids_are_shown_as_links():
