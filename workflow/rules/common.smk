@@ -22,6 +22,9 @@ def load_configured_study():
 
 
 STUDY = load_configured_study()
+# What the texts of the report say of the study.
+config["title"] = STUDY.title
+config["miniature"] = STUDY.miniature is not None
 RESULTS = f"results/{STUDY.name}"
 DEVICE = resolve_device(config["device"])
 GPUS = 1 if DEVICE == "cuda" else 0

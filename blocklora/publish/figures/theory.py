@@ -105,10 +105,11 @@ def spectra_figure(study: Study, path: Path, backbone: str | None = None) -> Dra
     frame = frame[frame["backbone"] == backbone]
     keys = ["method", "tower", "layer"]
     data = frame.groupby(keys, sort=False).agg(
-        effective_rank=("effective_rank", "mean"),
-        effective_rank_std=("effective_rank", "std"),
-        spectral_norm=("spectral_norm", "mean"),
-        spectral_norm_std=("spectral_norm", "std"),
+        **{
+            f"{column}_{name}": (column, lambda values, share=share: values.quantile(share))
+            for column in ("effective_rank", "spectral_norm")
+            for name, share in (("low", 0.25), ("median", 0.5), ("high", 0.75))
+        }
     )
     data = data.reset_index()
     towers = list(dict.fromkeys(data["tower"])) or list(TOWERS)
@@ -130,8 +131,8 @@ def spectra_figure(study: Study, path: Path, backbone: str | None = None) -> Dra
     caption = caption_of(
         study,
         "Effective rank (top) and spectral norm (bottom) of the trained updates s·ΔW over the "
-        "layers of each tower: mean and standard deviation (band) over matrices, datasets, shots "
-        "and seeds. Measured.",
+        "layers of each tower: median and quartiles (band) over matrices, datasets, shots and "
+        "seeds. Measured.",
     )
     return Drawing("spectra", figure, caption, data)
 
@@ -140,7 +141,7 @@ def _layers(axis: Axes, data: pd.DataFrame, column: str, study: Study) -> None:
     for method, look in method_looks(study).items():
         line = data[data["method"] == method].sort_values("layer")
         if len(line):
-            std = line[f"{column}_std"].fillna(0)
-            axis.plot(line["layer"], line[column], label=method_label(method), **look)
-            band(axis, line["layer"], line[column] - std, line[column] + std, look["color"])
+            low, middle, high = (line[f"{column}_{name}"] for name in ("low", "median", "high"))
+            axis.plot(line["layer"], middle, label=method_label(method), **look)
+            band(axis, line["layer"], low, high, look["color"])
     axis.xaxis.get_major_locator().set_params(integer=True)
