@@ -21,7 +21,7 @@ from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import OutOfMemory, Worker
 from blocklora.theory.counting import flop_counter
 from blocklora.training.engine import Chunks
-from blocklora.training.plan import Plan, Setting, plan, planned_peak_bytes
+from blocklora.training.plan import Plan, Setting, fake_step, plan, planned_peak_bytes
 
 PROMPT = "a photo of a {}."
 # That of the paper.
@@ -273,5 +273,5 @@ def _gaps(fast: Worker, step_seconds: float, device: str) -> dict[str, float]:
 def _counted_flops(setting: Setting, chunks: Chunks) -> int:
     """Return the operations PyTorch counts in the fast engine's step, on fake tensors."""
     with flop_counter() as counter:
-        planned_peak_bytes(setting, chunks)
+        fake_step(setting, chunks)
     return counter.get_total_flops()

@@ -14,14 +14,20 @@ class OutOfMemory(Exception):
     """A worker ran out of memory and has ended."""
 
 
+# PyTorch is imported once; each worker is forked from there, before it computes anything.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["blocklora.performance.trial"])
+
+
 class Worker:
     """An object in a process of its own."""
 
     def __init__(self, build: Callable[..., Any], *arguments: Any) -> None:
         """Start the process; `build(*arguments)` makes the object there."""
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        self._pipe, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(
+            target=_serve, args=(theirs, build, arguments), daemon=True
+        )
         self._process.start()
         theirs.close()
 

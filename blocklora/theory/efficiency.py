@@ -26,7 +26,7 @@ from blocklora.theory.parameters import (
     tower_shapes,
 )
 from blocklora.training.engine import Chunks
-from blocklora.training.plan import Setting, planned_peak_bytes
+from blocklora.training.plan import Setting, fake_step
 
 COLUMNS = (
     "backbone",
@@ -159,7 +159,7 @@ def step_cost(
 def _counted_step(setting: Setting) -> tuple[int, int]:
     """Return the operations PyTorch counts in a step, and its planned memory in bytes."""
     with flop_counter() as counter:
-        peak = planned_peak_bytes(setting, Chunks())
+        peak = fake_step(setting, Chunks())
     return counter.get_total_flops(), peak
 
 

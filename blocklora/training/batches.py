@@ -45,6 +45,8 @@ class Batches:
         size: side of the crops in pixels.
         seed: of the run.
         workers: batches prepared ahead, each in a thread of its own; 0 prepares none ahead.
+        pinned: whether batches lie in pinned memory, from which a GPU copies without being waited
+            for.
     """
 
     images: Images
@@ -53,6 +55,7 @@ class Batches:
     size: int
     seed: int
     workers: int
+    pinned: bool = False
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the pixels, uint8 (batch, size, size, 3), and labels, int64, of one step."""
@@ -64,7 +67,8 @@ class Batches:
             self.recipe.flip_probability,
             numpy_generator(self.seed, "augmentation", step),
         )
-        return cut(images, crops, self.size), self.labels[chosen]
+        batch = cut(images, crops, self.size), self.labels[chosen]
+        return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
 
     def iterate(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of steps `first` to `last` − 1."""

@@ -60,8 +60,8 @@ class Plan:
     peak_bytes: int
 
 
-def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
-    """Return the most bytes of tensors alive at a time during a training step.
+def fake_step(setting: Setting, chunks: Chunks) -> int:
+    """Do a training step on fake tensors; return the most bytes of tensors alive at a time.
 
     Counted are the frozen weights in the compute dtype, adapter, gradients, optimizer state,
     batch, masks and activations; not the device's context nor what an allocator rounds up.
@@ -89,7 +89,10 @@ def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
         return memory.peak_bytes
 
 
-_peak_bytes = cache(planned_peak_bytes)
+@cache
+def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
+    """Return what `fake_step` does, which is done once for each setting."""
+    return fake_step(setting, chunks)
 
 
 def plan(setting: Setting, budget_bytes: int) -> Plan:
@@ -99,16 +102,16 @@ def plan(setting: Setting, budget_bytes: int) -> Plan:
         UserError: not even the smallest do.
     """
     options = list(candidates(setting))
-    if _peak_bytes(setting, options[0]) <= budget_bytes:
-        return Plan(options[0], _peak_bytes(setting, options[0]))
+    if planned_peak_bytes(setting, options[0]) <= budget_bytes:
+        return Plan(options[0], planned_peak_bytes(setting, options[0]))
     first, last = 1, len(options) - 1  # options get smaller, so what fits is found by halving
     while first < last:
         middle = (first + last) // 2
-        if _peak_bytes(setting, options[middle]) <= budget_bytes:
+        if planned_peak_bytes(setting, options[middle]) <= budget_bytes:
             last = middle
         else:
             first = middle + 1
-    peak = _peak_bytes(setting, options[last])
+    peak = planned_peak_bytes(setting, options[last])
     if peak > budget_bytes:
         raise _never_fits(setting, peak, budget_bytes)
     return Plan(options[last], peak)
@@ -168,7 +171,7 @@ def train_within_memory(
     # Only here, where the error and with it the tensors of the attempt are gone.
     if device == "cuda":
         torch.cuda.empty_cache()
-    tried = chosen or Plan(Chunks(), _peak_bytes(setting, Chunks()))
+    tried = chosen or Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
     smaller = next_smaller(setting, tried)
     logger.warning(
         "out of memory with %s (planned %.1f MiB): %s; once more with %s (planned %.1f MiB)",
@@ -192,7 +195,7 @@ def next_smaller(setting: Setting, tried: Plan) -> Plan:
     It is the smallest plan there is where no other does.
     """
     smallest = list(candidates(setting))[-1]
-    floor = _peak_bytes(setting, smallest)
+    floor = planned_peak_bytes(setting, smallest)
     budget = floor + (tried.peak_bytes - floor) * 3 // 4
     return plan(setting, budget)
 

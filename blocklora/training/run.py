@@ -94,7 +94,8 @@ def run_training(
     config, shape = study.methods[run.method].adapter, task.backbone.config
     size = shape.image_size
     labels = torch.from_numpy(images.labels)
-    batches = Batches(images, labels, recipe, size, run.seed, compute.workers)
+    pinned = compute.device == "cuda"
+    batches = Batches(images, labels, recipe, size, run.seed, compute.workers, pinned)
 
     def attempt(chunks: Chunks) -> tuple[Adapter, History]:
         adapter = Adapter.initialise(

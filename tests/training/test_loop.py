@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -119,6 +120,14 @@ def test_one_seed_gives_one_result_and_another_another():
 
 def test_batches_prepared_ahead_are_the_same():
     assert_equal(run(), run(workers=2))
+
+
+def test_batches_for_a_gpu_are_pinned(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: ("pinned", tensor))
+    plain, pinned = batches().batch(2), replace(batches(), pinned=True).batch(2)
+    for value, (mark, copy) in zip(plain, pinned, strict=True):
+        assert mark == "pinned"
+        assert torch.equal(value, copy)
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
