@@ -58,8 +58,8 @@ for file in $files; do echo "$file" > "$file"; done
 class Snakemake:
     """Calls Snakemake on a folder of its own."""
 
-    def __init__(self, server, folder):
-        self.server, self.folder = server, folder
+    def __init__(self, server, folder, environment):
+        self.server, self.folder, self.environment = server, folder, environment
         self.calls = folder / "calls.txt"
         self.status = None
 
@@ -67,10 +67,11 @@ class Snakemake:
         """Run Snakemake and return what it printed."""
         output = self.folder / "output.txt"
         programs = self.folder / "bin"
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(self.calls)}
         call = {
             "folder": str(self.folder),
             "output": str(output),
-            "environment": {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(self.calls)},
+            "environment": environment | self.environment,
             "arguments": ["--snakefile", str(ROOT / "Snakefile"), "--cores", "4", *arguments],
         }
         self.server.stdin.write(json.dumps(call) + "\n")
@@ -95,7 +96,7 @@ class Snakemake:
     def copy(self, folder):
         """Return the same state in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return Snakemake(self.server, folder)
+        return Snakemake(self.server, folder, self.environment)
 
 
 @pytest.fixture(scope="session")
@@ -109,14 +110,14 @@ def server():
 
 @pytest.fixture(scope="session")
 def prepare(server):
-    """Make a folder with the project's configuration and a stand-in for `blocklora`."""
+    """Make a folder with the project's configuration and a program in place of `blocklora`."""
 
-    def prepare_folder(folder):
+    def prepare_folder(folder, program=STAND_IN, **environment):
         (folder / "bin").mkdir(parents=True)
-        (folder / "bin" / "blocklora").write_text(STAND_IN)
+        (folder / "bin" / "blocklora").write_text(program)
         (folder / "bin" / "blocklora").chmod(0o755)
         shutil.copy(ROOT / "config.yaml", folder)
-        snakemake = Snakemake(server, folder)
+        snakemake = Snakemake(server, folder, environment)
         snakemake.configure(device="cpu")
         return snakemake
 
