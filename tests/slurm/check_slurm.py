@@ -103,7 +103,7 @@ def disturbed(cluster, tmp_path_factory):
         sleep(10)
         states = set(cluster.call("squeue", "--noheader", "--format=%T").split())
         cluster.call("scontrol", "update", "NodeName=node1", "State=RESUME")
-        process.wait(timeout=max(1.0, deadline - monotonic()))
+        work.wait(lambda: process.poll() is not None, "the end of the study")
     finally:
         process.kill()
         process.wait()
@@ -122,21 +122,24 @@ class Work:
 
     def wait(self, condition, what: str):
         """Return what `condition` returns as soon as it is true."""
-        while not (found := condition()):
+        while True:
             ended = self._process.poll() is not None
+            if found := condition():
+                return found
             if ended or monotonic() > self._deadline:
                 why = "Snakemake ended" if ended else "it took too long"
                 pytest.fail(f"waiting for {what}: {why}\n{self._output.read_text()[-8000:]}")
             sleep(0.05)
-        return found
 
     def wait_for_training(self, other_than: tuple[str, ...]) -> tuple[str, str, str]:
-        """Return a run in the midst of its training, its Slurm job and the GPUs it sees."""
+        """Return a long run in the midst of its training, its Slurm job and the GPUs it sees."""
 
         def find():
             for path in self._results.glob("checkpoints/*.lock"):
                 holder = read_holder(path)
-                if holder and cell(holder.run) not in other_than and self._has_begun(holder.run):
+                if not holder or "/4shot/" not in holder.run or cell(holder.run) in other_than:
+                    continue
+                if self._has_begun(holder.run):
                     variables = environment_of(holder.pid)
                     if "SLURM_JOB_ID" in variables:
                         gpus = variables.get("CUDA_VISIBLE_DEVICES", "")
