@@ -171,6 +171,7 @@ def test_how_it_is_computed_makes_nothing_be_done_again(edit):
             lambda study: None,
             offline=True,
             weights_root="elsewhere",
+            scratch="$TMPDIR",
             data_root="there",
             device="cuda",
             gate="warn",
