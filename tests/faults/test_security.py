@@ -121,8 +121,8 @@ def test_every_rule_quotes_the_paths_that_a_user_chooses():
     rules = PACKAGE.parent / "workflow/rules"
     if not rules.exists():
         pytest.skip("the workflow is not beside the package")
-    chosen = ("{params.study", "{params.data_root", "{params.weights_root", "{params.scratch", "{input", "{output",
-              "{log", "{params.runs", "{params.checkpoints")  # fmt: skip
+    chosen = ("{params.study", "{params.data_root", "{params.weights_root", "{params.scratch",
+              "{params.runs", "{params.checkpoints", "{input", "{output", "{log")  # fmt: skip
     for file in sorted(rules.glob("*.smk")):
         text = file.read_text(encoding="utf-8")
         for shell in text.split("    shell:\n")[1:]:
