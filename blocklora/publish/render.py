@@ -155,7 +155,7 @@ def to_latex(table: Table) -> str:
         lines.append(r"\midrule")
         if section.title:
             title = escape_latex(section.title)
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{title}}}}} \\")
+            lines.append(rf"\multicolumn{{{width}}}{{@{{}}l}}{{\emph{{{title}}}}} \\")
         lines += [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in section.rows]
     lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\smallskip\raggedright {escape_latex(note)}" for note in table.notes]
