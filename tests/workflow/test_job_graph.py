@@ -4,6 +4,7 @@
 its records of a finished study.
 """
 
+import os
 import re
 from collections import Counter
 
@@ -184,6 +185,15 @@ def test_precision_is_part_of_a_result(edit):
     jobs = edit(lambda study: None, precision="bf16")
     assert trainings(jobs) == {"zero_shot": 2, "train_seeds_1_2": 4}
     assert "decode_test" not in jobs
+
+
+@pytest.mark.parametrize("jump", [-1, 1])
+def test_a_clock_that_jumped_makes_nothing_be_done_again(finished, tmp_path, jump):
+    changed = finished.copy(tmp_path / "workflow")
+    year = jump * 365 * 86400
+    for path in (changed.folder / "results/small/runs").rglob("*.*"):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime + year))
+    assert changed.jobs() == {}
 
 
 def test_one_deleted_run_is_the_only_one_trained(finished, tmp_path):
