@@ -5,7 +5,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import yaml
 
+from blocklora.study.documents import read_yaml
 from tests.data.http_server import Server
 from tests.faults.pipeline import find, remove_outputs, stages
 
@@ -96,9 +98,10 @@ def test_a_token_in_the_environment_is_in_no_file_and_no_message(runner, study, 
 
 def test_a_failed_download_does_not_tell_the_token(runner, study, tmp_path):
     """The hub has nothing, whatever it is asked with."""
-    text = study.read_text().replace("source: miniature", "source: openai")
+    document = read_yaml(study) | {"backbones": {"ViT-B-16-quickgelu": {"source": "openai"}}}
+    del document["miniature"]
     path = tmp_path / "small.yaml"
-    path.write_text(text.replace("mini-clip:", "ViT-B-16-quickgelu:"))
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
     server = Server()
     environment = {
         "HF_TOKEN": SECRET, "HF_ENDPOINT": server.url("").replace("//", f"//me:{SECRET}@"),
@@ -110,7 +113,7 @@ def test_a_failed_download_does_not_tell_the_token(runner, study, tmp_path):
     )  # fmt: skip
     outcome = runner(tmp_path, arguments, environment=environment)
     server.close()
-    assert server.asked
+    assert server.asked, outcome.text
     assert outcome.status == 1, outcome.text
     assert "blocklora fetch-backbone: error: " in outcome.text
     assert SECRET not in outcome.text
