@@ -5,12 +5,12 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from dataset_archives import picture
 
 from blocklora.cli import main
 from blocklora.data.manifest import LabelledImage, write_manifest
 from blocklora.data.source import Source, write_source
 from blocklora.data.verify import verify
+from tests.data.dataset_archives import picture
 
 NAMES = ["ant", "bee", "cat"]
 
