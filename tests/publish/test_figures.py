@@ -139,8 +139,8 @@ def test_ablation_lines_start_at_lora(tmp_path):
         container.get_label(): container.lines[0].get_xydata().tolist()
         for container in axes.containers
     }
-    assert found["rank 2, rank partition"] == pytest.approx(np.array([[1, 50], [2, 45]]))
-    assert found["rank 2, input partition"] == pytest.approx(np.array([[1, 50], [2, 40]]))
+    assert found["rank 2, by rank"] == pytest.approx(np.array([[1, 50], [2, 45]]))
+    assert found["rank 2, by input"] == pytest.approx(np.array([[1, 50], [2, 40]]))
 
 
 def test_lora_of_the_merged_arms_is_drawn_at_its_block_lora(tmp_path):

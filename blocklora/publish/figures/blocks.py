@@ -21,7 +21,7 @@ def block_lines(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, 
             chosen = rows[(rows["blocks"] == 1) | (rows["partition"] == partition)]
             if partition != partitions[0] and (chosen["blocks"] == 1).all():
                 continue
-            label = f"rank {rank}" + (f", {partition} partition" if len(partitions) > 1 else "")
+            label = f"rank {rank}" + (f", by {partition}" if len(partitions) > 1 else "")
             look = looks(position) | {"linestyle": dashes}
             lines.append((label, chosen.sort_values("blocks"), look))
     return lines
