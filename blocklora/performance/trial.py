@@ -28,7 +28,7 @@ LEARNING_RATE = 2e-4
 # Height and width of a typical image of ImageNet.
 IMAGE_SHAPE = (375, 500, 3)
 # Of the square matrices whose product measures the rate: large enough to reach it.
-PRODUCT_WIDTH = {"cpu": 2048, "cuda": 8192}
+PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 
 
 class Training:

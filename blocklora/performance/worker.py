@@ -14,6 +14,8 @@ class OutOfMemory(Exception):
     """A worker ran out of memory and has ended."""
 
 
+GRACE_SECONDS = 10
+
 # PyTorch is imported once; each worker is forked from there, before it computes anything.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["blocklora.performance.trial"])
@@ -54,9 +56,10 @@ class Worker:
         raise UserError(value)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, which hears that nobody asks any more."""
         self._pipe.close()
-        self._process.terminate()
+        self._process.join(GRACE_SECONDS)
+        self._process.kill()
         self._process.join()
 
 

@@ -45,12 +45,12 @@ HUB |= {"truststore", "urllib3", "charset_normalizer", "sniffio", "hf_xet", "she
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Return the JSON, the page and what was printed for two small settings."""
+    """Return the JSON, the page and what was printed for a small setting."""
     folder = tmp_path_factory.mktemp("bench")
     save_backbone(folder / "tiny.safetensors", SHAPE, tiny_backbone().weights, "random")
     command = [
         sys.executable, "-m", "blocklora", "bench", "--model", folder / "tiny.safetensors",
-        "--classes", "20", "4", "--batch-sizes", "2", "--towers", "both", "--rounds", "2",
+        "--classes", "4", "--batch-sizes", "2", "--towers", "both", "--rounds", "2",
         "--threads", "1", "--reference-classes", "4", "--output", folder / "bench.json",
         "--page", folder / "bench.md",
     ]  # fmt: skip
@@ -60,8 +60,7 @@ def found(tmp_path_factory):
 
 
 def test_both_engines_do_the_same_work(found):
-    entry, larger = found[0]["settings"]
-    assert [entry["classes"], larger["classes"]] == [4, 20]
+    (entry,) = found[0]["settings"]
     fast, reference = entry["fast"], entry["reference"]
     assert fast["first_loss"] == pytest.approx(reference["first_loss"], rel=1e-4)
     assert len(fast["rounds_seconds"]) == len(reference["rounds_seconds"]) == 2
@@ -70,9 +69,6 @@ def test_both_engines_do_the_same_work(found):
     # Padded prompts and a dense update cost more.
     assert reference["flops_counted"] > fast["flops_counted"]
     assert fast["images_per_second"] == 2 / fast["step_seconds"]
-    assert larger["flops_formula"] == larger["fast"]["flops_counted"]
-    assert larger["reference"] is None
-    assert larger["speedup"] is None
 
 
 def test_parts_make_up_the_step(found):
@@ -92,8 +88,8 @@ def test_the_page_is_printed_and_written(found):
     assert done.stdout == written
     assert content["device_name"] in written
     assert torch.__version__ in written
-    assert "20 classes, batch 2, vision and text, fp32" in written
-    assert "setting 2 of 2" in done.stderr
+    assert "4 classes, batch 2, vision and text, fp32" in written
+    assert "setting 1 of 1" in done.stderr
 
 
 def figures(*rounds):
@@ -187,8 +183,8 @@ def worker():
 @pytest.mark.parametrize(
     ("request_", "error", "message"),
     [
-        (("run_out",), OutOfMemory, ""),
-        (("die", signal.SIGKILL), OutOfMemory, ""),
+        (("run_out",), OutOfMemory, None),
+        (("die", signal.SIGKILL), OutOfMemory, None),
         (("refuse",), UserError, "not here"),
         (("die", signal.SIGABRT), UserError, "a measuring process has ended"),
     ],
@@ -209,10 +205,14 @@ def test_what_happens_to_a_worker_reaches_the_parent(worker, request_, error, me
         (["--precisions", "fp16"], "precision fp16 needs a GPU"),
         (["--device", "cuda"], "PyTorch sees no CUDA GPU here"),
         (["--model", "ViT-Z"], "ViT-Z"),
-        (["--memory", "300MB"], "needs"),
+        (["--model", "tiny.safetensors", "--memory", "0.1MB"], "MiB even in small chunks"),
     ],
 )
-def test_what_cannot_be_measured_ends_with_one_line(options, message, capsys, monkeypatch):
+def test_what_cannot_be_measured_ends_with_one_line(
+    options, message, capsys, monkeypatch, tmp_path
+):
+    save_backbone(tmp_path / "tiny.safetensors", SHAPE, tiny_backbone().weights, "random")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", *options]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -220,27 +220,33 @@ def test_what_cannot_be_measured_ends_with_one_line(options, message, capsys, mo
     assert message in error
 
 
-PLAN_AND_BENCH = """
+BENCH_THEN_PLAN = """
 import sys
 from blocklora.cli import main
 from blocklora.performance.bench import settings
 from blocklora.performance.machine import Machine
 from blocklora.performance.report import document, page
 from blocklora.performance.trial import Device, Training
+from blocklora.performance.worker import Worker
 from blocklora.training.engine import Chunks
 from tests.tiny import SHAPE
 
-assert main(["plan", "--gpu-memory", "8GB", *sys.argv[1:]]) == 0
+def imported():
+    return {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+
 (setting,) = settings(SHAPE, [2], [2], ["both"], ["fp32"])
 Training(Machine("cpu", 1), setting, "reference", Chunks()).step()
-print(*{name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
+print(*imported())
+assert main(["plan", "--gpu-memory", "8GB", *sys.argv[1:]]) == 0
+print(*imported())
 """
 
 
-def test_bench_and_plan_run_on_a_bare_image(tmp_path):
-    """All that both import belongs to PyTorch, NumPy, or open_clip_torch and what it needs."""
+def test_bench_runs_on_a_bare_image_and_plan_imports_little_more(tmp_path):
+    """The benchmark needs PyTorch, NumPy, open_clip_torch and what that needs."""
     study = yaml.safe_load((ROOT / "studies/mini.yaml").read_text())
-    study |= {"datasets": ["one"], "shots": [1], "own_datasets": {"one": {"images": str(tmp_path)}}}
+    study |= {"name": "small", "datasets": ["one"], "shots": [1]}
+    study["own_datasets"] = {"one": {"images": str(tmp_path)}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     save_backbone(tmp_path / "mini-clip.safetensors", SHAPE, tiny_backbone().weights, "random")
     write_manifest(tmp_path / "one/manifest.csv", [LabelledImage("a.png", 0, "cat", "train")])
@@ -249,13 +255,15 @@ def test_bench_and_plan_run_on_a_bare_image(tmp_path):
         "--manifests", "one/manifest.csv",
     ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", PLAN_AND_BENCH, *options],
+        [sys.executable, "-c", BENCH_THEN_PLAN, *options],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    imported = {name for name in done.stdout.splitlines()[-1].split() if not name.startswith("_")}
+    lines = done.stdout.splitlines()
+    bench, plan = set(lines[0].split()), set(lines[-1].split())
     ours = {"blocklora", "blocklora_open_clip_tokenizer", "tests", "cython_runtime"}
-    assert imported <= BARE | HUB | ours
+    assert {name for name in bench if not name.startswith("_")} <= BARE | HUB | ours
+    assert not plan & {"snakemake", "pandas", "matplotlib", "scipy", "pooch", "sklearn"}

@@ -24,7 +24,7 @@ from blocklora.training.plan import (
 from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
 
 ADAPTER = replace(LORA, blocks=2, dropout=0.25)
-PROMPTS = tuple((1, *[2 + i] * (1 + i % 4), 3) for i in range(20))
+PROMPTS = tuple((1, *[2 + i] * (1 + i % 4), 3) for i in range(12))
 SETTING = Setting(SHAPE, ADAPTER, PROMPTS, batch_size=4, precision="fp32")
 
 
@@ -86,7 +86,7 @@ def test_plan_fits_the_budget_and_takes_the_first_that_does(share, towers):
     budget = int(share * peaks[Chunks()])
     fitting = [chunks for chunks, peak in peaks.items() if peak <= budget]
     if not fitting:
-        with pytest.raises(UserError, match="20 classes and batches of 4 images in fp32 needs"):
+        with pytest.raises(UserError, match="12 classes and batches of 4 images in fp32 needs"):
             plan(setting, budget)
         return
     chosen = plan(setting, budget)
