@@ -51,7 +51,7 @@ rule bench:
         "<benchmarks>/bench.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=GPUS,
         mem_mb=growing(16000),
