@@ -29,7 +29,7 @@ from blocklora.theory.records import write_rows
 from blocklora.theory.sources import PROMPT_LENGTHS, read_shape, stand_ins
 from blocklora.training.engine import Chunks
 from blocklora.training.evaluate import Classifier
-from blocklora.training.plan import Setting, planned_peak_bytes
+from blocklora.training.plan import Setting, fake_step
 from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -261,7 +261,7 @@ def test_a_step_counted_for_its_merged_rank_is_the_step_of_the_adapter(config):
     prompts = stand_ins([(3, 6), (2, 9)], 6)
     found = step_cost(SHAPE, config, prompts, 32, "fp32")
     with flop_counter() as counter:
-        peak = planned_peak_bytes(Setting(SHAPE, config, prompts, 32, "fp32"), Chunks())
+        peak = fake_step(Setting(SHAPE, config, prompts, 32, "fp32"), Chunks())
     assert found["flops_per_step_counted"] == counter.get_total_flops()
     arms_beyond_one = config.blocks - 1 if config.partition == "rank" else 0
     further = arms_beyond_one * config.rank // config.blocks * 3 * (3 * 32 + 2 * 16)
