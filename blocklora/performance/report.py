@@ -132,12 +132,12 @@ def _engines(measurements: Sequence[Measurement]) -> str:
 
 def _part_table(measurements: Sequence[Measurement]) -> str:
     parted = [found for found in measurements if found.parts]
-    names = list(parted[0].parts)
+    names = list(dict.fromkeys(name for found in parted for name in found.parts))
     rows = [("setting", *names, "step", "floor", "above the floor")]
     rows += [
         (
             _name(found),
-            *(f"{found.parts[name]:.3g}" for name in names),
+            *(f"{found.parts[name]:.3g}" if name in found.parts else "" for name in names),
             f"{found.fast.step_seconds:.3g}",
             f"{found.floor_seconds:.3g}",
             f"{found.fast.step_seconds - found.floor_seconds:.3g}",

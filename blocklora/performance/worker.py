@@ -10,8 +10,11 @@ from typing import Any
 from blocklora.errors import UserError
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(UserError):
     """A worker ran out of memory and has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("memory ran out; try --memory, smaller --batch-sizes or fewer --classes")
 
 
 GRACE_SECONDS = 10

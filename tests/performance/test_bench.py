@@ -134,6 +134,14 @@ def test_a_reference_that_ran_out_of_memory_is_said_to_have():
     assert "out of memory" in line
 
 
+def test_settings_may_have_different_parts():
+    facts = {"device": "cuda", "device_name": "card", "threads": 1, "rounds": 3, "versions": {}}
+    both = measurement(50, parts={"vision tower": 0.125, "launch gaps": 0.0625})
+    text = page([both, measurement(100, parts={"launch gaps": 0.25})], facts)
+    parts = [[cell.strip() for cell in line.split("|")[2:4]] for line in text.splitlines()[-2:]]
+    assert parts == [["0.125", "0.0625"], ["", "0.25"]]
+
+
 def test_settings_have_the_names_of_imagenet():
     (setting,) = settings(replace(SHAPE, context_length=77), [1000], [2], ["text"], ["bf16"])
     assert sum(map(len, setting.prompts)) == 9165
@@ -183,8 +191,8 @@ def worker():
 @pytest.mark.parametrize(
     ("request_", "error", "message"),
     [
-        (("run_out",), OutOfMemory, None),
-        (("die", signal.SIGKILL), OutOfMemory, None),
+        (("run_out",), OutOfMemory, "memory ran out; try --memory"),
+        (("die", signal.SIGKILL), OutOfMemory, "memory ran out; try --memory"),
         (("refuse",), UserError, "not here"),
         (("die", signal.SIGABRT), UserError, "a measuring process has ended"),
     ],
