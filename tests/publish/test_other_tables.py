@@ -107,6 +107,11 @@ def test_statistics_compare_block_lora_with_lora_over_datasets(tmp_path):
     assert first[:3] == ["1", "2", "+0.50"]
 
 
+def test_a_single_shot_count_is_not_repeated_as_all(tmp_path):
+    table = statistics_table(made_results(tmp_path, lambda run: 0.5, shots=[4]))
+    assert [row[0] for row in texts(table)] == ["4"]
+
+
 def test_statistics_compare_block_lora_with_the_lora_it_merges_into(tmp_path):
     methods = METHODS | {"merged": CLIP_LORA | {"rank": 1, "alpha": 2**0.5}}
     accuracies = {"clip_lora": 0.5, "block_lora": 0.6, "merged": 0.59}

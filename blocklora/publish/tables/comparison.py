@@ -104,6 +104,8 @@ def statistics_table(results: Results) -> Table:
     of_merged = merged_pairs(results.study)
     if of_merged:
         frame = pd.concat([frame, compare_pairs(results, of_merged)], ignore_index=True)
+    if len(results.study.shots) == 1:
+        frame = frame[frame["shots"] != ALL_SHOTS]  # the same numbers again
     sections = []
     groups = frame.groupby(["backbone", "method", "baseline"], sort=False)
     for (backbone, method, baseline), group in groups:
