@@ -213,7 +213,10 @@ def test_what_happens_to_a_worker_reaches_the_parent(worker, request_, error, me
         (["--precisions", "fp16"], "precision fp16 needs a GPU"),
         (["--device", "cuda"], "PyTorch sees no CUDA GPU here"),
         (["--model", "ViT-Z"], "ViT-Z"),
-        (["--model", "tiny.safetensors", "--memory", "0.1MB"], "MiB even in small chunks"),
+        (
+            ["--model", "tiny.safetensors", "--memory", "0.1MB", "--towers", "vision"],
+            "MiB even in small chunks",
+        ),
     ],
 )
 def test_what_cannot_be_measured_ends_with_one_line(
@@ -230,7 +233,7 @@ def test_what_cannot_be_measured_ends_with_one_line(
 
 BENCH_THEN_PLAN = """
 import sys
-from blocklora.cli import main
+from blocklora.cli import build_parser, main
 from blocklora.performance.bench import settings
 from blocklora.performance.machine import Machine
 from blocklora.performance.report import document, page
@@ -242,6 +245,7 @@ from tests.tiny import SHAPE
 def imported():
     return {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
 
+build_parser()
 (setting,) = settings(SHAPE, [2], [2], ["both"], ["fp32"])
 Training(Machine("cpu", 1), setting, "reference", Chunks()).step()
 print(*imported())
