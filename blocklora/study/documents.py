@@ -28,8 +28,8 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# The core schema of YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1, by which methods that
-# differ in a value or two are written in a line each.
+# The core schema of YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1, by which methods
+# that differ in a value or two are written in a line each.
 StrictLoader.yaml_implicit_resolvers = {}
 for tag, pattern, first in (
     ("null", r"null|Null|NULL|~|", "nN~"),
