@@ -2,8 +2,8 @@
 #
 #   make demo     create the environment and run the embedded study
 #   make test     create the environment and run the tests
-#   make test-faults   kill the embedded study a hundred times, and other slow tests of faults
-#   make test-slurm    run the embedded study on a Slurm cluster of this machine (as root)
+#   make test-slurm   run the embedded study on a Slurm cluster of this machine (as root)
+#   make test-faults  kill the embedded study a hundred times, and other slow tests of faults
 #   make lint     check style, the workflow's included
 #   make report   write Snakemake's HTML report of a finished study; STUDY=mini by default
 #   make env      create the environment only, in .venv
@@ -25,8 +25,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 demo: env
 	snakemake --cores 1 --resources gpu=1
 
+# Two processes of one thread each: most of the time goes into starting processes, not into sums.
 test: env
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
 
 test-faults: env
 	pytest -m faults tests/faults

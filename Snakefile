@@ -1,12 +1,13 @@
-import os
 import sys
+from pathlib import Path
+from shlex import quote
 
 from snakemake.utils import min_version
 
 min_version("9.20")
 
 # Jobs find `blocklora` beside the Python that runs Snakemake, its environment active or not.
-os.environ["PATH"] += os.pathsep + os.path.dirname(sys.executable)
+shell.prefix(f"set -euo pipefail; PATH=$PATH:{quote(str(Path(sys.executable).parent))}; ")
 
 
 configfile: "config.yaml"
