@@ -27,7 +27,7 @@ demo: env
 
 # Two processes of one thread each: most of the time goes into starting processes, not into sums.
 test: env
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: env
 	pytest -m faults tests/faults
@@ -55,7 +55,7 @@ endif
 	test -e $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	.venv/bin/uv pip sync --python .venv --require-hashes requirements.lock
+	.venv/bin/uv pip sync --python .venv --require-hashes --compile-bytecode requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -40,16 +40,10 @@ def tiny_backbone(seed: int = 0, shape: ClipConfig = SHAPE) -> Backbone:
     return Backbone(shape, weights, sha256="0" * 64)
 
 
-def shapes_of(backbone: Backbone) -> dict[str, tuple[int, int]]:
-    """Return the (layers, width) of each tower."""
-    config = backbone.config
-    return {t: (getattr(config, t).layers, getattr(config, t).width) for t in ("vision", "text")}
-
-
 def trained_adapter(config: AdapterConfig, backbone: Backbone, seed: int = 0) -> Adapter:
     """Return an adapter whose factors are all away from zero, arms different."""
     generator = torch.Generator().manual_seed(seed)
-    adapter = Adapter.initialise(config, shapes_of(backbone), generator)
+    adapter = Adapter.initialise(config, backbone.config.tower_shapes, generator)
     for factors in adapter.towers.values():
         with torch.no_grad():
             factors.up.normal_(0, 0.5, generator=generator)

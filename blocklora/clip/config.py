@@ -37,6 +37,14 @@ class ClipConfig:
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
+    @property
+    def tower_shapes(self) -> dict[str, tuple[int, int]]:
+        """The layers and the width of both towers."""
+        return {
+            "vision": (self.vision.layers, self.vision.width),
+            "text": (self.text.layers, self.text.width),
+        }
+
     @classmethod
     def from_open_clip(cls, name: str, config: dict[str, Any]) -> "ClipConfig":
         """Return the shape described by open_clip's JSON `config` of model `name`."""

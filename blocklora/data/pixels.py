@@ -21,6 +21,7 @@ returned here behave alike: the `.npy` is then one-dimensional uint8, the UTF-8 
 
 import json
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,7 +91,7 @@ class LazyTestPixels:
         return evaluation_transform(read_image(self._files[index]), self.shape[1])
 
 
-class ShotImages:
+class ShotImages(ABC):
     """The training images of one shots list at full resolution.
 
     Attributes:
@@ -105,9 +106,9 @@ class ShotImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @abstractmethod
     def image(self, index: int) -> np.ndarray:
         """Return image `index` as uint8 (H, W, 3), RGB; a store's is read-only."""
-        raise NotImplementedError
 
 
 class StoredShotImages(ShotImages):

@@ -1,8 +1,18 @@
 """Subcommands of `blocklora.performance`."""
 
+import logging
 import re
 from argparse import ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blocklora.errors import UserError
+from blocklora.theory.commands import add_shape_arguments
+
+if TYPE_CHECKING:
+    from blocklora.clip.config import ClipConfig
+
+logger = logging.getLogger(__name__)
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -41,22 +51,7 @@ def _add_plan(subparsers: _SubParsersAction) -> None:
         help="10^12 operations per second that a step achieves, as measured by `blocklora bench`",
     )
     plan.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    plan.add_argument(
-        "--backbones",
-        type=Path,
-        nargs="*",
-        default=[],
-        metavar="FILE",
-        help="files <backbone>.safetensors; not needed for OpenAI's models",
-    )
-    plan.add_argument(
-        "--manifests",
-        type=Path,
-        nargs="*",
-        default=[],
-        metavar="FILE",
-        help="files <dataset>/manifest.csv; not needed for the datasets of the paper",
-    )
+    add_shape_arguments(plan)
     plan.add_argument("--output", type=Path, help="JSON file to write")
     plan.set_defaults(run=_plan)
 
@@ -106,7 +101,6 @@ def memory_size(text: str) -> int:
 
 
 def _plan(options: Namespace) -> None:
-    from blocklora.errors import UserError
     from blocklora.files import write_json
     from blocklora.performance.forecast import document, forecasts, table
     from blocklora.study.config import find_study
@@ -128,9 +122,6 @@ def _plan(options: Namespace) -> None:
 
 
 def _bench(options: Namespace) -> None:
-    import logging
-
-    from blocklora.errors import UserError
     from blocklora.files import write_json, write_text
     from blocklora.training.gpu import claim_gpu
 
@@ -167,7 +158,7 @@ def _bench(options: Namespace) -> None:
     budget = options.memory and int(USABLE_SHARE * options.memory)
     found = []
     for number, setting in enumerate(chosen, 1):
-        logging.getLogger(__name__).info(
+        logger.info(
             "setting %d of %d: %d classes, batches of %d, %s, %s",
             number,
             len(chosen),
@@ -186,7 +177,7 @@ def _bench(options: Namespace) -> None:
     print(page(found, about), end="")
 
 
-def _shape(model: str):
+def _shape(model: str) -> "ClipConfig":
     from blocklora.clip.openai import openai_config
     from blocklora.theory.sources import read_shape
 

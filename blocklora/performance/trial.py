@@ -41,10 +41,8 @@ class Training:
         self.machine, self.setting = machine, setting
         clip, device = setting.clip, machine.device
         self.backbone = random_backbone(clip)
-        shapes = {t: (getattr(clip, t).layers, getattr(clip, t).width) for t in ("vision", "text")}
-        self.adapter = Adapter.initialise(
-            setting.adapter, shapes, torch.Generator().manual_seed(0), device
-        )
+        generator = torch.Generator().manual_seed(0)
+        self.adapter = Adapter.initialise(setting.adapter, clip.tower_shapes, generator, device)
         self.engine = self._engine(engine, chunks)
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), LEARNING_RATE)
         self.scaler = torch.amp.GradScaler(device, enabled=setting.precision == "fp16")

@@ -101,6 +101,12 @@ def _add_efficiency(subparsers: _SubParsersAction) -> None:
 
 def _add_study_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--study", type=Path, required=True, help="study file")
+    add_shape_arguments(parser)
+    _add_output(parser)
+
+
+def add_shape_arguments(parser: ArgumentParser) -> None:
+    """Add the files that tell the shapes of backbones and the class names of datasets."""
     parser.add_argument(
         "--backbones",
         type=Path,
@@ -115,9 +121,8 @@ def _add_study_arguments(parser: ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="FILE",
-        help="files <dataset>/manifest.csv; not needed for datasets that are known",
+        help="files <dataset>/manifest.csv; not needed for the datasets of the paper",
     )
-    _add_output(parser)
 
 
 def _add_aggregate(parser: ArgumentParser) -> None:
@@ -135,7 +140,6 @@ def _add_output(parser: ArgumentParser) -> None:
 def _bounds(options: Namespace) -> None:
     from blocklora.study.model import load_study
     from blocklora.theory.bounds import COLUMNS, bound_rows, counts
-    from blocklora.theory.parameters import tower_shapes
     from blocklora.theory.records import write_rows
     from blocklora.theory.sources import class_counts, model_shapes
 
@@ -149,7 +153,7 @@ def _bounds(options: Namespace) -> None:
         for backbone, clip in model_shapes(study, options.backbones).items()
         for row in bound_rows(
             backbone,
-            counts(methods, tower_shapes(clip)),
+            counts(methods, clip.tower_shapes),
             classes,
             study.shots,
             options.bits,

@@ -23,7 +23,6 @@ from blocklora.theory.flops import Groups, step_flops
 from blocklora.theory.parameters import (
     counted_parameters,
     factor_parameters,
-    tower_shapes,
 )
 from blocklora.training.engine import Chunks
 from blocklora.training.plan import Setting, fake_step
@@ -112,7 +111,7 @@ def efficiency_rows(
 @cache
 def footprint(clip: ClipConfig, config: AdapterConfig) -> Footprint:
     """Return what an adapter of this model takes, counted on one that is made and saved."""
-    shapes = tower_shapes(clip)
+    shapes = clip.tower_shapes
     adapter = Adapter.initialise(config, shapes, torch.Generator())
     optimizer = torch.optim.AdamW(adapter.parameters())
     for parameter in adapter.parameters():
@@ -146,7 +145,7 @@ def step_cost(
         Setting(clip, same, tuple(map(tuple, prompts)), batch_size, precision)
     )
     formula = step_flops(clip, config, batch_size, len(prompts), prompt_groups(prompts))
-    shapes = tower_shapes(clip)
+    shapes = clip.tower_shapes
     further = sum(factor_parameters(config, shapes)) - sum(factor_parameters(same, shapes))
     return {
         "flops_per_step_formula": formula.total,

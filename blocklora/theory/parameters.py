@@ -3,18 +3,9 @@
 from collections.abc import Mapping
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.clip.config import ClipConfig
 
 Shapes = Mapping[str, tuple[int, int]]
 """Tower name to (layers, width)."""
-
-
-def tower_shapes(clip: ClipConfig) -> dict[str, tuple[int, int]]:
-    """Return the layers and the width of both towers."""
-    return {
-        "vision": (clip.vision.layers, clip.vision.width),
-        "text": (clip.text.layers, clip.text.width),
-    }
 
 
 def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:

@@ -69,8 +69,7 @@ def fake_step(setting: Setting, chunks: Chunks) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True):
         clip = setting.clip
         weights = {name: torch.empty(shape) for name, shape in tensor_shapes(clip).items()}
-        shapes = {t: (getattr(clip, t).layers, getattr(clip, t).width) for t in ("vision", "text")}
-        adapter = Adapter.initialise(setting.adapter, shapes, torch.Generator())
+        adapter = Adapter.initialise(setting.adapter, clip.tower_shapes, torch.Generator())
         engine = FastEngine(
             Backbone(clip, weights, ""),
             adapter,

@@ -100,7 +100,7 @@ def run_training(
     def attempt(chunks: Chunks) -> tuple[Adapter, History]:
         adapter = Adapter.initialise(
             config,
-            {t: (getattr(shape, t).layers, getattr(shape, t).width) for t in config.towers},
+            shape.tower_shapes,
             torch_generator(run.seed, "initialisation"),
             compute.device,
         )

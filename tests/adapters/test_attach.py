@@ -10,7 +10,7 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.adapters.merge import merge
 from blocklora.clip.weights import build_open_clip
 from blocklora.errors import UserError
-from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone, trained_adapter
+from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 
 
 def make(**changes):
@@ -106,7 +106,7 @@ def test_detaching_restores_the_model_exactly(backbone):
 def test_fresh_adapter_leaves_outputs_unchanged(backbone):
     model = build_open_clip(SHAPE, backbone.weights)
     before = features(model)
-    Attachment(model, Adapter.initialise(LORA, shapes_of(backbone), torch.Generator()))
+    Attachment(model, Adapter.initialise(LORA, backbone.config.tower_shapes, torch.Generator()))
     for found, expected in zip(features(model), before, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -15,7 +15,7 @@ from blocklora.theory.counting import flop_counter
 from blocklora.training.batches import batch_indices
 from blocklora.training.engine import Chunks, FastEngine
 from blocklora.training.plan import Setting, planned_peak_bytes
-from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
+from tests.tiny import LORA, SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("red cat", "house", "blue_bird", "an old tram")
@@ -25,7 +25,7 @@ SETTING = Setting(SHAPE, replace(LORA, dropout=0.25), PROMPTS, batch_size=8, pre
 
 def counted_flops(setting, chunks):
     backbone = tiny_backbone()
-    adapter = Adapter.initialise(setting.adapter, shapes_of(backbone), torch.Generator())
+    adapter = Adapter.initialise(setting.adapter, backbone.config.tower_shapes, torch.Generator())
     engine = FastEngine(backbone, adapter, setting.prompts, logit_scale=1, seed=0, chunks=chunks)
     images = torch.zeros(setting.batch_size, 32, 32, 3, dtype=torch.uint8)
     labels = torch.zeros(setting.batch_size, dtype=torch.long)

@@ -13,7 +13,7 @@ from blocklora.adapters.algebra import delta
 from blocklora.training.engine import FastEngine
 from blocklora.training.loop import train
 from blocklora.training.recipe import Recipe
-from tests.tiny import LORA, shapes_of, tiny_backbone
+from tests.tiny import LORA, tiny_backbone
 
 PROMPTS = [[49406, 320, 1125, 49407], [49406, 320, 2368, 539, 49407], [49406, 1929, 49407]]
 STEPS = 25
@@ -54,7 +54,9 @@ RECIPE = Recipe(
 
 
 def engine_for(config, backbone, seed=1):
-    adapter = Adapter.initialise(config, shapes_of(backbone), torch.Generator().manual_seed(seed))
+    adapter = Adapter.initialise(
+        config, backbone.config.tower_shapes, torch.Generator().manual_seed(seed)
+    )
     return FastEngine(backbone, adapter, PROMPTS, logit_scale=RECIPE.logit_scale, seed=seed)
 
 

@@ -9,7 +9,7 @@ from blocklora.clip.config import ClipConfig, TowerConfig
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import step_flops, tower_flops
 from blocklora.training.engine import Chunks, FastEngine
-from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
+from tests.tiny import LORA, SHAPE, tiny_backbone
 
 VIT_B16 = ClipConfig(
     name="ViT-B-16-quickgelu",
@@ -46,7 +46,7 @@ def backbone():
 def test_formula_equals_the_products_torch_counts(backbone, changes, chunks):
     config = replace(LORA, **changes)
     prompts = [[1, 2, 3], [1, 4, 3], [1, 5, 6, 7, 3], [1, 2, 3]]
-    adapter = Adapter.initialise(config, shapes_of(backbone), torch.Generator())
+    adapter = Adapter.initialise(config, backbone.config.tower_shapes, torch.Generator())
     engine = FastEngine(backbone, adapter, prompts, logit_scale=1.0, seed=0, chunks=chunks)
     images = torch.zeros(5, 32, 32, 3, dtype=torch.uint8)
     with flop_counter() as counter:

@@ -24,13 +24,12 @@ from blocklora.data.registry import PACKAGED, load_registry
 from blocklora.files import file_digest
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.efficiency import step_cost
-from blocklora.theory.parameters import tower_shapes
 from blocklora.theory.records import write_rows
 from blocklora.theory.sources import PROMPT_LENGTHS, read_shape, stand_ins
 from blocklora.training.engine import Chunks
 from blocklora.training.evaluate import Classifier
 from blocklora.training.plan import Setting, fake_step
-from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
+from tests.tiny import LORA, SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("red cat", "house", "blue_bird")
@@ -45,7 +44,7 @@ def folder_of(method, seed):
 
 def equal_arms(config, backbone, seed):
     generator = torch.Generator().manual_seed(seed)
-    adapter = Adapter.initialise(config, shapes_of(backbone), generator)
+    adapter = Adapter.initialise(config, backbone.config.tower_shapes, generator)
     with torch.no_grad():
         for tower in adapter.towers.values():
             tower.up[:, :, :1].normal_(0, 0.3, generator=generator)
@@ -318,6 +317,6 @@ def test_stand_ins_have_the_lengths_and_the_number_asked_for():
 
 def test_shape_of_a_backbone_file_is_read_from_it(results):
     assert read_shape(results / "backbones/mini-clip.safetensors") == SHAPE
-    assert tower_shapes(openai_config("ViT-B-16-quickgelu")) == {
+    assert openai_config("ViT-B-16-quickgelu").tower_shapes == {
         "vision": (12, 768), "text": (12, 512),
     }  # fmt: skip

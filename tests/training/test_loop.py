@@ -16,7 +16,7 @@ from blocklora.training.engine import FastEngine
 from blocklora.training.loop import CheckpointPolicy, cosine_learning_rate, train
 from blocklora.training.randomness import torch_generator
 from blocklora.training.recipe import Recipe
-from tests.tiny import LORA, shapes_of, tiny_backbone
+from tests.tiny import LORA, tiny_backbone
 
 RECIPE = Recipe(
     prompt="a {}",
@@ -51,7 +51,9 @@ class Pictures:
 
 def engine(seed=3, config=CONFIG, backbone=None):
     backbone = backbone or tiny_backbone()
-    adapter = Adapter.initialise(config, shapes_of(backbone), torch_generator(seed, "init"))
+    adapter = Adapter.initialise(
+        config, backbone.config.tower_shapes, torch_generator(seed, "init")
+    )
     prompts = tokenize(["a cat", "a small dog"], 20)
     return FastEngine(backbone, adapter, prompts, logit_scale=100.0, seed=seed)
 

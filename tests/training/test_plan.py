@@ -21,7 +21,7 @@ from blocklora.training.plan import (
     planned_peak_bytes,
     train_within_memory,
 )
-from tests.tiny import LORA, SHAPE, shapes_of, tiny_backbone
+from tests.tiny import LORA, SHAPE, tiny_backbone
 
 ADAPTER = replace(LORA, blocks=2, dropout=0.25)
 PROMPTS = tuple((1, *[2 + i] * (1 + i % 4), 3) for i in range(12))
@@ -36,7 +36,7 @@ def backbone():
 def counted_peak(backbone, setting, chunks):
     """Run a step and count; as in training, the optimizer has two moments of every parameter."""
     adapter = Adapter.initialise(
-        setting.adapter, shapes_of(backbone), torch.Generator().manual_seed(0)
+        setting.adapter, backbone.config.tower_shapes, torch.Generator().manual_seed(0)
     )
     engine = FastEngine(
         backbone,

@@ -32,8 +32,8 @@ STUDY = {
     "seeds": [1],
     "miniature": {
         "seed": 1, "image_size": 32, "patch_size": 16, "embed_dim": 16, "context_length": 77,
-        "vision": {"width": 32, "layers": 2, "heads": 2},
-        "text": {"width": 32, "layers": 2, "heads": 2},
+        "vision": {"width": 32, "layers": 1, "heads": 2},
+        "text": {"width": 32, "layers": 1, "heads": 2},
         "steps": 1, "batch_size": 16, "learning_rate": 1e-3,
     },
 }  # fmt: skip

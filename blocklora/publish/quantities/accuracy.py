@@ -13,7 +13,7 @@ from blocklora.publish.published import (
     published_backbone,
 )
 from blocklora.publish.tables.comparison import ALL_SHOTS, calibrate, compare_pairs
-from blocklora.study.pairs import block_pairs, merged_pairs
+from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
 WEAK_SPOTS = ("food101", "oxford_pets")
@@ -55,14 +55,20 @@ def _smallest_margin(evidence: Evidence, published: pd.DataFrame) -> Measured:
     return Measured(margins[worst], f"{formats.signed(margins[worst])} ({worst})", margins)
 
 
-def accuracy_advantage(evidence: Evidence) -> Measured:
-    """Lower end of the interval of Block-LoRA minus LoRA, averaged over shots and datasets."""
+def _intervals(evidence: Evidence, pairs: Pairs, partner: str) -> pd.DataFrame:
+    """Return the comparisons of pairs over all shots and datasets that have an interval."""
     if evidence.results.missing:
         raise NotTestedError(f"needs every run; {len(evidence.results.missing)} are missing")
-    frame = compare_pairs(evidence.results, block_pairs(evidence.study))
+    frame = compare_pairs(evidence.results, pairs)
     frame = frame[(frame["shots"] == ALL_SHOTS) & frame["bootstrap_low"].notna()]
     if frame.empty:
-        raise NotTestedError("needs a Block-LoRA and a LoRA of the same settings on 2 datasets")
+        raise NotTestedError(f"needs a Block-LoRA and {partner} on 2 datasets")
+    return frame
+
+
+def accuracy_advantage(evidence: Evidence) -> Measured:
+    """Lower end of the interval of Block-LoRA minus LoRA, averaged over shots and datasets."""
+    frame = _intervals(evidence, block_pairs(evidence.study), "a LoRA of the same settings")
     row = frame.loc[frame["bootstrap_low"].idxmin()]
     difference = formats.signed(row["difference"])
     interval = formats.interval(row["bootstrap_low"], row["bootstrap_high"])
@@ -77,12 +83,7 @@ def accuracy_advantage(evidence: Evidence) -> Measured:
 
 def distance_from_merged(evidence: Evidence) -> Measured:
     """Distance from zero that the interval of Block-LoRA minus LoRA of its merged arms reaches."""
-    if evidence.results.missing:
-        raise NotTestedError(f"needs every run; {len(evidence.results.missing)} are missing")
-    frame = compare_pairs(evidence.results, merged_pairs(evidence.study))
-    frame = frame[(frame["shots"] == ALL_SHOTS) & frame["bootstrap_low"].notna()]
-    if frame.empty:
-        raise NotTestedError("needs a Block-LoRA and the LoRA of its merged arms on 2 datasets")
+    frame = _intervals(evidence, merged_pairs(evidence.study), "the LoRA of its merged arms")
     reach = frame[["bootstrap_low", "bootstrap_high"]].abs().max(axis=1)
     row = frame.loc[reach.idxmax()]
     difference = formats.signed(row["difference"])

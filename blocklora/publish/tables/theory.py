@@ -1,12 +1,14 @@
 """Tables of bounds, compressed adapters and spectra."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.published import method_label, names
-from blocklora.publish.render import Section, Table, cells
+from blocklora.publish.render import Cell, Section, Table, cells
 from blocklora.publish.results import caption_of, read_table
 from blocklora.study.model import Study
 
@@ -115,24 +117,21 @@ def variant_label(method: str, study: Study) -> str:
 def bounds_table(study: Study, bounds_path: Path, gaps_path: Path | None) -> Table:
     """Return the table of information-theoretic bounds beside the measured gaps."""
     frame = bounds_frame(bounds_path, gaps_path)
-    sections = []
-    for backbone, group in frame.groupby("backbone", sort=False):
-        rows = [
-            cells(
-                variant_label(row.method, study),
-                f"{row.shots}",
-                formats.count(row.parameters),
-                formats.count(row.effective_parameters),
-                formats.span(row.bound_low, row.bound_high),
-                formats.span(row.effective_low, row.effective_high),
-                formats.number(row.ratio_to_lora),
-                formats.number(row.effective_ratio_to_lora),
-                formats.signed(row.gap, 3),
-                formats.DASH if pd.isna(row.runs) else f"{row.vacuous:.0f} of {row.runs:.0f}",
-            )
-            for row in group.itertuples()
-        ]
-        sections.append(Section(backbone, rows))
+    sections = _by_backbone(
+        frame,
+        lambda row: cells(
+            variant_label(row.method, study),
+            f"{row.shots}",
+            formats.count(row.parameters),
+            formats.count(row.effective_parameters),
+            formats.span(row.bound_low, row.bound_high),
+            formats.span(row.effective_low, row.effective_high),
+            formats.number(row.ratio_to_lora),
+            formats.number(row.effective_ratio_to_lora),
+            formats.signed(row.gap, 3),
+            formats.DASH if pd.isna(row.runs) else f"{row.vacuous:.0f} of {row.runs:.0f}",
+        ),
+    )
     return Table(
         name="bounds",
         caption=caption_of(
@@ -183,25 +182,19 @@ def compression_table(study: Study, path: Path) -> Table:
         )
         .reset_index()
     )
-    sections = [
-        Section(
-            backbone,
-            [
-                cells(
-                    method_label(row.method),
-                    f"{row.shots}",
-                    formats.number(row.bits_per_weight),
-                    formats.size(row.compressed_bits / 8),
-                    formats.percent(100 * row.train_error),
-                    formats.span(row.guessing_low, row.guessing_high),
-                    formats.span(row.bound_low, row.bound_high),
-                    f"{row.vacuous} of {row.runs}",
-                )
-                for row in group.itertuples()
-            ],
-        )
-        for backbone, group in summary.groupby("backbone", sort=False)
-    ]
+    sections = _by_backbone(
+        summary,
+        lambda row: cells(
+            method_label(row.method),
+            f"{row.shots}",
+            formats.number(row.bits_per_weight),
+            formats.size(row.compressed_bits / 8),
+            formats.percent(100 * row.train_error),
+            formats.span(row.guessing_low, row.guessing_high),
+            formats.span(row.bound_low, row.bound_high),
+            f"{row.vacuous} of {row.runs}",
+        ),
+    )
     return Table(
         name="compression",
         caption=caption_of(
@@ -243,25 +236,19 @@ def spectra_table(study: Study, path: Path) -> Table:
         )
         .reset_index()
     )
-    sections = [
-        Section(
-            backbone,
-            [
-                cells(
-                    method_label(row.method),
-                    row.tower,
-                    f"{row.shots}",
-                    formats.number(row.effective_rank),
-                    formats.span(row.effective_rank_low, row.effective_rank_high),
-                    formats.number(row.frobenius_norm),
-                    formats.number(row.spectral_norm),
-                    formats.number(row.arms_max_relative_difference),
-                )
-                for row in group.itertuples()
-            ],
-        )
-        for backbone, group in summary.groupby("backbone", sort=False)
-    ]
+    sections = _by_backbone(
+        summary,
+        lambda row: cells(
+            method_label(row.method),
+            row.tower,
+            f"{row.shots}",
+            formats.number(row.effective_rank),
+            formats.span(row.effective_rank_low, row.effective_rank_high),
+            formats.number(row.frobenius_norm),
+            formats.number(row.spectral_norm),
+            formats.number(row.arms_max_relative_difference),
+        ),
+    )
     return Table(
         name="spectra",
         caption=caption_of(
@@ -299,23 +286,17 @@ def overlaps_table(study: Study, path: Path) -> Table:
         )
         .reset_index()
     )
-    sections = [
-        Section(
-            backbone,
-            [
-                cells(
-                    f"{method_label(row.method)} and {method_label(row.other_method)}",
-                    row.tower,
-                    f"{row.shots}",
-                    formats.number(row.output_overlap),
-                    formats.number(row.input_overlap),
-                    formats.number(row.chance),
-                )
-                for row in group.itertuples()
-            ],
-        )
-        for backbone, group in summary.groupby("backbone", sort=False)
-    ]
+    sections = _by_backbone(
+        summary,
+        lambda row: cells(
+            f"{method_label(row.method)} and {method_label(row.other_method)}",
+            row.tower,
+            f"{row.shots}",
+            formats.number(row.output_overlap),
+            formats.number(row.input_overlap),
+            formats.number(row.chance),
+        ),
+    )
     return Table(
         name="overlaps",
         caption=caption_of(
@@ -334,3 +315,11 @@ def overlaps_table(study: Study, path: Path) -> Table:
         ],
         text_columns=2,
     )
+
+
+def _by_backbone(frame: pd.DataFrame, row: Callable[[Any], list[Cell]]) -> list[Section]:
+    """Return a section of each backbone, with what `row` makes of each row of `frame`."""
+    return [
+        Section(backbone, [row(entry) for entry in group.itertuples()])
+        for backbone, group in frame.groupby("backbone", sort=False)
+    ]
