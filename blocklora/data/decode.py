@@ -20,6 +20,10 @@ from blocklora.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
+# Pillow keeps this many blocks of freed images (16 MB at most each) for the next ones. Without, the
+# system clears fresh memory for every image, which takes as long as decoding a small one.
+Image.core.set_blocks_max(8)
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

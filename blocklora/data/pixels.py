@@ -39,7 +39,8 @@ def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
     `Resize(size, BICUBIC)` and `CenterCrop(size)` on PIL images bit for bit, which is what
     CLIP-LoRA evaluates on (MaxZanella/CLIP-LoRA@358f0d7 `clip/clip.py`, `_transform`).
     """
-    image = image.convert("RGB")
+    if image.mode != "RGB":  # a copy otherwise
+        image = image.convert("RGB")
     width, height = image.size
     scale = min(width, height)
     width, height = int(size * width / scale), int(size * height / scale)

@@ -60,7 +60,10 @@ def measure_manifest(folder: Path) -> None:
 
 
 def measure_decoding(folder: Path, images: int = 400) -> None:
-    """Compare the writers of the stores with a plain loop over Pillow's decoder and resizer."""
+    """Compare the writers of the stores with a plain loop over Pillow's decoder and resizer.
+
+    The loop has Pillow as it comes, without the kept blocks of the writers, and writes nothing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     paths = [f"{number}.jpg" for number in range(images)]
@@ -94,7 +97,14 @@ def _compare(
     what: str, images: int, plain: Callable[[], None], store: Callable[[int], None]
 ) -> None:
     """Print the rate of a plain loop and of a store's writer with 1, 2, ... threads."""
-    functions = {"plain loop": plain}
+    kept = Image.core.get_blocks_max()
+
+    def plain_as_it_comes() -> None:
+        Image.core.set_blocks_max(0)
+        plain()
+        Image.core.set_blocks_max(kept)
+
+    functions = {"plain loop": plain_as_it_comes}
     for workers in (1, 2, 4, 8):
         if workers <= os.cpu_count():
             functions[f"store, {workers} threads"] = partial(store, workers)
