@@ -10,10 +10,10 @@ from blocklora.errors import Interrupted, UserError
 from blocklora.study.model import Run, Study, load_study
 from blocklora.training import gate
 from blocklora.training.gpu import claim_gpu
+from blocklora.training.interruption import Interruption, catch_interruption
 from blocklora.training.staging import staged
 
 if TYPE_CHECKING:
-    from blocklora.training.interruption import Interruption
     from blocklora.training.record import Compute
     from blocklora.training.task import Task
 
@@ -125,14 +125,13 @@ def _train(options: Namespace) -> None:
     if not len(options.seeds) == len(options.shots_lists) == len(options.shots_pixels):
         raise UserError("--shots-lists and --shots-pixels need one file for each of --seeds")
 
-    from blocklora.training.interruption import catch_interruption
-    from blocklora.training.record import Compute
-
-    claim_gpu(options.device)
-    task = _load_task(study, options)
-    compute = Compute(options.device, options.precision, options.engine, options.workers)
     finished, failures = [], []
     with catch_interruption() as interruption:
+        from blocklora.training.record import Compute
+
+        claim_gpu(options.device)
+        task = _load_task(study, options)
+        compute = Compute(options.device, options.precision, options.engine, options.workers)
         for seed, *files in zip(
             options.seeds, options.shots_lists, options.shots_pixels, strict=True
         ):
@@ -171,7 +170,7 @@ def _train_one(
     shots_list: Path,
     shots_pixels: Path,
     options: Namespace,
-    interruption: "Interruption",
+    interruption: Interruption,
 ) -> Path:
     """Do one run under its lock and return the file of its checkpoint."""
     from blocklora.training.lock import hold

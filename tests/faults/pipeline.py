@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -169,8 +170,9 @@ class Runner:
         process = self.start(folder, arguments, environment, largest_file)
         started = monotonic()
         process.join(after)
-        if process.is_alive():
-            os.kill(process.pid, number)
+        with suppress(ProcessLookupError):  # it may end just now
+            if process.is_alive():
+                os.kill(process.pid, number)
         process.join()
         return Outcome(process.exitcode, self.text(), monotonic() - started)
 

@@ -44,7 +44,7 @@ def train_until_checkpoint(runner, copied, stage, number):
         remove_outputs(copied, stage)  # the machine was busy and the signal came too late
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_the_work_and_asks_to_be_started_again(
     runner, finished, copied, stage, number
 ):
