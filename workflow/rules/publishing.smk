@@ -42,7 +42,7 @@ rule fewshot_table:
             "<results>/tables/fewshot-{shots}shot.html",
             caption="../report/fewshot.rst",
             category="Accuracy",
-            labels={"item": "table of {shots} shots"},
+            labels={"item": "table of {shots}-shot accuracy"},
         ),
     log:
         "<logs>/fewshot_table/{shots}shot.log",
@@ -61,7 +61,7 @@ rule fewshot_table:
         code=code_digest("publish"),
         study=untracked(STUDY.path),
     message:
-        "Writing the few-shot table of {wildcards.shots} shots"
+        "Writing the table of {wildcards.shots}-shot accuracy"
     shell:
         "blocklora table fewshot --study {params.study:q} --aggregate {input:q}"
         " --shots {wildcards.shots} --published --output {output:q} > {log:q} 2>&1"
