@@ -1,11 +1,13 @@
 """Measure the data side at ImageNet's size; run by hand, not by pytest.
 
-python tests/data/benchmark_data.py manifest FOLDER   1.33 million empty files -> manifest
+python tests/data/benchmark_data.py manifest FOLDER   1.33 million empty files -> manifest,
+                                                      and lists of the other datasets' sizes
 python tests/data/benchmark_data.py decode FOLDER     decoding against a plain loop
 
 FOLDER is created and may be deleted afterwards. Prints seconds, memory and rates.
 """
 
+import json
 import os
 import resource
 import statistics
@@ -23,7 +25,7 @@ from tqdm import tqdm
 from blocklora.data.decode import write_shots_store, write_test_store
 from blocklora.data.imagenet import read_classes
 from blocklora.data.manifest import LabelledImage
-from blocklora.data.registry import PACKAGED
+from blocklora.data.registry import PACKAGED, Dataset, load_registry
 from blocklora.data.source import Source, write_source
 
 TRAIN, TEST = 1_281_167, 50_000
@@ -44,11 +46,47 @@ def make_placeholders(root: Path) -> None:
 
 
 def measure_manifest(folder: Path) -> None:
-    """Time `blocklora make-manifest` on a tree of ImageNet's size, and its memory."""
+    """Time `blocklora make-manifest` on data of the sizes of all datasets of the paper."""
     root = folder / "images"
     if not root.exists():
         make_placeholders(root)
-    write_source(folder / "source.json", Source("imagenet", str(root), None, "existing"))
+    _time_manifest(folder, Source("imagenet", str(root), None, "existing"))
+    for dataset in load_registry(PACKAGED).values():
+        if dataset.layout == "split_file":
+            path = folder / "split.json"
+            path.write_text(json.dumps(_lists(dataset)))
+            _time_manifest(folder, Source(dataset.name, str(root), str(path), "existing"))
+        elif dataset.layout == "aircraft":
+            _write_variants(folder, _lists(dataset))
+            _time_manifest(folder, Source(dataset.name, str(folder), None, "existing"))
+
+
+def _lists(dataset: Dataset) -> dict[str, list[tuple[str, int, str]]]:
+    """Return as many images as the dataset has, spread evenly, in the form of a split file."""
+    return {
+        split: [
+            (
+                f"{split}/{number:07d}.jpg",
+                number % dataset.classes,
+                f"class {number % dataset.classes}",
+            )
+            for number in range(count)
+        ]
+        for split, count in dataset.images.items()
+    }
+
+
+def _write_variants(folder: Path, lists: dict[str, list[tuple[str, int, str]]]) -> None:
+    names = sorted({name for rows in lists.values() for _, _, name in rows})
+    (folder / "variants.txt").write_text("\n".join(names))
+    for split, rows in lists.items():
+        lines = [f"{Path(path).stem} {name}" for path, _, name in rows]
+        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines))
+
+
+def _time_manifest(folder: Path, source: Source) -> None:
+    """Print the time of making a manifest, start of the process included, and its memory."""
+    write_source(folder / "source.json", source)
     command = [sys.executable, "-c", "from blocklora.cli import main; main()", "make-manifest"]
     command += ["--source", str(folder / "source.json"), "--output", str(folder / "m.csv")]
     start = time.perf_counter()
@@ -56,7 +94,7 @@ def measure_manifest(folder: Path) -> None:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
     lines = sum(1 for _ in (folder / "m.csv").open(encoding="utf-8"))
-    print(f"manifest: {lines - 1} images, {seconds:.1f} s, peak {peak:.2f} GB")
+    print(f"{source.dataset}: {lines - 1} images, {seconds:.2f} s, peak so far {peak:.2f} GB")
 
 
 def measure_decoding(folder: Path, images: int = 400) -> None:
