@@ -1,6 +1,5 @@
 """Signals during the training of a process: told, and out of the way of computations."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from blocklora.training.interruption import SIGNALS, catch_interruption
 def test_a_signal_is_told_and_kills_nobody(number):
     with catch_interruption() as interruption:
         assert interruption.signal_name is None
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert interruption.signal_name == number.name
 
 
@@ -31,7 +30,7 @@ def test_threads_started_in_the_block_keep_the_signals_waiting():
 def test_afterwards_everything_is_as_before():
     handlers = [signal.getsignal(number) for number in SIGNALS]
     with catch_interruption():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
     assert signal.sigpending() == set()
