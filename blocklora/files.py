@@ -72,19 +72,23 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` to `path` atomically as indented JSON; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # Bytes of a file name that are not UTF-8 become JSON's own escapes.
+    write_text(path, text.encode(errors="backslashreplace").decode() + "\n")
 
 
 def read_json(path: str | Path) -> Any:
     """Return the JSON document in `path`.
 
     Raises:
-        UserError: the file is missing or is not JSON (cut short, for example).
+        UserError: the file is missing, unreadable or not JSON (cut short, for example).
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(
             f"{path}: not a readable JSON file ({error}); delete it and run again"
@@ -100,4 +104,4 @@ def file_digest(path: str | Path, algorithm: str = "sha256") -> str:
 def json_digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-serialisable value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from blocklora.adapters.algebra import delta
 from blocklora.adapters.config import AdapterConfig
-from blocklora.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Adapter:
         towers = {}
         for tower in config.towers:
             layers, width = shapes[tower]
-            first, last = adapted_layers(config, layers, tower)
+            first, last = config.adapted_layers(layers, tower)
             (inner, inputs), (arms, _, _) = config.factor_shapes(width, width)
             stack = (last - first + 1, len(config.matrices))
             bound = 1 / sqrt(inputs)
@@ -102,20 +101,3 @@ class Adapter:
         for name, down, up in self.matrices():
             dense = delta(down.detach().double(), up.detach().double(), self.config)
             yield name, self.config.scale * dense
-
-
-def adapted_layers(config: AdapterConfig, layers: int, tower: str) -> tuple[int, int]:
-    """Return the first and last adapted layer (both included) of a tower of `layers`.
-
-    Raises:
-        UserError: the configured range goes beyond the tower.
-    """
-    if config.layers == "all":
-        return 0, layers - 1
-    first, last = config.layers
-    if last >= layers:
-        raise UserError(
-            f"layers [{first}, {last}] goes beyond the {tower} tower, "
-            f"whose layers are 0 to {layers - 1}"
-        )
-    return first, last

@@ -109,6 +109,22 @@ class AdapterConfig:
         (inner, inputs), (arms, _, _) = self.factor_shapes(d_in, d_out)
         return inner * inputs + arms * d_out * inner
 
+    def adapted_layers(self, layers: int, tower: str) -> tuple[int, int]:
+        """Return the first and last adapted layer (both included) of a tower of `layers`.
+
+        Raises:
+            UserError: the configured range goes beyond the tower.
+        """
+        if self.layers == "all":
+            return 0, layers - 1
+        first, last = self.layers
+        if last >= layers:
+            raise UserError(
+                f"layers [{first}, {last}] goes beyond the {tower} tower, "
+                f"whose layers are 0 to {layers - 1}"
+            )
+        return first, last
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-serialisable values."""
         value = asdict(self)

@@ -57,7 +57,6 @@ def load_adapter(
     path: str | Path,
     backbone_sha256: str | None = None,
     config: AdapterConfig | None = None,
-    device: str | torch.device = "cpu",
 ) -> Adapter:
     """Read an adapter file.
 
@@ -65,7 +64,6 @@ def load_adapter(
         path: of the file.
         backbone_sha256: if given, the backbone the adapter must have been trained on.
         config: if given, the configuration the adapter must have.
-        device: where to put the parameters.
 
     Raises:
         UserError: the file is missing, cut short or no adapter, or it belongs to another
@@ -100,9 +98,7 @@ def load_adapter(
             )
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{path}: the adapter is incomplete ({error})") from None
-        towers[tower] = Factors(
-            layers[0], down.to(device).requires_grad_(), up.to(device).requires_grad_()
-        )
+        towers[tower] = Factors(layers[0], down.requires_grad_(), up.requires_grad_())
     return Adapter(found, towers)
 
 
@@ -114,6 +110,8 @@ def _read(path: str | Path, with_tensors: bool) -> tuple[dict[str, Any], dict[st
             tensors = {name: file.get_tensor(name) for name in names}
         if facts["format"] != FORMAT:
             raise UserError(f"{path}: adapter format {facts['format']!r} is not {FORMAT!r}")
+        if missing := {"config", "backbone", "backbone_sha256"} - facts.keys():
+            raise KeyError(min(missing))
     except FileNotFoundError:
         raise UserError(f"{path}: no such adapter file") from None
     except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:

@@ -56,7 +56,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         tensors, quick_gelu = _read_state_dict(path), None
     beside = path.with_name("open_clip_config.json")
     if quick_gelu is None and beside.is_file():
-        quick_gelu = read_json(beside).get("model_cfg", {}).get("quick_gelu", False)
+        try:
+            quick_gelu = bool(read_json(beside)["model_cfg"].get("quick_gelu", False))
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path}: {beside.name} beside it is no configuration of open_clip; mend or "
+                "remove it"
+            ) from None
     return Checkpoint(path, tensors, quick_gelu)
 
 

@@ -85,10 +85,11 @@ class _ArchiveUnpickler(pickle.Unpickler):
 
 def is_torchscript(path: str | Path) -> bool:
     """Return whether the file is a TorchScript archive, as opposed to one of `torch.save`."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:  # of no zip, or a damaged one
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_torchscript(path: str | Path) -> dict[str, Tensor]:

@@ -160,7 +160,10 @@ class TextTower:
     """CLIP's text tower over packed prompts."""
 
     def __init__(
-        self, backbone: Backbone, device: str | torch.device = "cpu", dtype=torch.float32
+        self,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         weights = backbone.weights
         self.transformer = Transformer(backbone, "text", device, dtype)
@@ -187,7 +190,10 @@ class VisionTower:
     """CLIP's vision transformer."""
 
     def __init__(
-        self, backbone: Backbone, device: str | torch.device = "cpu", dtype=torch.float32
+        self,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         weights, config = backbone.weights, backbone.config
         self.transformer = Transformer(backbone, "vision", device, dtype)

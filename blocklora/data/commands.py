@@ -1,9 +1,10 @@
 """Subcommands of `blocklora.data`."""
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
 
+from blocklora.arguments import natural, positive
 from blocklora.errors import UserError
 
 
@@ -123,8 +124,8 @@ def _add_shots(subparsers: _SubParsersAction) -> None:
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--manifest", type=Path, help="manifest.csv to draw from")
     origin.add_argument("--split-file", type=Path, help="split_zhou_*.json file to draw from")
-    parser.add_argument("--shots", type=_positive, required=True, help="training images per class")
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--shots", type=positive, required=True, help="training images per class")
+    parser.add_argument("--seed", type=natural, required=True)
     parser.add_argument("--output", type=Path, help="CSV file to write (with --manifest)")
     parser.add_argument("--part", choices=("train", "val"), help="list to print (--split-file)")
     parser.set_defaults(run=_shots)
@@ -161,7 +162,7 @@ def _add_decode_images(subparsers: _SubParsersAction) -> None:
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--manifest", type=Path, help="decode the test images of this manifest")
     origin.add_argument("--shots-list", type=Path, help="decode the training images of this list")
-    parser.add_argument("--size", type=_positive, help="pixels of a side (with --manifest)")
+    parser.add_argument("--size", type=positive, help="pixels of a side (with --manifest)")
     parser.add_argument("--output", type=Path, required=True)
     _add_workers(parser)
     parser.add_argument(
@@ -191,10 +192,4 @@ def _decode_images(options: Namespace) -> None:
 
 
 def _add_workers(parser: ArgumentParser) -> None:
-    parser.add_argument("--workers", type=_positive, default=1, help="threads (default: 1)")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
+    parser.add_argument("--workers", type=positive, default=1, help="threads (default: 1)")

@@ -126,7 +126,14 @@ def _make_tree(
         raise
     record = [describe(path, archive.checksum) for path, archive in files.items()]
     write_json(unpacked / MARKER, {"files": record})
-    _move_into_place(unpacked, data_root / tree.folder)
+    folder = data_root / tree.folder
+    try:
+        _move_into_place(unpacked, folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {unpacked} cannot be renamed to it ({error.strerror}); both have to be on "
+            "one file system"
+        ) from None
 
 
 def _check_complete(dataset: Dataset, source: Source) -> None:

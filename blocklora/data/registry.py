@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from blocklora.errors import UserError
+from blocklora.study.documents import read_yaml
 
 PACKAGED = Path(__file__).with_name("registry")
 # Names a folder of definitions to use instead of the packaged ones: other addresses, for tests
@@ -112,11 +111,9 @@ def _read(path: Path) -> dict[str, Any]:
     import jsonschema
 
     schema = json.loads((PACKAGED / "schema.json").read_text(encoding="utf-8"))
+    entries = read_yaml(path)
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
         jsonschema.validate(entries, schema)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
     except jsonschema.ValidationError as error:
         raise UserError(f"{path}: {error.json_path}: {error.message}") from None
     return entries

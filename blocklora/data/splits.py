@@ -141,6 +141,9 @@ def read_csv_split(path: str | Path) -> list[LabelledImage]:
     missing = [name for name in ("path", "label", "split") if name not in columns]
     if missing:
         raise UserError(f"{path}: no column {missing[0]!r}; needed are path, label and split")
+    for line, row in enumerate(rows, start=2):
+        if None in row.values():
+            raise UserError(f"{path}, row {line}: has fewer cells than the first row names")
     numbers = {}
     if "classname" not in columns:
         numbers = {name: str(n) for n, name in enumerate(sorted({r["label"] for r in rows}))}
@@ -150,7 +153,7 @@ def read_csv_split(path: str | Path) -> list[LabelledImage]:
         if row["split"] not in SPLITS:
             raise UserError(f"{where}: split is {row['split']!r}; allowed are {', '.join(SPLITS)}")
         label = numbers.get(row["label"], row["label"])
-        if not (label or "").isdecimal():
+        if not label.isdecimal():
             raise UserError(f"{where}: label {label!r} must be an integer beside a classname")
         name = row.get("classname") or row["label"]
         images.append(

@@ -3,6 +3,8 @@
 from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
+from blocklora.arguments import positive
+
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
@@ -13,7 +15,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     )
     parser.add_argument("--study", type=Path, required=True, metavar="FILE")
     parser.add_argument("--backbone", required=True, metavar="NAME")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.set_defaults(run=_pretrain_backbone)
 

@@ -6,6 +6,7 @@ from argparse import ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocklora.arguments import positive
 from blocklora.errors import UserError
 from blocklora.theory.commands import add_shape_arguments
 
@@ -85,7 +86,7 @@ def _add_bench(subparsers: _SubParsersAction) -> None:
     bench.add_argument(
         "--memory", type=memory_size, help="encode in chunks that fit, for example 4GB"
     )
-    bench.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
+    bench.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's choice)")
     bench.add_argument("--rounds", type=int, default=5, help="turns of each engine (default: 5)")
     bench.add_argument("--output", type=Path, help="JSON file to write")
     bench.add_argument("--page", type=Path, help="Markdown file to write")

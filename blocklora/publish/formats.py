@@ -6,6 +6,11 @@ DASH = "—"
 MINUS = "−"
 
 
+def shots(count: int) -> str:
+    """Return "1 shot" or "4 shots"."""
+    return f"{count} shot" + "s" * (count != 1)
+
+
 def percent(mean: float, std: float = float("nan"), seeds: int = 1, expected: int = 1) -> str:
     """Return "81.2 ± 0.4" from percentages; the number of seeds follows where some are missing."""
     if isnan(mean):

@@ -20,6 +20,10 @@ class StrictLoader(yaml.SafeLoader):
         """Return the mapping of `node`, refusing a key that occurs twice."""
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key has to be a word or a number", key_node.start_mark
+                )
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value!r} occurs twice", key_node.start_mark
@@ -60,5 +64,5 @@ def read_yaml(path: str | Path) -> Any:
         mark = error.problem_mark
         place = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise UserError(f"{place}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None

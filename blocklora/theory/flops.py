@@ -112,7 +112,7 @@ def tower_flops(
     """
     first = last = tower.layers  # nothing is adapted: no block has a gradient
     if name in adapter.towers:
-        first, last = (0, tower.layers - 1) if adapter.layers == "all" else adapter.layers
+        first, last = adapter.adapted_layers(tower.layers, name)
     frozen, thin = Flops(), Flops()
     for layer in range(tower.layers):
         pooled = layer == tower.layers - 1

@@ -17,7 +17,7 @@ def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
     down = up = 0
     for tower in config.towers:
         layers, width = shapes[tower]
-        first, last = (0, layers - 1) if config.layers == "all" else config.layers
+        first, last = config.adapted_layers(layers, tower)
         matrices = (last - first + 1) * len(config.matrices)
         down += matrices * config.rank * width // config.blocks
         up += matrices * config.rank * width

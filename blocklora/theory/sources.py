@@ -131,20 +131,16 @@ def adapted_runs(aggregate: Path, columns: Sequence[str] = ()) -> list[tuple[Run
     Raises:
         UserError: the file is missing or damaged.
     """
-    return [
-        (
-            Run(
-                row["backbone"],
-                row["dataset"],
-                row["method"],
-                int(row["shots"]),
-                int(row["seed"]),
-            ),
-            row,
-        )
-        for row in read_rows(aggregate, (*RUN_COLUMNS, *columns))
-        if row["rank"]
-    ]
+    found = []
+    for row in read_rows(aggregate, (*RUN_COLUMNS, *columns)):
+        if not row["rank"]:
+            continue
+        try:
+            shots, seed = int(row["shots"]), int(row["seed"])
+        except ValueError as error:
+            raise UserError(f"{aggregate}: damaged ({error}); delete it and run again") from None
+        found.append((Run(row["backbone"], row["dataset"], row["method"], shots, seed), row))
+    return found
 
 
 def _prompt_lengths() -> dict[str, list[tuple[int, int]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from blocklora.arguments import natural, positive
 from blocklora.errors import Interrupted, UserError
 from blocklora.study.model import Run, Study, load_study
 from blocklora.training import gate
@@ -38,8 +39,8 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     )
     _add_task_arguments(train)
     train.add_argument("--method", required=True, help="name of the method in the study")
-    train.add_argument("--shots", type=int, required=True, help="training images per class")
-    train.add_argument("--seeds", type=int, nargs="+", required=True)
+    train.add_argument("--shots", type=positive, required=True, help="training images per class")
+    train.add_argument("--seeds", type=natural, nargs="+", required=True)
     train.add_argument(
         "--shots-lists", type=Path, nargs="+", required=True, help="one CSV per seed"
     )
@@ -47,9 +48,6 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         "--shots-pixels", type=Path, nargs="+", required=True, help="one store per seed"
     )
     train.add_argument("--engine", choices=("fast", "reference"), default="fast")
-    train.add_argument(
-        "--workers", type=int, default=0, help="threads that prepare batches ahead (default: 0)"
-    )
     train.add_argument("--checkpoints", type=Path, required=True, help="folder for unfinished work")
     train.add_argument(
         "--checkpoint-seconds",
@@ -94,6 +92,12 @@ def _add_task_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--scratch", default="", help="folder for copies of weights and pixels, such as $TMPDIR"
     )
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        help="threads that prepare batches ahead and decode what no store holds (default: 0)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
 
@@ -136,6 +140,11 @@ def _train(options: Namespace) -> None:
             options.seeds, options.shots_lists, options.shots_pixels, strict=True
         ):
             run = Run(options.backbone, options.dataset, options.method, options.shots, seed)
+            if name := interruption.signal_name:
+                raise Interrupted(
+                    f"run {run.folder}: stopped by {name} before its first step; "
+                    "start the same command again to go on from there"
+                )
             try:
                 finished.append(
                     _train_one(study, run, task, compute, *files, options, interruption)
@@ -145,7 +154,9 @@ def _train(options: Namespace) -> None:
             except UserError as error:
                 failures.append(error)
     if failures:
-        raise failures[0] if len(failures) == 1 else UserError("\n".join(map(str, failures)))
+        # Temporary only if all are.
+        error = min(failures, key=lambda failure: failure.exit_status)
+        raise type(error)("\n".join(map(str, failures)))
     # Only now, since a workflow that sees one seed fail removes the files of all.
     for checkpoint in finished:
         checkpoint.unlink(missing_ok=True)
@@ -157,7 +168,7 @@ def _load_task(study: Study, options: Namespace) -> "Task":
     backbone = staged(options.backbone_file, options.scratch)
     pixels = staged(options.test_pixels, options.scratch)
     clock = monotonic()
-    task = load_task(study, backbone, options.manifest, pixels)
+    task = load_task(study, backbone, options.manifest, pixels, max(1, options.workers))
     logger.info("read weights and class names in %.1f s", monotonic() - clock)
     return task
 
@@ -190,9 +201,8 @@ def _train_one(
             shots_list,
             staged(shots_pixels, options.scratch),
             options.runs / run.folder,
-            CheckpointPolicy(checkpoint, digest, options.checkpoint_seconds),
-            lambda: interruption.signal_name or lock.lost,
-            lock.require,
+            CheckpointPolicy(checkpoint, digest, options.checkpoint_seconds, lock.require),
+            lambda: interruption.signal_name,
         )
     return checkpoint
 

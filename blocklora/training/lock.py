@@ -67,6 +67,9 @@ class Lock:
 
     lost: str | None = None
 
+    def __init__(self, run: str):
+        self.run = run
+
     def require(self) -> None:
         """Check that the lock is still held.
 
@@ -74,7 +77,9 @@ class Lock:
             Interrupted: another process has taken it over.
         """
         if self.lost:
-            raise Interrupted(f"stopped by {self.lost}; the other process finishes the run")
+            raise Interrupted(
+                f"run {self.run}: stopped by {self.lost}; the other process finishes the run"
+            )
 
 
 @contextmanager
@@ -86,7 +91,7 @@ def hold(path: Path, run: str) -> Iterator[Lock]:
         UserError: the lock cannot be written.
     """
     descriptor = _acquire(path, run)
-    lock, released = Lock(), Event()
+    lock, released = Lock(run), Event()
     heart = Thread(target=_beat, args=(path, descriptor, lock, released), daemon=True)
     heart.start()
     try:

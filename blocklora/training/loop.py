@@ -24,11 +24,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """Where a run's checkpoint is, which run it belongs to, and how often it is written."""
+    """Where a run's checkpoint is, which run it belongs to, and how often it is written.
+
+    Attributes:
+        require_lock: raises `Interrupted` if another process has taken the run over, whose
+            checkpoint it then is.
+    """
 
     path: Path
     run_digest: str
     interval_seconds: float
+    require_lock: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -135,7 +141,8 @@ def train(
 
     Raises:
         UserError: the loss is not finite, or the checkpoint cannot be used.
-        Interrupted: `stop_signal` asked for a stop; the work is saved.
+        Interrupted: `stop_signal` asked for a stop, and the work is saved; or the lock was lost,
+            and nothing is written any more.
     """
     parameters = engine.adapter.parameters()
     optimizer = torch.optim.AdamW(
@@ -188,6 +195,8 @@ def train(
                     *list(row.values())[1:],
                 )
         name = stop_signal()
+        if checkpoints is not None:
+            checkpoints.require_lock()
         if checkpoints is not None and (
             name or now - saved >= checkpoints.interval_seconds or done == steps
         ):

@@ -68,7 +68,6 @@ def run_training(
     folder: Path,
     checkpoints: CheckpointPolicy,
     stop_signal: Callable[[], str | None],
-    require_lock: Callable[[], None],
 ) -> None:
     """Train one adapter, test its last iterate once and write the run's three files.
 
@@ -78,8 +77,8 @@ def run_training(
 
     Raises:
         UserError: an input is unusable, the device is not there, or the loss is not finite.
-        Interrupted: a signal asked for a stop, or the lock was lost, which `require_lock` says
-            before anything is written; the work is in the checkpoint.
+        Interrupted: a signal asked for a stop, and the work is in the checkpoint; or the lock was
+            lost, and nothing is written any more.
     """
     if is_finished(folder, checkpoints.run_digest):
         logger.info("run %s: finished before, left as it is", run.folder)
@@ -125,7 +124,7 @@ def run_training(
     )
     evaluated = monotonic()
 
-    require_lock()
+    checkpoints.require_lock()
     adapter_file = folder / "adapter.safetensors"
     save_adapter(
         adapter_file,

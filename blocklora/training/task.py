@@ -39,8 +39,12 @@ class Task:
     labels: np.ndarray
 
 
-def load_task(study: Study, backbone_file: Path, manifest: Path, test_pixels: Path) -> Task:
+def load_task(
+    study: Study, backbone_file: Path, manifest: Path, test_pixels: Path, workers: int
+) -> Task:
     """Read what all runs of a backbone and dataset share.
+
+    Test images that are too many for a store are decoded by `workers` threads.
 
     Raises:
         UserError: a file is missing or unreadable, or the pixels are not those of the manifest.
@@ -49,7 +53,7 @@ def load_task(study: Study, backbone_file: Path, manifest: Path, test_pixels: Pa
     images = list(iterate_manifest(manifest))
     names = classnames(images)
     labels = np.array([image.label for image in images if image.split == "test"])
-    pixels = open_test_pixels(test_pixels)
+    pixels = open_test_pixels(test_pixels, workers)
     size = backbone.config.image_size
     if pixels.shape != (len(labels), size, size, 3):
         raise UserError(
@@ -79,11 +83,9 @@ def open_shots(shots_list: Path, shots_pixels: Path, task: Task) -> ShotImages:
     return images
 
 
-def evaluation_batches(
-    images: ShotImages, size: int, batch: int = 256
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def evaluation_batches(images: ShotImages, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the training images, not augmented but preprocessed like test images."""
-    for start in range(0, len(images), batch):
-        chosen = range(start, min(start + batch, len(images)))
+    for start in range(0, len(images), 256):
+        chosen = range(start, min(start + 256, len(images)))
         pixels = [evaluation_transform(Image.fromarray(images.image(i)), size) for i in chosen]
-        yield np.stack(pixels), images.labels[start : start + batch]
+        yield np.stack(pixels), images.labels[chosen.start : chosen.stop]

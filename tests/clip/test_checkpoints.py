@@ -152,6 +152,8 @@ def test_a_quickgelu_mismatch_told_by_a_config_beside_is_an_error(weights, tmp_p
     assert convert(path)
     config.write_text(json.dumps({"model_cfg": {"embed_dim": 24}}))
     assert "trained with the exact GELU" in refusal(path)
+    config.write_text("[]")
+    assert "open_clip_config.json beside it is no configuration" in refusal(path)
 
 
 def test_a_name_without_quickgelu_is_an_error():
@@ -174,6 +176,12 @@ def test_flipped_bytes_of_an_archive_are_noticed(weights, tmp_path):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert "not a readable TorchScript archive" in refusal(path)
+
+
+def test_a_damaged_directory_of_an_archive_is_noticed(weights, tmp_path):
+    path = openai_archive(tmp_path / "openai.pt", weights, CONFIG)
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
+    assert "not a readable" in refusal(path)
 
 
 def test_no_such_file_is_said(tmp_path):

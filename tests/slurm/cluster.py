@@ -66,11 +66,6 @@ class Cluster:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
         return done.stdout
 
-    def jobs(self, state: str) -> list[tuple[str, str]]:
-        """Return the number and the comment, which names the rule, of the jobs in a state."""
-        listed = self.call("squeue", "--noheader", f"--states={state}", "--format=%i|%k")
-        return [tuple(line.split("|", 1)) for line in listed.splitlines()]
-
     def node_state(self) -> str:
         """Return the state of the node, such as idle or drained."""
         return self.call("sinfo", "--noheader", "--format=%T").strip()

@@ -145,6 +145,19 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, stop_after):
     assert_equal(run(checkpoints=policy), run())
 
 
+def test_a_run_whose_lock_was_lost_leaves_the_checkpoint_to_its_new_holder(tmp_path):
+    path, steps = tmp_path / "run.safetensors", iter(range(1, 100))
+
+    def require():
+        if next(steps) == 5:
+            path.write_text("of the new holder")
+            raise Interrupted("stopped by the loss of its lock")
+
+    with pytest.raises(Interrupted, match="the loss of its lock"):
+        run(checkpoints=CheckpointPolicy(path, "digest", 0, require))
+    assert path.read_text() == "of the new holder"
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
     run(checkpoints=CheckpointPolicy(path, "one", 1e9))

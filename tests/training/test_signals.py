@@ -3,7 +3,8 @@
 import signal
 import subprocess
 import sys
-from threading import Thread
+from threading import Event, Thread
+from time import monotonic, sleep
 
 import pytest
 
@@ -25,6 +26,20 @@ def test_threads_started_in_the_block_keep_the_signals_waiting():
         thread.start()
         thread.join()
     assert masks[0] >= set(SIGNALS)
+
+
+def test_a_signal_to_a_thread_that_was_there_before_is_told():
+    sent = Event()
+    thread = Thread(target=sent.wait)
+    thread.start()
+    with catch_interruption() as interruption:
+        signal.pthread_kill(thread.ident, signal.SIGTERM)
+        deadline = monotonic() + 10
+        while interruption.signal_name is None and monotonic() < deadline:
+            sleep(0.001)
+        assert interruption.signal_name == "SIGTERM"
+    sent.set()
+    thread.join()
 
 
 def test_afterwards_everything_is_as_before():

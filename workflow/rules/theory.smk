@@ -68,7 +68,7 @@ rule spectra:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
         runtime="1h",
     params:
         study_digest=STUDY.digest,
@@ -105,7 +105,7 @@ rule compression:
     threads: 1
     resources:
         gpu=GPUS,
-        mem_mb=8000,
+        mem_mb=growing(8000),
         runtime="8h",
     params:
         study_digest=STUDY.digest,
@@ -135,7 +135,7 @@ rule efficiency:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
         runtime="1h",
     params:
         study_digest=STUDY.digest,

@@ -25,6 +25,7 @@ rule zero_shot:
         runs=untracked(f"{RESULTS}/runs"),
         scratch=untracked(["--scratch", config["scratch"]] if config["scratch"] else []),
         device=untracked(DEVICE),
+        workers=untracked(WORKERS),
         precision=untracked(config["precision"]),
     message:
         "Testing {wildcards.backbone} on {wildcards.dataset} without training"
@@ -33,6 +34,7 @@ rule zero_shot:
         " --dataset {wildcards.dataset} --backbone-file {input.backbone:q}"
         " --manifest {input.manifest:q} --test-pixels {input.pixels:q} --runs {params.runs:q}"
         " {params.scratch:q} --device {params.device} --precision {params.precision}"
+        " --workers {params.workers}"
         " > {log:q} 2>&1"
 
 

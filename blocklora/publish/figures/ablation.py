@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
+from blocklora.publish import formats
 from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.blocks import block_lines, blocks_axis
 from blocklora.publish.figures.canvas import (
@@ -33,7 +34,7 @@ def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
         for axis, count in zip(axes, shots, strict=True):
             _panel(axis, frame[frame["shots"] == count])
             blocks_axis(axis, frame["blocks"])
-            axis.set_title(f"{count} shot" + "s" * (count > 1))
+            axis.set_title(formats.shots(count))
         axes[0].set_ylabel("average test accuracy (%)")
         legend_below(figure, axes[0], 4)
         mark_miniature(figure, results.study)

@@ -139,11 +139,14 @@ def clip_lora_weak_spots(evidence: Evidence) -> Measured:
     published = _published(evidence)
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
     best = peers.groupby(["backbone", "dataset"])["mean"].max()
+    compared = [row for row in ours.itertuples() if (row.backbone, row.dataset) in best.index]
+    if not compared:
+        raise NotTestedError("needs a backbone of which other methods have been published")
     leads = {
         f"{dataset_label(row.dataset)}, {row.backbone}": float(
             row.mean - best[row.backbone, row.dataset]
         )
-        for row in ours.itertuples()
+        for row in compared
     }
     listed = "; ".join(f"{where}: {formats.signed(lead)}" for where, lead in leads.items())
     return Measured(max(leads.values()), listed, leads)

@@ -79,7 +79,7 @@ def ablation_table(results: Results) -> Table:
                 line.append(Cell(text, marks[shots][number]))
             lines.append(line)
         sections.append(Section(backbone, lines))
-    notes = [results.missing_note()]
+    notes = [results.missing_note([run for run in results.missing if run.shots])]
     if frame["merges"].any():
         notes.append(
             "A row of LoRA right after Block-LoRA by rank is what the latter is once its arms, "
@@ -94,7 +94,7 @@ def ablation_table(results: Results) -> Table:
             "bold, second best underlined.",
         ),
         columns=["method", "partition", "rank r", "blocks n", "alpha", "parameters"]
-        + [f"{k} shot" + "s" * (k > 1) for k in results.study.shots],
+        + [formats.shots(k) for k in results.study.shots],
         sections=sections,
         data=frame.drop(columns="label"),
         notes=[note for note in notes if note],

@@ -214,7 +214,7 @@ def calibration_table(results: Results) -> Table:
             "Calibration: test accuracy of our CLIP-LoRA (measured) minus that of the CLIP-LoRA "
             "paper (published), in points.",
         ),
-        columns=["dataset", *(f"{k} shot" + "s" * (k > 1) for k in study.shots)],
+        columns=["dataset", *map(formats.shots, study.shots)],
         sections=sections,
         data=frame,
         notes=[note for note in notes if note],

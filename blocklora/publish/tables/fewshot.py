@@ -131,7 +131,7 @@ def _text(cell: pd.Series) -> str:
 
 def _title(results: Results, backbone: str, shots: int) -> str:
     name = published_backbone(results.study, backbone) or backbone
-    return f"{name}, {shots} {'shot' if shots == 1 else 'shots'} per class"
+    return f"{name}, {formats.shots(shots)} per class"
 
 
 def _caption(results: Results, shots: int | None, published: bool) -> str:
