@@ -37,7 +37,7 @@ def torchvision_pipeline(image, size):
     return np.asarray(Compose([resize, CenterCrop(size)])(image.convert("RGB")))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 150),
     height=st.integers(1, 150),

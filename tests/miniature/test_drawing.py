@@ -78,7 +78,7 @@ def test_a_picture_is_captioned_by_what_it_shows():
 
 
 @given(st.sampled_from(sorted(FIGURES)), st.sampled_from([32, 64]), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_figures_are_seen_whole(name, size, seed):
     mask = draw_masks(name, 1, size, 60, np.random.default_rng(seed))[0]
     assert 0.01 < (mask > 127).mean() < 0.7

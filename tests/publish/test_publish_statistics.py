@@ -121,7 +121,7 @@ def test_holm_never_lowers_nor_reorders(values):
     assert max(adjusted, default=1) <= max(1, len(values) * max(values, default=0))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(-50, 50).map(lambda tenth: tenth / 10), min_size=2, max_size=8))
 def test_exchanging_the_methods_mirrors_the_comparison(differences):
     one = compare(differences)

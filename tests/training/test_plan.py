@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from blocklora.adapters.adapter import Adapter
@@ -79,7 +79,6 @@ def test_planned_peak_is_what_a_step_allocates(backbone, precision, changes, chu
 
 
 @given(st.fractions(0.3, 1.1), st.sampled_from([("vision",), ("text",)]))
-@settings(deadline=None)
 def test_plan_fits_the_budget_and_takes_the_first_that_does(share, towers):
     setting = replace(SETTING, adapter=replace(ADAPTER, towers=towers))
     peaks = {chunks: planned_peak_bytes(setting, chunks) for chunks in candidates(setting)}
