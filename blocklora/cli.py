@@ -11,14 +11,14 @@ from blocklora.errors import UserError
 # Each module adds its subcommands; none of them imports torch, pandas or matplotlib before a
 # command of its own runs.
 COMMAND_MODULES = (
-    "blocklora.study.commands",
-    "blocklora.data.commands",
-    "blocklora.clip.commands",
-    "blocklora.miniature.commands",
-    "blocklora.training.commands",
-    "blocklora.theory.commands",
-    "blocklora.performance.commands",
-    "blocklora.publish.commands",
+    "blocklora.commands.study",
+    "blocklora.commands.data",
+    "blocklora.commands.backbones",
+    "blocklora.commands.miniature",
+    "blocklora.commands.runs",
+    "blocklora.commands.theory",
+    "blocklora.commands.performance",
+    "blocklora.commands.publish",
 )
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from blocklora.adapters.store import save_adapter
-from blocklora.clip.weights import build_open_clip
+from blocklora.backbones.model import build_open_clip
 from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 
 DOCS = Path(__file__).parents[1] / "docs"

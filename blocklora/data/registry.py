@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.errors import UserError
-from blocklora.study.documents import read_yaml
+from blocklora.yamlfiles import read_yaml
 
 PACKAGED = Path(__file__).with_name("registry")
 # Names a folder of definitions to use instead of the packaged ones: other addresses, for tests

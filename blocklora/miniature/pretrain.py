@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blocklora.clip.config import ClipConfig, TowerConfig
-from blocklora.clip.prompts import tokenize
-from blocklora.clip.weights import build_open_clip, save_backbone
+from blocklora.backbones.config import ClipConfig, TowerConfig
+from blocklora.backbones.model import build_open_clip
+from blocklora.backbones.prompts import tokenize
+from blocklora.backbones.weights import save_backbone
 from blocklora.miniature.pairs import FORMS, NAMES, Pairs, all_captions
 from blocklora.miniature.settings import Settings, Tower
 

@@ -11,17 +11,17 @@ from statistics import median
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.clip.config import ClipConfig
-from blocklora.clip.prompts import class_prompts, tokenize
+from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.prompts import class_prompts, tokenize
 from blocklora.data.imagenet import read_classes
 from blocklora.data.registry import PACKAGED
+from blocklora.engine.fast import Chunks
+from blocklora.engine.plan import Plan, Setting, fake_step, plan, planned_peak_bytes
 from blocklora.performance.forecast import planned_flops
 from blocklora.performance.machine import Machine
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import OutOfMemory, Worker
 from blocklora.theory.counting import flop_counter
-from blocklora.training.engine import Chunks
-from blocklora.training.plan import Plan, Setting, fake_step, plan, planned_peak_bytes
 
 PROMPT = "a photo of a {}."
 # That of the paper.

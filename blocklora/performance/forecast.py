@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.clip.config import ClipConfig
-from blocklora.clip.prompts import pack
+from blocklora.backbones.config import ClipConfig
 from blocklora.data.registry import load_registry
+from blocklora.engine.fast import Chunks, chunk_sizes
+from blocklora.engine.packing import pack
+from blocklora.engine.plan import MIB, Plan, Setting, plan
 from blocklora.performance.text import markdown
 from blocklora.study.model import Study
 from blocklora.theory.flops import step_flops
-from blocklora.training.engine import Chunks, chunk_sizes
-from blocklora.training.plan import MIB, Plan, Setting, plan
 
 Prompts = Sequence[Sequence[int]]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from blocklora import __version__
-from blocklora.training.device import device_name, require_device
+from blocklora.runs.device import device_name, require_device
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from blocklora.engine.plan import MIB
 from blocklora.performance.bench import (
     IMAGENET_STEPS,
     IMAGENET_TEST,
@@ -12,7 +13,6 @@ from blocklora.performance.bench import (
 )
 from blocklora.performance.forecast import chunks_text
 from blocklora.performance.text import markdown
-from blocklora.training.plan import MIB
 
 Facts = dict[str, Any]
 

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 
 from blocklora.adapters.adapter import Adapter
-from blocklora.clip.checkpoints import tensor_shapes
-from blocklora.clip.config import ClipConfig
-from blocklora.clip.products import product
-from blocklora.clip.weights import Backbone
+from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.model import Backbone, tensor_shapes
+from blocklora.engine.augment import cut, draw_crops
+from blocklora.engine.classifier import Classifier
+from blocklora.engine.fast import DTYPES, Chunks, Engine, FastEngine
+from blocklora.engine.loop import training_step
+from blocklora.engine.plan import Setting
+from blocklora.engine.products import product
 from blocklora.performance.machine import Machine
+from blocklora.runs.device import peak_memory_bytes, reset_peak_memory
 from blocklora.theory.counting import flop_counter
-from blocklora.training.augment import cut, draw_crops
-from blocklora.training.device import peak_memory_bytes, reset_peak_memory
-from blocklora.training.engine import DTYPES, Chunks, Engine, FastEngine
-from blocklora.training.evaluate import Classifier
-from blocklora.training.loop import training_step
-from blocklora.training.plan import Setting
 
 LOGIT_SCALE = 100.0
 LEARNING_RATE = 2e-4
@@ -64,7 +63,7 @@ class Training:
         inputs = self.backbone, self.adapter, self.setting.prompts
         if name == "fast":
             return FastEngine(*inputs, **options, chunks=chunks)
-        from blocklora.training.reference import ReferenceEngine
+        from blocklora.engine.reference import ReferenceEngine
 
         return ReferenceEngine(*inputs, **options)
 

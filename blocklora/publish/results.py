@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from blocklora.errors import UserError
-from blocklora.publish.aggregate import COLUMNS
+from blocklora.runs.aggregate import COLUMNS
 from blocklora.study.model import Run, Study, load_study
 
 KEY = ["backbone", "dataset", "method", "shots", "seed"]

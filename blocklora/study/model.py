@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
+from blocklora.engine.recipe import Recipe
 from blocklora.files import json_digest
-from blocklora.study.provenance import code_digest
+from blocklora.provenance import code_digest
 from blocklora.study.validation import (
     OPENAI_IMAGE_SIZES,
     check_study,
     drawn_datasets,
     listing_rules,
 )
-from blocklora.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

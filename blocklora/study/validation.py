@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
 from blocklora.files import file_digest
-from blocklora.study.documents import read_yaml
 from blocklora.study.schema import closest, schema_faults, show
+from blocklora.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from blocklora.data.registry import Dataset

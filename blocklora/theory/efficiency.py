@@ -16,7 +16,9 @@ import torch
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
 from blocklora.adapters.store import save_adapter
-from blocklora.clip.config import ClipConfig
+from blocklora.backbones.config import ClipConfig
+from blocklora.engine.fast import Chunks
+from blocklora.engine.plan import Setting, fake_step
 from blocklora.study.model import Study
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import Groups, step_flops
@@ -24,8 +26,6 @@ from blocklora.theory.parameters import (
     counted_parameters,
     factor_parameters,
 )
-from blocklora.training.engine import Chunks
-from blocklora.training.plan import Setting, fake_step
 
 COLUMNS = (
     "backbone",

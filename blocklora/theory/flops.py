@@ -1,6 +1,6 @@
 """Floating-point operations of one training step, in closed form.
 
-What is counted is every matrix product of the fast path (`blocklora.clip.towers`), a
+What is counted is every matrix product of the fast path (`blocklora.engine.towers`), a
 multiply-add as two operations, attention over whole sequences also where it is causal, as
 `torch.utils.flop_counter` counts. With w the width, T the tokens of a batch, S its sequences and
 P = Σ length² over them, the frozen products of a block cost
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.clip.config import ClipConfig, TowerConfig
+from blocklora.backbones.config import ClipConfig, TowerConfig
 
 Groups = Sequence[tuple[int, int]]
 """(sequences, length) of the sequences of each length."""

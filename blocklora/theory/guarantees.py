@@ -11,15 +11,16 @@ from tqdm import tqdm
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.store import load_adapter
-from blocklora.clip.prompts import class_prompts, tokenize
-from blocklora.clip.weights import Backbone, load_backbone
+from blocklora.backbones.model import Backbone
+from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.weights import load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.pixels import open_shot_images
+from blocklora.engine.classifier import Classifier
+from blocklora.runs.task import evaluation_batches
 from blocklora.study.model import Run, Study
 from blocklora.theory.compression import compress
 from blocklora.theory.risk import guessing_error
-from blocklora.training.evaluate import Classifier
-from blocklora.training.task import evaluation_batches
 
 
 def compression_rows(

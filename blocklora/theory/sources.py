@@ -4,12 +4,12 @@ import csv
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from blocklora.clip.config import ClipConfig
+from blocklora.backbones.config import ClipConfig
+from blocklora.csvfiles import read_rows
 from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
 from blocklora.study.model import Run, Study
-from blocklora.theory.records import read_rows
 
 # Lengths of the prompts of the eleven datasets, start and end of text included, equal prompts
 # counted once. The class names are those of the registry's split files and list of ImageNet, of
@@ -33,7 +33,7 @@ def model_shapes(study: Study, files: Iterable[Path]) -> dict[str, ClipConfig]:
         UserError: a file is of no backbone of the study or not what its metadata say, or the
             shape of a backbone is not known.
     """
-    from blocklora.clip.openai import openai_config
+    from blocklora.backbones.openai import openai_config
 
     given = _by_name(files, study.backbones, "backbone", lambda path: path.stem)
     shapes = {}
@@ -53,8 +53,8 @@ def read_shape(path: Path) -> ClipConfig:
     Raises:
         UserError: the file is unreadable, or its tensors are not those of the shape it names.
     """
-    from blocklora.clip.checkpoints import tensor_shapes
-    from blocklora.clip.weights import load_backbone
+    from blocklora.backbones.model import tensor_shapes
+    from blocklora.backbones.weights import load_backbone
 
     backbone = load_backbone(path)
     found = {name: tuple(tensor.shape) for name, tensor in backbone.weights.items()}
@@ -98,7 +98,7 @@ def dataset_prompts(study: Study, manifests: Iterable[Path]) -> dict[str, list[l
         UserError: a manifest is of no dataset of the study, or the prompts of a dataset are not
             known without one.
     """
-    from blocklora.clip.prompts import class_prompts, tokenize
+    from blocklora.backbones.prompts import class_prompts, tokenize
 
     given = _manifests(study, manifests)
     registry = load_registry()

@@ -8,7 +8,7 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.attach import Attachment, tower_shapes
 from blocklora.adapters.config import AdapterConfig
 from blocklora.adapters.merge import merge
-from blocklora.clip.weights import build_open_clip
+from blocklora.backbones.model import build_open_clip
 from blocklora.errors import UserError
 from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 

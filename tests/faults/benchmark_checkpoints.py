@@ -17,10 +17,10 @@ import torch
 
 from blocklora import cli
 from blocklora.adapters.adapter import Adapter
+from blocklora.engine import loop
+from blocklora.engine.randomness import torch_generator
 from blocklora.errors import Interrupted
-from blocklora.training import loop
-from blocklora.training.checkpoint import Progress, save_checkpoint
-from blocklora.training.randomness import torch_generator
+from blocklora.runs.checkpoint import Progress, save_checkpoint
 from tests.faults.pipeline import find, make_backbone, make_study, remove_outputs, stages
 from tests.tiny import LORA
 

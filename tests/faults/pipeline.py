@@ -35,14 +35,14 @@ SEEDS = (1, 2)
 SHOTS = 2
 METHODS = ("clip_lora", "block_lora")
 PRELOAD = (
-    "blocklora.data.commands",
+    "blocklora.commands.data",
     "blocklora.data.decode",
     "blocklora.data.verify",
-    "blocklora.publish.commands",
+    "blocklora.commands.publish",
     "blocklora.publish.figures.accuracy",
     "blocklora.publish.tables.fewshot",
-    "blocklora.theory.commands",
-    "blocklora.training.run",
+    "blocklora.commands.theory",
+    "blocklora.runs.fit",
     "open_clip.tokenizer",
 )
 
@@ -140,7 +140,7 @@ def stages(study: Path) -> list[Stage]:
 
 def make_backbone(folder: Path) -> None:
     """Write a backbone with random weights for calls made in `folder`."""
-    from blocklora.clip.weights import save_backbone
+    from blocklora.backbones.weights import save_backbone
     from tests.tiny import SHAPE, tiny_backbone
 
     path = folder / RESULTS / "backbones/mini-clip.safetensors"

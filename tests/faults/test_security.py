@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blocklora.study.documents import read_yaml
+from blocklora.yamlfiles import read_yaml
 from tests.data.http_server import Server
 from tests.faults.pipeline import find, remove_outputs, stages
 
@@ -76,7 +76,7 @@ def test_a_dangerous_call_would_be_found(source):
 def test_study_files_are_read_by_a_loader_that_makes_plain_values_only():
     import yaml
 
-    from blocklora.study.documents import StrictLoader
+    from blocklora.yamlfiles import StrictLoader
 
     assert issubclass(StrictLoader, yaml.SafeLoader)
 

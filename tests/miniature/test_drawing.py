@@ -16,7 +16,7 @@ from blocklora.errors import UserError
 from blocklora.miniature.datasets import DATASETS, DIGITS, draw_dataset
 from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
 from blocklora.miniature.pairs import NAMES, Pairs, all_captions
-from blocklora.study.documents import read_yaml
+from blocklora.yamlfiles import read_yaml
 
 SETTINGS = read_yaml(Path(__file__).parents[2] / "studies/mini.yaml")["miniature"]
 

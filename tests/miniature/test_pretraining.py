@@ -7,8 +7,8 @@ import open_clip
 import pytest
 import torch
 
-from blocklora.clip.prompts import tokenize
-from blocklora.clip.weights import build_open_clip
+from blocklora.backbones.model import build_open_clip
+from blocklora.backbones.prompts import tokenize
 from blocklora.errors import UserError
 from blocklora.miniature.pairs import NAMES, Pairs, all_captions
 from blocklora.miniature.pretrain import (

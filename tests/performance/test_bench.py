@@ -12,9 +12,11 @@ import pytest
 import torch
 import yaml
 
+from blocklora.backbones.weights import save_backbone
 from blocklora.cli import main
-from blocklora.clip.weights import save_backbone
 from blocklora.data.manifest import LabelledImage, write_manifest
+from blocklora.engine.fast import Chunks
+from blocklora.engine.plan import Plan
 from blocklora.errors import UserError
 from blocklora.performance.bench import (
     EngineFigures,
@@ -26,8 +28,6 @@ from blocklora.performance.machine import Machine
 from blocklora.performance.report import document, page
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import OutOfMemory, Worker
-from blocklora.training.engine import Chunks
-from blocklora.training.plan import Plan
 from tests.tiny import SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -239,7 +239,7 @@ from blocklora.performance.machine import Machine
 from blocklora.performance.report import document, page
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import Worker
-from blocklora.training.engine import Chunks
+from blocklora.engine.fast import Chunks
 from tests.tiny import SHAPE
 
 def imported():

@@ -7,14 +7,14 @@ import torch
 import yaml
 
 from blocklora.adapters.adapter import Adapter
+from blocklora.backbones.weights import save_backbone
 from blocklora.cli import main
-from blocklora.clip.weights import save_backbone
 from blocklora.data.manifest import LabelledImage, write_manifest
+from blocklora.engine.batches import batch_indices
+from blocklora.engine.fast import Chunks, FastEngine
+from blocklora.engine.plan import Setting, planned_peak_bytes
 from blocklora.performance.forecast import forward_flops, mean_flops, planned_flops
 from blocklora.theory.counting import flop_counter
-from blocklora.training.batches import batch_indices
-from blocklora.training.engine import Chunks, FastEngine
-from blocklora.training.plan import Setting, planned_peak_bytes
 from tests.tiny import LORA, SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_mean_operations_are_those_of_an_epoch_of_real_batches(shots):
 
 def test_testing_an_image_costs_a_forward_pass():
     backbone = tiny_backbone()
-    from blocklora.clip.towers import VisionTower
+    from blocklora.engine.towers import VisionTower
 
     with flop_counter() as counter, torch.no_grad():
         VisionTower(backbone)(torch.zeros(3, 32, 32, 3, dtype=torch.uint8))
@@ -126,7 +126,7 @@ def test_a_size_that_is_none_is_refused(size, study_arguments, capsys):
 
 def test_vit_b16_on_imagenet_fits_a_laptop():
     """In bf16 a step with the 1000 prompts of ImageNet fits 4 GB without chunks."""
-    from blocklora.clip.openai import openai_config
+    from blocklora.backbones.openai import openai_config
     from blocklora.theory.sources import _prompt_lengths, stand_ins
 
     prompts = tuple(map(tuple, stand_ins(_prompt_lengths()["imagenet"], 1000)))

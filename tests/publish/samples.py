@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from blocklora.publish.aggregate import aggregate
 from blocklora.publish.results import Results, load_results
+from blocklora.runs.aggregate import aggregate
 from blocklora.study.model import Run, Study, load_study
 
 ROOT = Path(__file__).parents[2]

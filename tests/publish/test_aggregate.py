@@ -6,7 +6,7 @@ import pytest
 
 from blocklora.cli import main
 from blocklora.errors import UserError
-from blocklora.publish.aggregate import COLUMNS, aggregate
+from blocklora.runs.aggregate import COLUMNS, aggregate
 from blocklora.study.model import Run, load_study
 from tests.publish.samples import CLIP_LORA, METHODS, ROOT, write_records, write_study
 

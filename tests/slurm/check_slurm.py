@@ -13,7 +13,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from blocklora.training.lock import read_holder
+from blocklora.runs.lock import read_holder
 from tests.faults.pipeline import content
 from tests.slurm.cluster import missing_programs, running_cluster
 

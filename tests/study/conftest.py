@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blocklora.study.documents import StrictLoader
+from blocklora.yamlfiles import StrictLoader
 
 DOCUMENT = """
 name: small

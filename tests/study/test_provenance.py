@@ -1,6 +1,6 @@
 import pytest
 
-from blocklora.study import provenance
+from blocklora import provenance
 
 TRAIN = '''
 """A module."""

@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from blocklora.cli import main
+from blocklora.runs.lock import hold
+from blocklora.runs.status import study_status
 from blocklora.study.model import Run, load_study
-from blocklora.study.status import study_status
-from blocklora.training.lock import hold
 
 CLIP = "ViT-B-16-quickgelu"
 

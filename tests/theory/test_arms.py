@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.algebra import delta
-from blocklora.training.engine import FastEngine
-from blocklora.training.loop import train
-from blocklora.training.recipe import Recipe
+from blocklora.engine.fast import FastEngine
+from blocklora.engine.loop import train
+from blocklora.engine.recipe import Recipe
 from tests.tiny import LORA, tiny_backbone
 
 PROMPTS = [[49406, 320, 1125, 49407], [49406, 320, 2368, 539, 49407], [49406, 1929, 49407]]

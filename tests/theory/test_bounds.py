@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocklora.csvfiles import read_rows, write_rows
 from blocklora.errors import UserError
 from blocklora.study.model import Run
 from blocklora.theory.bounds import COLUMNS, bound_rows, counts, information_bound
@@ -16,7 +17,6 @@ from blocklora.theory.parameters import (
     effective_parameters,
     factor_parameters,
 )
-from blocklora.theory.records import read_rows, write_rows
 from tests.tiny import LORA
 
 VIT_B16 = {"vision": (12, 768), "text": (12, 512)}

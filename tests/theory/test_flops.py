@@ -5,10 +5,10 @@ import torch
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
-from blocklora.clip.config import ClipConfig, TowerConfig
+from blocklora.backbones.config import ClipConfig, TowerConfig
+from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import step_flops, tower_flops
-from blocklora.training.engine import Chunks, FastEngine
 from tests.tiny import LORA, SHAPE, tiny_backbone
 
 VIT_B16 = ClipConfig(

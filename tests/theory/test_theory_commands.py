@@ -14,21 +14,21 @@ import yaml
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.store import load_adapter, save_adapter
+from blocklora.backbones.openai import openai_config
+from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.weights import save_backbone
 from blocklora.cli import main
-from blocklora.clip.openai import openai_config
-from blocklora.clip.prompts import class_prompts, tokenize
-from blocklora.clip.weights import save_backbone
+from blocklora.csvfiles import write_rows
 from blocklora.data.manifest import LabelledImage, write_manifest
 from blocklora.data.pixels import pack_json
 from blocklora.data.registry import PACKAGED, load_registry
+from blocklora.engine.classifier import Classifier
+from blocklora.engine.fast import Chunks
+from blocklora.engine.plan import Setting, fake_step
 from blocklora.files import file_digest
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.efficiency import step_cost
-from blocklora.theory.records import write_rows
 from blocklora.theory.sources import PROMPT_LENGTHS, read_shape, stand_ins
-from blocklora.training.engine import Chunks
-from blocklora.training.evaluate import Classifier
-from blocklora.training.plan import Setting, fake_step
 from tests.tiny import LORA, SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-from blocklora.clip.prompts import tokenize
+from blocklora.backbones.prompts import tokenize
 from tests.faults.pipeline import PRELOAD
 
 MODULES = (

@@ -16,8 +16,8 @@ import yaml
 
 from blocklora.data.registry import VARIABLE
 from blocklora.files import read_json
-from blocklora.study.documents import read_yaml
 from blocklora.study.model import load_study
+from blocklora.yamlfiles import read_yaml
 from tests.data import small_imagenet
 from tests.data.dataset_archives import CLASSES, LAYOUTS, PER_CLASS, write_registry
 from tests.data.http_server import Server

@@ -7,7 +7,7 @@ from blocklora.errors import UserError
 from blocklora.files import json_digest
 from blocklora.study.config import find_study, resolve_device, seed_groups
 from blocklora.study.model import Run, load_study
-from blocklora.study.provenance import code_digest
+from blocklora.provenance import code_digest
 from blocklora.study.validation import check_config
 from blocklora.theory.sources import PLAIN_PROMPT
 

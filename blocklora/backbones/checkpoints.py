@@ -1,0 +1,160 @@
+"""CLIP checkpoints of every accepted form, turned into open_clip's names in fp32.
+
+Accepted are a state dict saved by torch (also one of a training checkpoint or of a data-parallel
+model), OpenAI's TorchScript archive, and safetensors. Nothing of a file is executed: state dicts
+are read with `weights_only`, archives by `blocklora.backbones.torchscript`. A checkpoint must fit
+the model exactly; in particular no tensor is interpolated, ignored or made up.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.model import tensor_shapes
+from blocklora.backbones.torchscript import is_torchscript, read_torchscript
+from blocklora.errors import UserError
+from blocklora.files import read_json
+
+# Scalars of OpenAI's archive that open_clip keeps in the configuration instead.
+OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
+
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors as they lie in a file; `quick_gelu` is None where the file does not tell."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    quick_gelu: bool | None
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the tensors of a checkpoint file and what it says of the activation.
+
+    OpenAI's archives are of models with QuickGELU; a safetensors file written by this project
+    and an `open_clip_config.json` beside a file say which activation its model has.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    if path.suffix == ".safetensors":
+        tensors, quick_gelu = _read_safetensors(path)
+    elif is_torchscript(path):
+        tensors, quick_gelu = read_torchscript(path), True
+    else:
+        tensors, quick_gelu = _read_state_dict(path), None
+    beside = path.with_name("open_clip_config.json")
+    if quick_gelu is None and beside.is_file():
+        try:
+            quick_gelu = bool(read_json(beside)["model_cfg"].get("quick_gelu", False))
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path}: {beside.name} beside it is no configuration of open_clip; mend or "
+                "remove it"
+            ) from None
+    return Checkpoint(path, tensors, quick_gelu)
+
+
+def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, Tensor]:
+    """Return the checkpoint's tensors under open_clip's names, in fp32, for the model `config`.
+
+    Raises:
+        UserError: the activation, a name or a shape does not fit the model; all faults are named.
+    """
+    found = {
+        name.removeprefix("module."): value
+        for name, value in checkpoint.tensors.items()
+        if name not in OPENAI_SCALARS
+    }
+    expected = tensor_shapes(config)
+    faults = [
+        *_activation_faults(checkpoint.quick_gelu, config),
+        *_name_faults("missing", expected.keys() - found.keys()),
+        *_name_faults("left over", found.keys() - expected.keys()),
+        *_tensor_faults(found, expected),
+    ]
+    if faults:
+        raise UserError(
+            f"{checkpoint.path}: not a checkpoint of {config.name}: {'; '.join(faults)}. "
+            "Use the checkpoint of this model, or name the model of this checkpoint in the study"
+        )
+    # A copy, since tensors of a file may share memory, which safetensors refuses to write.
+    return {
+        name: found[name].reshape(shape).to(torch.float32, copy=True).contiguous()
+        for name, shape in expected.items()
+    }
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], bool | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a readable safetensors file ({error}); fetch it again"
+        ) from None
+    config = json.loads(metadata.get("blocklora", "{}")).get("config", {})
+    return tensors, config.get("quick_gelu")
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch's own message would advise to execute the file
+        raise UserError(
+            f"{path}: not a readable state dict: the file is damaged or holds more than tensors. "
+            "Fetch it again, or save model.state_dict() of the loaded model and use that"
+        ) from None
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(value, Tensor) for value in loaded.values()
+    ):
+        raise UserError(
+            f"{path}: no state dict, that is a mapping of names to tensors; "
+            "save model.state_dict() of the loaded model and use that"
+        )
+    return dict(loaded)
+
+
+def _activation_faults(quick_gelu: bool | None, config: ClipConfig) -> list[str]:
+    if quick_gelu is None or quick_gelu == config.quick_gelu:
+        return []
+    names = {True: "QuickGELU", False: "the exact GELU"}
+    return [
+        f"QuickGELU mismatch: the weights were trained with {names[quick_gelu]}, "
+        f"the model {config.name} computes {names[config.quick_gelu]}"
+    ]
+
+
+def _name_faults(fault: str, names: set[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return [f"{fault}: {shown}{more}"]
+
+
+def _tensor_faults(found: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> list[str]:
+    faults = set()
+    for name in found.keys() & expected.keys():
+        # The temperature is a scalar in some files and a vector of length 1 in others.
+        shape = () if name == "logit_scale" and found[name].shape == (1,) else found[name].shape
+        if tuple(shape) != expected[name]:
+            faults.add(f"{name} is {tuple(shape)} in place of {expected[name]}")
+        elif not found[name].is_floating_point():
+            faults.add(f"{name} holds {found[name].dtype} in place of floating-point numbers")
+    return _name_faults("wrong tensors", faults)

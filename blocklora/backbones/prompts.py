@@ -1,0 +1,53 @@
+"""Class prompts, and texts as the token ids that CLIP's text tower reads."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from blocklora.errors import UserError
+
+
+def class_prompts(classnames: Iterable[str], template: str) -> list[str]:
+    """Return one prompt per class; underscores of the names become spaces.
+
+    MaxZanella/CLIP-LoRA@358f0d7:lora.py.
+    """
+    return [template.format(name.replace("_", " ")) for name in classnames]
+
+
+def tokenize(texts: Sequence[str], context_length: int) -> list[list[int]]:
+    """Return CLIP's token ids of each text, from start to end of text, without padding.
+
+    Raises:
+        UserError: a text does not fit `context_length` tokens (open_clip would cut it silently).
+    """
+    tokenizer = _tokenizer()
+    tokens = []
+    for text in texts:
+        ids = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+        if len(ids) > context_length:
+            raise UserError(
+                f"the prompt {text!r} has {len(ids)} tokens, more than the {context_length} of "
+                "the text tower; shorten the class name or the template"
+            )
+        tokens.append(ids)
+    return tokens
+
+
+@cache
+def _tokenizer() -> Any:
+    """Return open_clip's tokenizer from its own file: importing the package costs 4 s more."""
+    package = find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise UserError("open_clip_torch is not installed")
+    name = "blocklora_open_clip_tokenizer"
+    spec = spec_from_file_location(name, Path(package.origin).with_name("tokenizer.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()

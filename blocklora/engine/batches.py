@@ -1,0 +1,85 @@
+"""Which training images each step sees, and their augmented pixels."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from blocklora.engine.augment import cut, draw_crops
+from blocklora.engine.randomness import numpy_generator
+from blocklora.engine.recipe import Recipe
+
+
+class Images(Protocol):
+    """Decoded images of any sizes: `len()` and `image(i)`, uint8 (height, width, 3)."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def image(self, index: int) -> np.ndarray:
+        """Return one image, uint8 (height, width, 3)."""
+
+
+def batch_indices(step: int, images: int, batch_size: int, seed: int) -> np.ndarray:
+    """Return which images step `step` (from 0) sees.
+
+    Every epoch is a new permutation; its last batch may be smaller.
+    """
+    epoch, position = divmod(step, -(-images // batch_size))
+    order = numpy_generator(seed, "order", epoch).permutation(images)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The augmented batches of one run.
+
+    Attributes:
+        images: the training images, decoded.
+        labels: of the images, int64 (images,).
+        recipe: batch size and augmentation.
+        size: side of the crops in pixels.
+        seed: of the run.
+        workers: batches prepared ahead, each in a thread of its own; 0 prepares none ahead.
+        pinned: whether batches lie in pinned memory, from which a GPU copies without being waited
+            for.
+    """
+
+    images: Images
+    labels: Tensor
+    recipe: Recipe
+    size: int
+    seed: int
+    workers: int
+    pinned: bool = False
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the pixels, uint8 (batch, size, size, 3), and labels, int64, of one step."""
+        chosen = batch_indices(step, len(self.images), self.recipe.batch_size, self.seed)
+        images: Sequence[np.ndarray] = [self.images.image(index) for index in chosen]
+        crops = draw_crops(
+            np.array([image.shape[:2] for image in images]),
+            self.recipe.crop_scale,
+            self.recipe.flip_probability,
+            numpy_generator(self.seed, "augmentation", step),
+        )
+        batch = cut(images, crops, self.size), self.labels[chosen]
+        return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
+
+    def iterate(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of steps `first` to `last` − 1."""
+        if self.workers == 0:
+            yield from map(self.batch, range(first, last))
+            return
+        waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
+            for step in range(first, last):
+                waiting.append(pool.submit(self.batch, step))
+                if len(waiting) > self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()

@@ -1,0 +1,272 @@
+"""One pre-norm attention block with frozen weights, in two functions with their gradients.
+
+Attention itself lies between them and is PyTorch's. Kept for the backward pass are, for each
+token, the two residual inputs, q, k, v, the attention's output and the MLP's hidden layer before
+its activation: ten times the width. Outputs of norms and activations are computed again, at the
+cost of a pass over memory.
+
+With x·sigmoid(a x) = silu(a x)/a, QuickGELU is the fused SiLU on a hidden layer scaled by
+a = 1.702. The scale is put on vectors: norm, biases and the sum with the residual input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklora.engine.products import Adapted, Paths, input_gradient, product
+
+QUICK_GELU = 1.702
+EPSILON = 1e-5
+
+Groups = Sequence[tuple[int, int]]
+"""(sequences, length) of each run of sequences of one length, in order."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm with frozen fp32 weight and bias, whose output is in `dtype`."""
+
+    weight: Tensor
+    bias: Tensor
+    dtype: torch.dtype
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalised x, and mean and reciprocal deviation of each token."""
+        result = torch.native_layer_norm(x, x.shape[-1:], self.weight, self.bias, EPSILON)
+        return result[0].to(self.dtype), result[1], result[2]
+
+    def backward(self, gradient: Tensor, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return the gradient of x, fp32."""
+        return torch.ops.aten.native_layer_norm_backward(
+            gradient.to(x.dtype),
+            x,
+            x.shape[-1:],
+            mean,
+            deviation,
+            self.weight,
+            self.bias,
+            [True, False, False],
+        )[0]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The frozen weights of a block; matrices and their biases are in the compute dtype.
+
+    Attributes:
+        heads: of the attention.
+        norms: before attention and before the MLP.
+        qkv, q, kv: the input projections; the latter two are views of the first.
+        output: the projection after attention.
+        hidden, residual: weight and bias of the MLP's layers.
+        quick: whether the activation is QuickGELU; the vectors are scaled then.
+    """
+
+    heads: int
+    norms: tuple[Norm, Norm]
+    qkv: Adapted
+    q: Adapted
+    kv: Adapted
+    output: Adapted
+    hidden: tuple[Tensor, Tensor]
+    residual: tuple[Tensor, Tensor]
+    quick: bool
+
+    @property
+    def residual_scale(self) -> float:
+        """The factor of the MLP's output in the residual sum."""
+        return 1 / QUICK_GELU if self.quick else 1.0
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        """Return the MLP's activation, times 1.702 for QuickGELU."""
+        return F.silu(hidden) if self.quick else F.gelu(hidden)
+
+    def activation_gradient(self, gradient: Tensor, hidden: Tensor) -> Tensor:
+        """Return the gradient of `hidden`; that of the activation is overwritten."""
+        backward = torch.ops.aten.silu_backward if self.quick else torch.ops.aten.gelu_backward
+        return backward.grad_input(gradient, hidden, grad_input=gradient)
+
+    def __call__(
+        self,
+        x: Tensor,
+        groups: Groups,
+        causal: bool,
+        pooled: Tensor | None = None,
+        paths: Paths | None = None,
+    ) -> Tensor:
+        """Return the block's output for every token, or for the `pooled` ones alone.
+
+        Args:
+            x: tokens of all sequences end to end, fp32, shape (tokens, width).
+            groups: the sequences.
+            causal: whether a token attends to none behind it.
+            pooled: index of one token of each sequence; with `causal`, of its last.
+            paths: low-rank paths, if the layer has any.
+        """
+        heads = iter(_Heads.apply(x, *_factors(paths, "qkv"), paths, self, groups, pooled))
+        attended = [
+            F.scaled_dot_product_attention(q, k, v, is_causal=causal and pooled is None)
+            for q, k, v in zip(heads, heads, heads, strict=True)
+        ]
+        if pooled is not None:
+            x = x[pooled]
+            paths = None if paths is None else paths.at(pooled)
+        return _Rest.apply(x, *_factors(paths, "o"), paths, self, *attended)
+
+
+def _factors(paths: Paths | None, names: str) -> tuple[Tensor | None, Tensor | None]:
+    """Return the factors if any of `names` is adapted: they are inputs only of what uses them."""
+    if paths is None or not paths.rows(names):
+        return None, None
+    return paths.down, paths.up
+
+
+class _Heads(torch.autograd.Function):
+    """Norm and input projections: x to q, k, v of each group, (sequences, heads, length, …)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        down: Tensor | None,
+        up: Tensor | None,
+        paths: Paths | None,
+        block: Block,
+        groups: Groups,
+        pooled: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        h, *moments = block.norms[0].forward(x)
+        if pooled is None:
+            qkv, inner = block.qkv.forward(h, paths)
+            inner_q = None
+            parts = qkv.chunk(3, 1)
+        else:
+            kv, inner = block.kv.forward(h, paths)
+            at = None if paths is None else paths.at(pooled)
+            q, inner_q = block.q.forward(h[pooled], at)
+            parts = q, *kv.chunk(2, 1)
+        ctx.save_for_backward(x, *moments, pooled, inner, inner_q, *_tensors(paths))
+        ctx.block, ctx.groups = block, groups
+        ctx.matrices = None if paths is None else paths.matrices
+        queries = groups if pooled is None else [(count, 1) for count, _ in groups]
+        split = [
+            _split(part, sizes, block.heads)
+            for part, sizes in zip(parts, (queries, groups, groups), strict=True)
+        ]
+        return tuple(tensor for group in zip(*split, strict=True) for tensor in group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, deviation, pooled, inner, inner_q, *tensors = ctx.saved_tensors
+        block, groups, into_x = ctx.block, ctx.groups, ctx.needs_input_grad[0]
+        paths = _paths(ctx.matrices, tensors)
+        h = None if inner is None and inner_q is None else block.norms[0].forward(x)[0]
+        if pooled is None:
+            stacked = _join([gradients[i::3] for i in range(3)], groups)
+            into_h, factors = block.qkv.backward(stacked, h, paths, inner, into_x)
+        else:
+            stacked = _join([gradients[1::3], gradients[2::3]], groups)
+            into_h, factors = block.kv.backward(stacked, h, paths, inner, into_x)
+            stacked = _join([gradients[0::3]], [(count, 1) for count, _ in groups])
+            at = None if paths is None else paths.at(pooled)
+            h = None if h is None else h[pooled]
+            into_pooled, more = block.q.backward(stacked, h, at, inner_q, into_x)
+            if into_h is not None:
+                into_h.index_add_(0, pooled, into_pooled)
+            factors |= more
+        if into_h is not None:
+            into_h = block.norms[0].backward(into_h, x, mean, deviation)
+        return into_h, *_stack(factors, paths), None, None, None, None
+
+
+class _Rest(torch.autograd.Function):
+    """The rest of the block: x and what was attended to (one tensor per group) to its output."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        down: Tensor | None,
+        up: Tensor | None,
+        paths: Paths | None,
+        block: Block,
+        *attended: Tensor,
+    ) -> Tensor:
+        joined = _join([attended], [(a.shape[0], a.shape[2]) for a in attended])
+        output, inner = block.output.forward(joined, paths)
+        middle = x + output
+        h, *moments = block.norms[1].forward(middle)
+        hidden = product(h, *block.hidden)
+        needed = None if inner is None else joined
+        ctx.save_for_backward(middle, *moments, hidden, needed, inner, *_tensors(paths))
+        ctx.block, ctx.shapes = block, [(a.shape[0], a.shape[2]) for a in attended]
+        ctx.matrices = None if paths is None else paths.matrices
+        residual = product(block.activate(hidden), *block.residual)
+        return torch.add(middle, residual, alpha=block.residual_scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        middle, mean, deviation, hidden, joined, inner, *tensors = ctx.saved_tensors
+        block, paths = ctx.block, _paths(ctx.matrices, tensors)
+        into_residual = (gradient * block.residual_scale).to(hidden.dtype)
+        into_hidden = input_gradient(into_residual, block.residual[0])
+        into_hidden = block.activation_gradient(into_hidden, hidden)
+        into_h = input_gradient(into_hidden, block.hidden[0])
+        into_x = block.norms[1].backward(into_h, middle, mean, deviation)
+        into_x += gradient
+        into_joined, factors = block.output.backward(
+            into_x.to(hidden.dtype), joined, paths, inner, any(ctx.needs_input_grad[5:])
+        )
+        into_attended: Sequence[Tensor | None] = [None] * len(ctx.shapes)
+        if into_joined is not None:
+            into_attended = _split(into_joined, ctx.shapes, block.heads)
+        wanted = into_x if ctx.needs_input_grad[0] else None
+        return wanted, *_stack(factors, paths), None, None, *into_attended
+
+
+def _split(x: Tensor, groups: Groups, heads: int) -> list[Tensor]:
+    """Return views (sequences, heads, length, head width), one per group, of (tokens, width)."""
+    parts = x.split([count * length for count, length in groups])
+    return [
+        part.view(count, length, heads, x.shape[1] // heads).transpose(1, 2)
+        for part, (count, length) in zip(parts, groups, strict=True)
+    ]
+
+
+def _join(parts: Sequence[Sequence[Tensor]], groups: Groups) -> Tensor:
+    """Return the tensors of each part, one per group as of `_split`, as (tokens, parts · width)."""
+    heads, width = parts[0][0].shape[1], parts[0][0].shape[1] * parts[0][0].shape[3]
+    if len(parts) == len(groups) == 1:
+        return parts[0][0].transpose(1, 2).reshape(-1, width)
+    tokens = sum(count * length for count, length in groups)
+    joined = parts[0][0].new_empty(tokens, len(parts) * width)
+    for part, columns in zip(parts, joined.chunk(len(parts), 1), strict=True):
+        for source, target in zip(part, _split(columns, groups, heads), strict=True):
+            target.copy_(source)
+    return joined
+
+
+def _tensors(paths: Paths | None) -> tuple[Tensor | None, ...]:
+    if paths is None:
+        return ()
+    return paths.numbers, paths.down, paths.up, paths.masks
+
+
+def _paths(matrices: tuple[str, ...] | None, tensors: Sequence[Tensor]) -> Paths | None:
+    return None if matrices is None else Paths(matrices, *tensors)
+
+
+def _stack(
+    factors: dict[int, tuple[Tensor, Tensor]], paths: Paths | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of all factors, zero where a matrix was not part of the product."""
+    if paths is None or not factors:
+        return None, None
+    zeros = torch.zeros_like(paths.down[0]), torch.zeros_like(paths.up[0])
+    rows = [factors.get(row, zeros) for row in range(len(paths.matrices))]
+    down, up = zip(*rows, strict=True)
+    return torch.stack(down), torch.stack(up)

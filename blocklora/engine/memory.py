@@ -1,0 +1,73 @@
+"""Memory: what tensors need, counted operation by operation, and what a device has.
+
+On fake tensors (`torch._subclasses.FakeTensorMode`) nothing is computed or allocated, so the
+memory of a step on a GPU can be told on a machine without one. What is counted is what tensors
+need; the allocator's rounding and the device's context come on top.
+"""
+
+import os
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class TensorMemory(TorchDispatchMode):
+    """Counts the bytes of storages made within the block, and their largest sum at a time.
+
+    Attributes:
+        live_bytes: of the storages that are alive.
+        peak_bytes: the most `live_bytes` has been.
+    """
+
+    def __init__(self, present: Iterable[Tensor] = ()) -> None:
+        """Start counting; `present` are tensors made before that count too."""
+        super().__init__()
+        self.live_bytes = self.peak_bytes = 0
+        self._known: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+        self._note(present)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run one operation and note the storages of its results."""
+        result = func(*args, **(kwargs or {}))
+        self._note(tree_leaves(result))
+        return result
+
+    def _note(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if not isinstance(value, Tensor):
+                continue
+            storage = value.untyped_storage()
+            if storage in self._known:
+                continue
+            self._known[storage] = None
+            size = storage.nbytes()
+            self.live_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+            weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.live_bytes -= size
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that memory ran out, on the GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_bytes(device: str) -> int:
+    """Return the bytes that are free on the GPU or, as the system estimates, in main memory."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        facts = dict(line.split(":", 1) for line in lines)
+        return 1024 * int(facts["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        # Only Linux tells what is free; elsewhere all memory there is has to do.
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

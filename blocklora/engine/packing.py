@@ -1,0 +1,67 @@
+"""Tokenised prompts packed without padding.
+
+With causal attention and pooling at the end-of-text token, the tokens behind it change nothing: a
+prompt of 8 tokens needs 8 positions and not the 77 of the context.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedPrompts:
+    """Different prompts laid end to end, shortest first.
+
+    Attributes:
+        tokens: ids, shape (tokens,).
+        positions: of each token in its prompt, shape (tokens,).
+        ends: index of each prompt's end-of-text token, shape (prompts,).
+        groups: (prompts, length) of each run of prompts of one length, in order.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    ends: Tensor
+    groups: tuple[tuple[int, int], ...]
+
+    def to(self, device: str | torch.device) -> "PackedPrompts":
+        """Return the same prompts with tensors on `device`."""
+        tensors = (value.to(device) for value in (self.tokens, self.positions, self.ends))
+        return PackedPrompts(*tensors, self.groups)
+
+
+def pack(
+    prompts: Sequence[Sequence[int]], tokens_per_chunk: int | None = None
+) -> tuple[list[PackedPrompts], Tensor]:
+    """Return the different prompts packed in chunks, and for each given prompt its row.
+
+    Equal prompts (two ImageNet classes are called "missile") are kept once. Rows count through
+    the chunks in order. Without `tokens_per_chunk` there is one chunk; a chunk holds at least one
+    prompt, and as many as fit but the first, which takes the rest.
+    """
+    unique = sorted(dict.fromkeys(tuple(prompt) for prompt in prompts), key=len)
+    chunks: list[list[tuple[int, ...]]] = [[]]
+    size = 0
+    for prompt in reversed(unique):
+        if tokens_per_chunk and chunks[0] and size + len(prompt) > tokens_per_chunk:
+            chunks.insert(0, [])
+            size = 0
+        chunks[0].insert(0, prompt)
+        size += len(prompt)
+    row = {prompt: index for index, prompt in enumerate(unique)}
+    rows = torch.tensor([row[tuple(prompt)] for prompt in prompts])
+    return [_lay_out(chunk) for chunk in chunks], rows
+
+
+def _lay_out(prompts: Sequence[tuple[int, ...]]) -> PackedPrompts:
+    lengths = [len(prompt) for prompt in prompts]
+    groups = tuple((lengths.count(length), length) for length in sorted(set(lengths)))
+    return PackedPrompts(
+        tokens=torch.tensor([token for prompt in prompts for token in prompt]),
+        positions=torch.cat([torch.arange(length) for length in lengths]),
+        ends=torch.tensor(lengths).cumsum(0) - 1,
+        groups=groups,
+    )

@@ -1,0 +1,145 @@
+"""Products with frozen weights, and low-rank paths beside them; no function here is differentiable.
+
+`blocks.py` puts them together with their gradients written out. Only gradients of inputs and of
+the low-rank factors exist, so no activation is kept that only a frozen weight's would need.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklora.engine.masks import kept
+
+# PyTorch multiplies fp32 matrices by MKL, which runs at half the speed of oneDNN on processors
+# not made by Intel; the operation is that of torch.compile's CPU code.
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x Wᵀ + b for x of shape (tokens, inputs)."""
+    if _ONEDNN and x.dtype == torch.float32 and x.device.type == "cpu":
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of `product` with respect to x, gradient · W."""
+    return product(gradient, weight.T)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The low-rank paths of one layer.
+
+    Attributes:
+        matrices: which of q, k, v, o are adapted.
+        numbers: 0 to len(matrices) − 1, uint8, on the device.
+        down: s/(1 − dropout) · A over the full input, shape (matrices, inner, width).
+        up: sum of the arms, transposed like `down`, shape (matrices, inner, width).
+        masks: dropout masks of the inputs (`masks.py`), uint8 (tokens, width), or None.
+    """
+
+    matrices: tuple[str, ...]
+    numbers: Tensor
+    down: Tensor
+    up: Tensor
+    masks: Tensor | None
+
+    def rows(self, names: str) -> list[int]:
+        """Return the numbers of the adapted ones among `names`."""
+        return [row for row, matrix in enumerate(self.matrices) if matrix in names]
+
+    def inputs(self, x: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return x as each of `rows` sees it after dropout, shape (rows, tokens, width)."""
+        if self.masks is None:
+            return x.expand(len(rows), *x.shape)
+        return x * self._kept(rows)
+
+    def drop(self, gradients: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return the gradient of x given those of `inputs`, which are overwritten."""
+        if self.masks is not None:
+            gradients *= self._kept(rows)
+        return gradients.sum(0)
+
+    def at(self, tokens: Tensor) -> "Paths":
+        """Return the paths for some of the tokens."""
+        masks = None if self.masks is None else self.masks[tokens]
+        return Paths(self.matrices, self.numbers, self.down, self.up, masks)
+
+    def _kept(self, rows: Sequence[int]) -> Tensor:
+        assert self.masks is not None
+        return kept(self.masks, _choose(self.numbers, rows))
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Products of `names` stacked in one frozen weight, with the low-rank paths of some of them.
+
+    Attributes:
+        names: which of q, k, v, o, in the order of the weight's rows.
+        weight: frozen, shape (names · width, width).
+        bias: frozen, shape (names · width,).
+    """
+
+    names: str
+    weight: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor, paths: Paths | None) -> tuple[Tensor, Tensor | None]:
+        """Return the stacked outputs (tokens, names · width), and what `backward` needs."""
+        outputs = product(x, self.weight, self.bias)
+        rows = [] if paths is None else paths.rows(self.names)
+        if paths is None or not rows:
+            return outputs, None
+        inner = torch.bmm(paths.inputs(x, rows), _choose(paths.down, rows).mT)
+        for z, row in zip(inner, rows, strict=True):
+            self._part(outputs, paths.matrices[row]).addmm_(z, paths.up[row])
+        return outputs, inner
+
+    def backward(
+        self,
+        gradient: Tensor,
+        x: Tensor | None,
+        paths: Paths | None,
+        inner: Tensor | None,
+        into_input: bool,
+    ) -> tuple[Tensor | None, dict[int, tuple[Tensor, Tensor]]]:
+        """Return the gradient of x, None unless it is wanted, and those of the low-rank factors.
+
+        Args:
+            gradient: of the stacked outputs.
+            x: the input; needed where there are paths.
+            paths: as in `forward`.
+            inner: second result of `forward`.
+            into_input: whether the gradient of x is wanted.
+
+        Returns:
+            The latter by row: gradients of `paths.down[row]` and `paths.up[row]`.
+        """
+        into_x = input_gradient(gradient, self.weight) if into_input else None
+        if x is None or paths is None or inner is None:
+            return into_x, {}
+        rows = paths.rows(self.names)
+        parts = [self._part(gradient, paths.matrices[row]) for row in rows]
+        into_inner = torch.stack(
+            [part @ paths.up[row].T for part, row in zip(parts, rows, strict=True)]
+        )
+        into_down = torch.bmm(into_inner.mT, paths.inputs(x, rows))
+        into_up = [z.T @ part for part, z in zip(parts, inner, strict=True)]
+        if into_x is not None:
+            into_x += paths.drop(torch.bmm(into_inner, _choose(paths.down, rows)), rows)
+        return into_x, dict(zip(rows, zip(into_down, into_up, strict=True), strict=True))
+
+    def _part(self, stacked: Tensor, name: str) -> Tensor:
+        width = self.weight.shape[1]
+        at = self.names.index(name) * width
+        return stacked[:, at : at + width]
+
+
+def _choose(stack: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return some of a stack, which costs nothing for all of it."""
+    # Indexing by a list would copy the list to the device, which a CUDA graph cannot record.
+    return stack if len(rows) == len(stack) else torch.stack([stack[row] for row in rows])

@@ -1,0 +1,61 @@
+"""The reference engine: open_clip's own modules and the formula of the adapter, no tricks.
+
+Every prompt is padded to the context length and encoded at every step, ΔW is a dense matrix, and
+mixed precision is autocast. It is what the fast engine is tested and measured against.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from blocklora.adapters.adapter import Adapter
+from blocklora.adapters.attach import Attachment
+from blocklora.backbones.model import Backbone, build_open_clip
+from blocklora.engine.fast import DTYPES, classification_loss
+from blocklora.engine.randomness import integer_seed
+
+
+class ReferenceEngine:
+    """CLIP-LoRA's training step on an open_clip model; see `blocklora.engine.fast.Engine`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        prompts: Sequence[Sequence[int]],
+        *,
+        logit_scale: float,
+        seed: int,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        """Attach `adapter` to a model with the weights of `backbone` and pad the prompts."""
+        self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
+        self.device, self.dtype = torch.device(device), DTYPES[precision]
+        self.model = build_open_clip(backbone.config, backbone.weights).to(device)
+        self.attachment = Attachment(self.model, adapter)
+        self.model.train()
+        self.tokens = torch.zeros(
+            len(prompts), backbone.config.context_length, dtype=torch.long, device=device
+        )
+        for row, prompt in zip(self.tokens, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        self.mean = torch.tensor(backbone.config.mean, device=device).view(3, 1, 1)
+        self.std = torch.tensor(backbone.config.std, device=device).view(3, 1, 1)
+
+    def step(
+        self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
+    ) -> tuple[Tensor, Tensor]:
+        """See `Engine.step`."""
+        torch.manual_seed(integer_seed(self.seed, "dropout", step))
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=mixed):
+            image_features = self.model.encode_image(pixels)
+            text_features = self.model.encode_text(self.tokens)
+        loss, correct = classification_loss(
+            image_features.float(), text_features.float(), labels, self.logit_scale
+        )
+        scaler.scale(loss).backward()
+        return loss.detach(), correct

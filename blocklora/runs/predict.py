@@ -1,0 +1,66 @@
+"""What a trained adapter is for: the classes of new images, and plain weights for other code."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blocklora.adapters.merge import merge
+from blocklora.adapters.store import load_adapter, read_adapter_record
+from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.weights import load_backbone, save_backbone
+from blocklora.data.pixels import evaluation_transform, read_image
+from blocklora.engine.classifier import Classifier
+from blocklora.errors import UserError
+
+# What CLIP's cosines are multiplied by before the softmax, in training and here.
+LOGIT_SCALE = 100.0
+
+
+def classify(
+    adapter_file: Path, backbone_file: Path, images: Sequence[Path], device: str
+) -> Iterator[tuple[Path, str, float]]:
+    """Yield (file, class name, probability) of the likeliest class of each image.
+
+    Raises:
+        UserError: a file is missing or unreadable, or the adapter is for another backbone or was
+            not written by a run.
+    """
+    backbone = load_backbone(backbone_file)
+    adapter = load_adapter(adapter_file, backbone.sha256)
+    record = _record(adapter_file, "classnames", "prompt")
+    prompts = class_prompts(record["classnames"], record["prompt"])
+    tokens = tokenize(prompts, backbone.config.context_length)
+    size = backbone.config.image_size
+    pixels = np.stack([evaluation_transform(read_image(path), size) for path in images])
+    classifier = Classifier(backbone, adapter, tokens, device)
+    probabilities = (LOGIT_SCALE * classifier.cosines(pixels)).softmax(-1)
+    best = probabilities.max(-1)
+    for path, label, probability in zip(
+        images, best.indices.tolist(), best.values.tolist(), strict=True
+    ):
+        yield path, record["classnames"][label], probability
+
+
+def export_merged(adapter_file: Path, backbone_file: Path, output: Path) -> None:
+    """Write the backbone with the adapter folded in, for code that knows no adapters.
+
+    Raises:
+        UserError: a file is missing or unreadable, or the adapter is for another backbone or was
+            not written by a run.
+    """
+    backbone = load_backbone(backbone_file)
+    adapter = load_adapter(adapter_file, backbone.sha256)
+    record = _record(adapter_file, "method", "dataset", "shots", "seed")
+    source = "{backbone} with {method} on {dataset}, {shots} shots, seed {seed}".format(**record)
+    save_backbone(output, backbone.config, merge(backbone.weights, adapter), source)
+
+
+def _record(adapter_file: Path, *needed: str) -> dict[str, Any]:
+    record = read_adapter_record(adapter_file)
+    if missing := [name for name in needed if name not in record]:
+        raise UserError(
+            f"{adapter_file}: says nothing of {', '.join(missing)}, which adapters of runs do"
+        )
+    return record

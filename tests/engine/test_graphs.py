@@ -1,0 +1,129 @@
+import logging
+
+import pytest
+import torch
+
+from blocklora.engine.fast import FastEngine
+from blocklora.engine.graphs import CudaGraphs, Recorded
+from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
+
+PROMPTS = [[1, 2, 3], [1, 4, 5, 3]]
+
+
+class FakeGraphs:
+    """Records by remembering what to call again, with the same places for inputs and outputs."""
+
+    def __init__(self):
+        self.recorded = self.replayed = 0
+
+    def __call__(self, compute, inputs):
+        self.recorded += 1
+        outputs = compute(*inputs)
+
+        def replay():
+            self.replayed += 1
+            for place, value in zip(outputs, compute(*inputs), strict=True):
+                place.copy_(value)
+
+        for place in outputs:
+            place.fill_(torch.nan)  # recording computes nothing
+        return replay, outputs
+
+
+def scaled_sum(x, y):
+    return (x + 2 * y, x.sum()) if y is not None else (x, x.sum())
+
+
+def test_recorded_function_returns_what_the_function_does():
+    graphs = FakeGraphs()
+    recorded = Recorded(scaled_sum, graphs)
+    for size in (3, 3, 2, 3):
+        x, y = torch.rand(size), torch.rand(size)
+        for found, expected in zip(recorded(x, y), scaled_sum(x, y), strict=True):
+            assert torch.equal(found, expected)
+    assert (graphs.recorded, graphs.replayed) == (2, 4)
+    assert torch.equal(recorded(x, None)[0], x)
+    assert graphs.recorded == 3
+
+
+def test_outputs_outlive_the_next_call():
+    recorded = Recorded(scaled_sum, FakeGraphs())
+    first, _ = recorded(torch.ones(2), torch.zeros(2))
+    recorded(torch.zeros(2), torch.zeros(2))
+    assert torch.equal(first, torch.ones(2))
+
+
+def test_a_function_that_cannot_be_recorded_is_called_and_said_so_once(caplog):
+    def fail(compute, inputs):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    recorded = Recorded(scaled_sum, fail)
+    with caplog.at_level(logging.WARNING):
+        for size in (3, 2):
+            assert torch.equal(recorded(torch.ones(size), None)[0], torch.ones(size))
+    (record,) = caplog.records
+    assert "cannot be recorded as a CUDA graph: operation not permitted" in record.getMessage()
+
+
+def test_memory_running_out_while_recording_is_not_hidden():
+    def fail(compute, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Recorded(scaled_sum, fail)(torch.ones(2), None)
+
+
+def steps(device, graphs=None, **options):
+    """Return losses and gradients of four steps over two batch sizes."""
+    backbone = tiny_backbone()
+    config = type(LORA)(**{**vars(LORA), "dropout": 0.25})
+    adapter = trained_adapter(config, backbone)
+    for parameter in adapter.parameters():
+        parameter.data = parameter.data.to(device)
+    engine = FastEngine(
+        backbone, adapter, PROMPTS, logit_scale=100.0, seed=1, device=device, **options
+    )
+    if graphs is not None:
+        engine._run = Recorded(engine._compute, graphs)
+    scaler = torch.amp.GradScaler(device, enabled=False)
+    generator = torch.Generator().manual_seed(0)
+    results = []
+    for step, size in enumerate((4, 4, 3, 4)):
+        shape = (size, SHAPE.image_size, SHAPE.image_size, 3)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        labels = torch.arange(size) % 2
+        loss, correct = engine.step(images.to(device), labels.to(device), step, scaler)
+        results += [loss.cpu(), correct.cpu(), *(p.grad.cpu() for p in adapter.parameters())]
+    return results
+
+
+def test_recorded_steps_equal_plain_ones_and_gradients_add_up():
+    plain, recorded = steps("cpu"), steps("cpu", FakeGraphs())
+    for found, expected in zip(recorded, plain, strict=True):
+        assert torch.equal(found, expected)
+    per_step = len(plain) // 4
+    assert not torch.equal(plain[2], plain[2 + per_step])
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_compute_what_plain_steps_do():
+    plain, recorded = steps("cuda", cuda_graphs=False), steps("cuda", CudaGraphs())
+    for found, expected in zip(recorded, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_the_gpu_computes_what_the_cpu_does():
+    """Losses of deterministic parts agree; masks differ, so dropout has to be off."""
+    backbone = tiny_backbone()
+    losses = []
+    for device in ("cpu", "cuda"):
+        adapter = trained_adapter(LORA, backbone)
+        for parameter in adapter.parameters():
+            parameter.data = parameter.data.to(device)
+        engine = FastEngine(backbone, adapter, PROMPTS, logit_scale=100.0, seed=1, device=device)
+        images = torch.full((2, 32, 32, 3), 100, dtype=torch.uint8, device=device)
+        labels = torch.zeros(2, dtype=torch.long, device=device)
+        scaler = torch.amp.GradScaler(device, enabled=False)
+        losses.append(engine.step(images, labels, 0, scaler)[0].item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

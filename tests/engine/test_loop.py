@@ -1,0 +1,209 @@
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocklora.adapters.adapter import Adapter
+from blocklora.adapters.config import AdapterConfig
+from blocklora.backbones.prompts import tokenize
+from blocklora.engine.batches import Batches, batch_indices
+from blocklora.engine.fast import FastEngine
+from blocklora.engine.loop import CheckpointPolicy, cosine_learning_rate, train
+from blocklora.engine.randomness import torch_generator
+from blocklora.engine.recipe import Recipe
+from blocklora.errors import Interrupted, UserError
+from tests.tiny import LORA, tiny_backbone
+
+RECIPE = Recipe(
+    prompt="a {}",
+    iterations_per_shot=12,
+    batch_size=4,
+    learning_rate=1e-2,
+    final_learning_rate=1e-6,
+    weight_decay=1e-2,
+    betas=(0.9, 0.999),
+    crop_scale=(0.5, 1.0),
+    flip_probability=0.5,
+    logit_scale=100.0,
+    log_every=5,
+)
+CONFIG = AdapterConfig(**{**LORA.__dict__, "blocks": 2, "dropout": 0.25})
+STEPS = 12
+
+
+class Pictures:
+    """Six random images of two classes."""
+
+    def __init__(self):
+        generator = np.random.default_rng(0)
+        self.pixels = generator.integers(0, 256, (6, 40, 36, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return 6
+
+    def image(self, index):
+        return self.pixels[index]
+
+
+def engine(seed=3, config=CONFIG, backbone=None):
+    backbone = backbone or tiny_backbone()
+    adapter = Adapter.initialise(
+        config, backbone.config.tower_shapes, torch_generator(seed, "init")
+    )
+    prompts = tokenize(["a cat", "a small dog"], 20)
+    return FastEngine(backbone, adapter, prompts, logit_scale=100.0, seed=seed)
+
+
+def batches(seed=3, workers=0):
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    return Batches(Pictures(), labels, RECIPE, size=32, seed=seed, workers=workers)
+
+
+def run(seed=3, workers=0, **options):
+    subject = engine(seed)
+    history = train(subject, batches(seed, workers), RECIPE, STEPS, "tiny", **options)
+    return [p.detach().clone() for p in subject.adapter.parameters()], history
+
+
+def without_times(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
+
+
+def assert_equal(first, second):
+    assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+    assert without_times(first[1]) == without_times(second[1])
+
+
+def test_schedule_equals_torch_cosine_annealing():
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=2e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=500, eta_min=1e-6)
+    for step in range(500):
+        expected = scheduler.get_last_lr()[0]
+        assert cosine_learning_rate(step, 500, 2e-4, 1e-6) == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+@given(st.integers(1, 50), st.integers(1, 40), st.integers(0, 99))
+def test_every_epoch_shows_every_image_once(images, batch_size, seed):
+    per_epoch = ceil(images / batch_size)
+    epochs = [
+        [batch_indices(epoch * per_epoch + i, images, batch_size, seed) for i in range(per_epoch)]
+        for epoch in range(2)
+    ]
+    for epoch in epochs:
+        assert sorted(np.concatenate(epoch)) == list(range(images))
+        assert all(len(batch) == batch_size for batch in epoch[:-1])
+
+
+def test_epochs_are_shuffled_differently():
+    orders = [tuple(batch_indices(epoch, 30, 30, 1)) for epoch in range(3)]
+    assert len(set(orders)) == 3
+
+
+def test_training_lowers_the_loss_and_logs_it():
+    _, history = run()
+    assert [row["step"] for row in history.rows] == [5, 10, 12]
+    assert history.rows[-1]["loss"] < history.rows[0]["loss"]
+    assert history.rows[0]["learning_rate"] == cosine_learning_rate(4, STEPS, 1e-2, 1e-6)
+    assert 0 <= history.rows[0]["train_accuracy"] <= 1
+    assert history.step_seconds() > 0
+
+
+def test_one_seed_gives_one_result_and_another_another():
+    assert_equal(run(), run())
+    assert not torch.equal(run(seed=3)[0][0], run(seed=4)[0][0])
+
+
+def test_batches_prepared_ahead_are_the_same():
+    assert_equal(run(), run(workers=2))
+
+
+def test_batches_for_a_gpu_are_pinned(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: ("pinned", tensor))
+    plain, pinned = batches().batch(2), replace(batches(), pinned=True).batch(2)
+    for value, (mark, copy) in zip(plain, pinned, strict=True):
+        assert mark == "pinned"
+        assert torch.equal(value, copy)
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
+def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, stop_after):
+    policy = CheckpointPolicy(tmp_path / "run.safetensors", "digest", 1e9)
+    calls = iter(range(1, 100))
+
+    def stop():
+        return "SIGTERM" if next(calls) == stop_after else None
+
+    with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {stop_after} of 12"):
+        run(checkpoints=policy, stop_signal=stop)
+    assert_equal(run(checkpoints=policy), run())
+
+
+def test_a_run_whose_lock_was_lost_leaves_the_checkpoint_to_its_new_holder(tmp_path):
+    path, steps = tmp_path / "run.safetensors", iter(range(1, 100))
+
+    def require():
+        if next(steps) == 5:
+            path.write_text("of the new holder")
+            raise Interrupted("stopped by the loss of its lock")
+
+    with pytest.raises(Interrupted, match="the loss of its lock"):
+        run(checkpoints=CheckpointPolicy(path, "digest", 0, require))
+    assert path.read_text() == "of the new holder"
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(checkpoints=CheckpointPolicy(path, "one", 1e9))
+    with pytest.raises(UserError, match="belongs to another configuration"):
+        run(checkpoints=CheckpointPolicy(path, "two", 1e9))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_checkpoint_cut_short_is_refused(tmp_path, share):
+    path = tmp_path / "run.safetensors"
+    run(checkpoints=CheckpointPolicy(path, "one", 1e9))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=r"run\.safetensors: not a readable checkpoint"):
+        run(checkpoints=CheckpointPolicy(path, "one", 1e9))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
+    subject = engine()
+    step = subject.step
+
+    def poisoned(images, labels, number, scaler):
+        loss, correct = step(images, labels, number, scaler)
+        return (loss * float("nan") if number == 6 else loss), correct
+
+    subject.step = poisoned
+    with pytest.raises(UserError, match="run tiny: the loss of step 7 is nan"):
+        train(subject, batches(), RECIPE, STEPS, "tiny")
+
+
+def test_arms_stay_equal_and_block_lora_is_a_scaled_lora_of_lower_rank():
+    """DESIGN: Block-LoRA(r, n) trained by AdamW is LoRA(r/n) with the update scaled by n."""
+    block = AdapterConfig(**{**LORA.__dict__, "rank": 4, "blocks": 2, "dropout": 0.25})
+    # LoRA of rank 2 whose scale alpha/sqrt(2) is twice Block-LoRA's 1/sqrt(4).
+    lora = AdapterConfig(
+        **{**block.__dict__, "rank": 2, "blocks": 1, "alpha": 2 * block.scale * 2**0.5}
+    )
+    engines = [engine(config=block), engine(config=lora)]
+    for subject in engines:
+        train(subject, batches(), RECIPE, STEPS, "tiny")
+    for tower in ("vision", "text"):
+        arms = engines[0].adapter.towers[tower].up.detach()
+        assert arms.abs().max() > 1e-2
+        assert torch.equal(arms[:, :, 0], arms[:, :, 1])
+    for (name, ours), (other, theirs) in zip(
+        engines[0].adapter.updates(), engines[1].adapter.updates(), strict=True
+    ):
+        assert name == other
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3 * theirs.abs().max().item())

@@ -1,0 +1,329 @@
+"""Runs from files to files, by the command line."""
+
+import csv
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from blocklora.adapters.store import load_adapter
+from blocklora.backbones.weights import load_backbone, save_backbone
+from blocklora.cli import main
+from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
+from blocklora.engine.fast import FastEngine
+from blocklora.files import write_json
+from tests.tiny import SHAPE, tiny_backbone
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("red cat", "dog's $(house)")
+
+
+def decode(folder, kind, listed, output):
+    arguments = [
+        "decode-images", "--source", folder / "source.json", kind, folder / listed,
+        "--pixel-budget-gb", 1, "--output", folder / output,
+    ]  # fmt: skip
+    if kind == "--manifest":
+        arguments += ["--size", 32]
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A study of one drawn dataset, with everything that comes before training."""
+    folder = tmp_path_factory.mktemp("study")
+    study = yaml.safe_load((ROOT / "studies/mini.yaml").read_text())
+    study["name"] = "small"
+    study["datasets"] = ["own"]
+    study["own_datasets"] = {"own": {"images": str(folder / "images")}}
+    study["recipe"] |= {"iterations_per_shot": 3, "log_every": 2, "batch_size": 3}
+    (folder / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    generator = np.random.default_rng(0)
+    images = []
+    for split, count in (("train", 4), ("val", 2), ("test", 5)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                path = f"{split}/{name}/{number}.png"
+                file = folder / "images" / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(file)
+                images.append(LabelledImage(path, label, name, split))
+    write_manifest(folder / "manifest.csv", images)
+    write_json(
+        folder / "source.json",
+        {
+            "dataset": "own",
+            "image_root": str(folder / "images"),
+            "split_file": None,
+            "origin": "user",
+            "files": [],
+        },
+    )
+    backbone = tiny_backbone()
+    save_backbone(folder / "backbone.safetensors", SHAPE, backbone.weights, "random")
+    decode(folder, "--manifest", "manifest.csv", "test.npy")
+    for seed in (1, 2):
+        train = [image for image in images if image.split == "train"]
+        chosen = [train[i] for i in (seed - 1, seed, seed + 3, seed + 4)]
+        write_shots(folder / f"seed{seed}.csv", chosen)
+        decode(folder, "--shots-list", f"seed{seed}.csv", f"seed{seed}.npz")
+    return folder
+
+
+def task_arguments(prepared, runs):
+    return [
+        "--study", prepared / "small.yaml", "--backbone", "mini-clip", "--dataset", "own",
+        "--backbone-file", prepared / "backbone.safetensors",
+        "--manifest", prepared / "manifest.csv", "--test-pixels", prepared / "test.npy",
+        "--runs", runs,
+    ]  # fmt: skip
+
+
+def train(prepared, runs, seeds=(1,), method="block_lora", **changes):
+    arguments = [
+        "train", *task_arguments(prepared, runs), "--method", method, "--shots", 2,
+        "--seeds", *seeds, "--shots-lists", *(prepared / f"seed{s}.csv" for s in seeds),
+        "--shots-pixels", *(prepared / f"seed{s}.npz" for s in seeds),
+        "--checkpoints", runs / "checkpoints",
+    ]  # fmt: skip
+    for name, value in changes.items():
+        arguments[arguments.index(f"--{name.replace('_', '-')}") + 1] = value
+    return main([str(argument) for argument in arguments])
+
+
+def run_folder(runs, seed, method="block_lora"):
+    return runs / "mini-clip/own" / method / f"2shot/seed{seed}"
+
+
+def timeless(record):
+    record["cost"] = {
+        key: value
+        for key, value in record["cost"].items()
+        if not key.endswith("_seconds") and key != "peak_memory_bytes"
+    }
+    record["provenance"].pop("started")
+    return record
+
+
+def test_a_run_leaves_record_history_and_adapter(prepared, tmp_path):
+    assert train(prepared, tmp_path, seeds=(1, 2)) == 0
+    for seed in (1, 2):
+        folder = run_folder(tmp_path, seed)
+        assert sorted(p.name for p in folder.iterdir()) == [
+            "adapter.safetensors",
+            "history.csv",
+            "metrics.json",
+        ]
+        record = json.loads((folder / "metrics.json").read_text())
+        assert record["run"] == {
+            "study": "small", "backbone": "mini-clip", "dataset": "own",
+            "method": "block_lora", "shots": 2, "seed": seed,
+        }  # fmt: skip
+        result, cost = record["result"], record["cost"]
+        assert result["test_images"] == 10
+        assert result["test_accuracy"] == result["test_correct"] / 10
+        assert (result["train_images"], result["classes"]) == (4, 2)
+        # 3 + 2 layers, q k v, rank 4 in 2 blocks, widths 32 and 16.
+        assert cost["adapted_matrices"] == 15
+        assert cost["trainable_parameters"] == 9 * (2 * 32 + 4 * 32) + 6 * (2 * 16 + 4 * 16)
+        assert cost["iterations"] == 6
+        assert cost["adapter_bytes"] == (folder / "adapter.safetensors").stat().st_size
+        rows = list(csv.DictReader((folder / "history.csv").open()))
+        assert [row["step"] for row in rows] == ["2", "4", "6"]
+        backbone = load_backbone(prepared / "backbone.safetensors")
+        adapter = load_adapter(folder / "adapter.safetensors", backbone.sha256)
+        assert adapter.trainable_parameters == cost["trainable_parameters"]
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_one_seed_twice_gives_equal_bytes(prepared, tmp_path):
+    for name in ("first", "second"):
+        assert train(prepared, tmp_path / name) == 0
+    first, second = (run_folder(tmp_path / name, 1) for name in ("first", "second"))
+    file = "adapter.safetensors"
+    assert (first / file).read_bytes() == (second / file).read_bytes()
+    records = [timeless(json.loads((f / "metrics.json").read_text())) for f in (first, second)]
+    assert records[0] == records[1]
+
+
+def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    assert train(prepared, tmp_path / "undisturbed") == 0
+    step, used = FastEngine.step, []
+
+    def fail_once(self, images, labels, number, scaler):
+        if type(images) is torch.Tensor:  # planning steps with fake ones
+            used.append((number, len(self.chunks)))
+            if len(used) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        return step(self, images, labels, number, scaler)
+
+    monkeypatch.setattr(FastEngine, "step", fail_once)
+    assert train(prepared, tmp_path / "disturbed") == 0
+    assert "out of memory with Chunks(tokens=None, images=None)" in caplog.text
+    # From the start, since no checkpoint was due, and in chunks.
+    assert used[:3] == [(0, 1), (1, 1), (2, 1)]
+    assert [number for number, _ in used[3:]] == list(range(6))
+    assert used[3][1] > 1
+    folders = [run_folder(tmp_path / name, 1) for name in ("undisturbed", "disturbed")]
+    planned = [
+        json.loads((folder / "metrics.json").read_text())["cost"]["planned_memory_bytes"]
+        for folder in folders
+    ]
+    assert planned[0] is None
+    assert planned[1] > 0
+    for (_, ours), (_, theirs) in zip(
+        *(load_adapter(folder / "adapter.safetensors").updates() for folder in folders), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * theirs.abs().max().item())
+
+
+def test_a_run_says_how_long_it_took_to_its_first_step(prepared, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    assert train(prepared, tmp_path) == 0
+    assert re.search(r"ready for its first step after \d+\.\d s", caplog.text)
+
+
+def test_both_engines_are_told_apart_and_agree_without_dropout(prepared, tmp_path):
+    study = yaml.safe_load((prepared / "small.yaml").read_text())
+    for method in ("clip_lora", "block_lora"):
+        study["methods"][method]["dropout"] = 0
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    adapters = []
+    for engine in ("fast", "reference"):
+        runs = tmp_path / engine
+        arguments = [
+            "train", *task_arguments(prepared, runs), "--method", "clip_lora", "--shots", "2",
+            "--seeds", "1", "--shots-lists", prepared / "seed1.csv", "--shots-pixels",
+            prepared / "seed1.npz", "--checkpoints", runs / "c", "--engine", engine,
+        ]  # fmt: skip
+        arguments[2] = path
+        assert main([str(argument) for argument in arguments]) == 0
+        folder = run_folder(runs, 1, "clip_lora")
+        record = json.loads((folder / "metrics.json").read_text())
+        assert record["provenance"]["engine"] == engine
+        adapters.append(load_adapter(folder / "adapter.safetensors"))
+    for (_, ours), (_, theirs) in zip(*(a.updates() for a in adapters), strict=True):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_zero_shot_writes_its_record_alone(prepared, tmp_path):
+    arguments = ["zero-shot", *task_arguments(prepared, tmp_path)]
+    assert main([str(argument) for argument in arguments]) == 0
+    folder = tmp_path / "mini-clip/own/zero_shot/0shot/seed0"
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["adapter"] is None
+    assert record["result"]["train_accuracy"] is None
+    assert record["cost"]["trainable_parameters"] == 0
+    assert [path.name for path in folder.iterdir()] == ["metrics.json"]
+
+
+def test_a_finished_run_is_left_as_it_is(prepared, tmp_path):
+    assert train(prepared, tmp_path) == 0
+    metrics = run_folder(tmp_path, 1) / "metrics.json"
+    before = metrics.stat().st_mtime_ns
+    assert train(prepared, tmp_path) == 0
+    assert metrics.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "adapter.safetensors"])
+def test_a_result_cut_short_is_made_again(prepared, tmp_path, file):
+    assert train(prepared, tmp_path) == 0
+    path = run_folder(tmp_path, 1) / file
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert train(prepared, tmp_path) == 0
+    if file == "adapter.safetensors":
+        assert path.read_bytes() == content
+    json.loads((run_folder(tmp_path, 1) / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("method", "zero_shot", "is not a method with an adapter; there are clip_lora, block_lora"),
+        ("backbone_file", "nowhere.safetensors", "no such backbone file"),
+        ("test_pixels", "seed1.npz", "seed1.npz"),
+        ("shots_pixels", "seed2.npz", "holds other images than"),
+        ("shots_lists", "one_class.csv", "holds other images than"),
+    ],
+)
+def test_unusable_inputs_end_with_one_line_and_no_output(
+    prepared, tmp_path, capsys, option, value, message
+):
+    value = value if option == "method" else prepared / value
+    if option == "shots_lists":
+        write_shots(value, [LabelledImage("train/red cat/0.png", 0, CLASSES[0], "train")])
+    assert train(prepared, tmp_path, **{option: value}) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("blocklora train: error: ")
+    assert message in error
+    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_class_without_training_images_is_named(prepared, tmp_path, capsys):
+    copied = tmp_path / "data"
+    shutil.copytree(prepared, copied)
+    write_shots(
+        copied / "seed1.csv", [LabelledImage("train/red cat/0.png", 0, CLASSES[0], "train")]
+    )
+    decode(copied, "--shots-list", "seed1.csv", "seed1.npz")
+    assert train(copied, tmp_path / "runs") == 1
+    assert 'the class "dog\'s $(house)" has no training image' in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_not_there_is_refused(prepared, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    arguments = ["zero-shot", *task_arguments(prepared, tmp_path), "--device", "cuda"]
+    assert main([str(argument) for argument in arguments]) == 1
+    assert "PyTorch sees no CUDA GPU here" in capsys.readouterr().err
+
+
+def test_a_trained_adapter_classifies_images_as_its_merged_weights_do(prepared, tmp_path, capsys):
+    assert train(prepared, tmp_path) == 0
+    folder = run_folder(tmp_path, 1)
+    files = ["--adapter", folder / "adapter.safetensors"]
+    files += ["--backbone-file", prepared / "backbone.safetensors"]
+    images = sorted((prepared / "images/test").rglob("*.png"))
+    assert main([str(a) for a in ("predict", *files, *images)]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [str(image) for image in images]
+    correct = sum(
+        name == image.parent.name for image, (_, name, _) in zip(images, lines, strict=True)
+    )
+    record = json.loads((folder / "metrics.json").read_text())
+    assert correct == record["result"]["test_correct"]
+    assert all(0.5 <= float(probability) <= 1 for _, _, probability in lines)
+
+    merged = tmp_path / "merged.safetensors"
+    assert main([str(a) for a in ("merge", *files, "--output", merged)]) == 0
+    plain = load_backbone(merged)
+    assert plain.config == SHAPE
+    changed = [
+        name
+        for name, value in load_backbone(prepared / "backbone.safetensors").weights.items()
+        if not value.equal(plain.weights[name])
+    ]
+    assert len(changed) == 5
+    assert all(name.endswith("in_proj_weight") for name in changed)
+
+
+def test_an_unreadable_image_is_named(prepared, tmp_path, capsys):
+    assert train(prepared, tmp_path) == 0
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    adapter = run_folder(tmp_path, 1) / "adapter.safetensors"
+    arguments = ["predict", "--adapter", adapter, "--backbone-file",
+                 prepared / "backbone.safetensors", broken]  # fmt: skip
+    assert main([str(argument) for argument in arguments]) == 1
+    assert "broken.png" in capsys.readouterr().err
