@@ -1,94 +1,76 @@
-"""Where a result came from: the code that decides it, and the versions it ran with.
+"""The code that decides a result, as a digest, and the versions that it ran with.
 
-A workflow engine sees changed files, not changed functions. The digest of a step is that of the
-package modules that decide the step's numbers: those it starts from and everything they import,
-read as syntax trees, so that comments, docstrings and layout count for nothing.
+A workflow engine sees changed files, not changed functions. The digest of an artefact is that of
+the modules that decide its numbers: those it starts from and what they import, as far as that lies
+in the folders of `DECIDING`. Modules are read as syntax trees. Comments, docstrings, layout, type
+annotations, calls of a logger and what an error says decide no number, so none of them counts.
 """
 
 import ast
 import hashlib
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blocklora.files import file_digest
 
-if TYPE_CHECKING:
-    from blocklora.study.model import Run, Study
-
 PACKAGE = Path(__file__).resolve().parent
 
-
-@dataclass(frozen=True)
-class Step:
-    """What decides a step's numbers: modules or packages it starts from, and data files.
-
-    What the modules import follows by itself. Data files are glob patterns below the package.
-    """
-
-    modules: tuple[str, ...]
-    data: tuple[str, ...] = ()
-
-
-# Decoding is part of a run: what it changes is seen in no digest of a file.
-STEPS = {
-    "draw_dataset": Step(("blocklora.miniature.datasets",)),
-    "make_manifest": Step(("blocklora.data.layouts", "blocklora.data.manifest")),
-    "shots": Step(("blocklora.data.sampling", "blocklora.data.manifest")),
-    "decode_images": Step(("blocklora.data.decode",)),
-    "fetch_backbone": Step(("blocklora.backbones.checkpoints",)),
-    "pretrain_backbone": Step(("blocklora.miniature.pretrain",)),
-    "zero_shot": Step(("blocklora.runs.fit", "blocklora.data.decode")),
-    "train": Step(("blocklora.runs.fit", "blocklora.data.decode")),
-    "bounds": Step(
-        ("blocklora.theory.bounds", "blocklora.theory.sources"), ("theory/prompt_lengths.csv",)
-    ),
-    "gaps": Step(("blocklora.theory.gaps",)),
-    "spectra": Step(
-        ("blocklora.theory.spectra", "blocklora.theory.comparison", "blocklora.study.pairs")
-    ),
-    "compression": Step(("blocklora.theory.guarantees",)),
-    "efficiency": Step(
-        ("blocklora.theory.efficiency", "blocklora.theory.sources"), ("theory/prompt_lengths.csv",)
-    ),
-    "publish": Step(
-        ("blocklora.publish", "blocklora.study.pairs"),
-        ("publish/reference/*", "publish/*.mplstyle"),
-    ),
-}
-
-# They carry values, write files and keep work that is interrupted, but decide no number; imports of
-# them are not followed.
-PASSIVE = (
-    "blocklora.cli",
-    "blocklora.errors",
-    "blocklora.files",
-    "blocklora.study",
-    "blocklora.runs.checkpoint",
-    "blocklora.runs.device",
-    "blocklora.runs.energy",
-    "blocklora.runs.interruption",
-    "blocklora.runs.lock",
+# Modules and packages whose code decides numbers. What lies elsewhere reads and writes files,
+# carries values, draws up records, logs and locks.
+DECIDING = (
+    "blocklora.adapters",
+    "blocklora.backbones.config",
+    "blocklora.backbones.model",
+    "blocklora.backbones.checkpoints",
+    "blocklora.backbones.prompts",
+    "blocklora.backbones.torchscript",
+    "blocklora.data.images",
+    "blocklora.data.imagenet",
+    "blocklora.data.layouts",
+    "blocklora.data.preprocess",
+    "blocklora.data.sampling",
+    "blocklora.data.splits",
+    "blocklora.engine",
+    "blocklora.experiments",
+    "blocklora.methods",
+    "blocklora.miniature",
+    "blocklora.publish",
+    "blocklora.study.pairs",
+    "blocklora.theory",
 )
+# They lie in folders of the above, but write files or describe what others decide.
+PLUMBING = ("blocklora.adapters.store", "blocklora.methods.base", "blocklora.theory.measures")
 
 VERSIONS_OF = ("blocklora", "numpy", "open_clip_torch", "pillow", "torch", "torchvision")
+LOGGERS = ("logger", "log", "logging", "warnings")
 
 
 @cache
-def code_digest(step: str) -> str:
-    """Return the SHA-256 of the code that decides the numbers of `step`, a key of `STEPS`."""
-    pending = [module for entry in STEPS[step].modules for module in _expand(entry)]
-    modules: set[str] = set()
+def code_digest(*entries: str, data: Sequence[str] = (), without: str = "") -> str:
+    """Return the SHA-256 of the code that decides an artefact.
+
+    Args:
+        entries: modules or packages of this package that the artefact starts from, by their full
+            names; a name with a colon, `module:function`, stands for its module.
+        data: glob patterns, below the package, of data files that count as code.
+        without: name of a function of the entries that does not count, nor what it alone imports.
+
+    Raises:
+        LookupError: an entry is not in the package.
+    """
+    pending = [(module, without) for entry in entries for module in _expand(entry)]
+    parts: dict[str, str] = {}
     while pending:
-        module = pending.pop()
-        if module not in modules:
-            modules.add(module)
-            pending += _imports(module)
-    lines = [f"{module} {_fingerprint(module)}\n" for module in sorted(modules)]
-    for pattern in STEPS[step].data:
+        module, left_out = pending.pop()
+        if module not in parts:
+            parts[module] = _fingerprint(module, left_out)
+            pending += [(name, "") for name in _imports(module, left_out)]
+    lines = [f"{module} {parts[module]}\n" for module in sorted(parts)]
+    for pattern in data:
         lines += [f"{path.name} {file_digest(path)}\n" for path in sorted(PACKAGE.glob(pattern))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -99,34 +81,34 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed}
 
 
-def run_provenance(study: "Study", run: "Run", precision: str, engine: str) -> dict[str, Any]:
-    """Return the part of a run's provenance that is known before it starts."""
-    step = "zero_shot" if study.methods[run.method].kind == "zero_shot" else "train"
-    return {
-        "study_digest": study.digest,
-        "run_digest": study.run_digest(run, precision, engine),
-        "code_digest": code_digest(step),
-        "precision": precision,
-        "engine": engine,
-        "versions": package_versions(),
-    }
+def decides(module: str) -> bool:
+    """Return whether a module of this package is followed when another one imports it."""
+    return _is_within(module, DECIDING) and not _is_within(module, PLUMBING)
+
+
+def _is_within(module: str, places: Sequence[str]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
 @cache
 def _modules() -> dict[str, Path]:
-    """Return the package's modules by name; packages themselves are empty and left out."""
-    return {
-        ".".join(("blocklora", *path.relative_to(PACKAGE).with_suffix("").parts)): path
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name not in ("__init__.py", "commands.py")
-    }
+    """Return the package's modules by their names; empty packages are left out."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        if path.stat().st_size:
+            found[".".join(("blocklora", *parts))] = path
+    return found
 
 
 def _expand(entry: str) -> list[str]:
     """Return the module `entry`, or the modules of the package `entry`."""
-    found = [name for name in _modules() if name == entry or name.startswith(f"{entry}.")]
+    name = entry.partition(":")[0]
+    found = [module for module in _modules() if _is_within(module, (name,))]
     if not found:
-        raise LookupError(f"{entry}, an entry module of a step, is not in the package")
+        raise LookupError(f"{name} is an entry of a digest, but it is not in the package")
     return found
 
 
@@ -136,40 +118,82 @@ def _tree(module: str) -> ast.Module:
 
 
 @cache
-def _imports(module: str) -> frozenset[str]:
-    """Return the modules of the package that `module` imports anywhere, passive ones excepted."""
+def _imports(module: str, without: str) -> frozenset[str]:
+    """Return the deciding modules that `module` imports anywhere but in the function `without`."""
     names = set()
-    for node in ast.walk(_tree(module)):
+    for node in _nodes(_tree(module), without):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in names & _modules().keys() if not _is_passive(name))
+    return frozenset(name for name in names & _modules().keys() if decides(name))
 
 
-def _is_passive(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in PASSIVE)
+def _nodes(node: ast.AST, without: str) -> Iterator[ast.AST]:
+    """Yield the nodes of a tree that can decide a number."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not _is_left_out(child, without):
+            yield from _nodes(child, without)
+
+
+def _is_left_out(node: Any, without: str) -> bool:
+    """Return whether a node is the function `without`, or is there for type checkers alone."""
+    if isinstance(node, ast.If):
+        return getattr(node.test, "id", "") == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef) and node.name == without
 
 
 @cache
-def _fingerprint(module: str) -> str:
-    return hashlib.sha256(repr(_structure(_tree(module))).encode()).hexdigest()
+def _fingerprint(module: str, without: str) -> str:
+    return hashlib.sha256(repr(_structure(_tree(module), without)).encode()).hexdigest()
 
 
-def _structure(node: Any) -> Any:
-    """Return a syntax tree as nested lists without docstrings.
+def _structure(node: Any, without: str) -> Any:
+    """Return what counts of a syntax tree, as nested lists.
 
     Unlike `ast.dump` it leaves out empty fields, which differ between versions of Python.
     """
     if isinstance(node, list):
-        return [_structure(item) for item in node]
+        return [_structure(item, without) for item in node if _counts(item, without)]
     if not isinstance(node, ast.AST):
         return node
+    if isinstance(node, ast.Raise):
+        # Which error is raised may decide what happens next; what it says does not.
+        raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return ["Raise", _structure(raised, without)]
     fields = dict(ast.iter_fields(node))
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         fields["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Error"):
+        fields = {"func": node.func}
+    for name in ("annotation", "returns"):
+        fields.pop(name, None)
     return [
         type(node).__name__,
-        *([name, _structure(value)] for name, value in fields.items() if value not in (None, [])),
+        *(
+            [name, _structure(value, without)]
+            for name, value in fields.items()
+            if value not in (None, [])
+        ),
     ]
+
+
+def _counts(statement: Any, without: str) -> bool:
+    """Return whether a statement can decide a number.
+
+    Imports within the package do not: the modules they name are followed.
+    """
+    if _is_left_out(statement, without):
+        return False
+    if isinstance(statement, ast.ImportFrom):
+        return (statement.module or "").partition(".")[0] != "blocklora"
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        function = statement.value.func
+        return not (
+            isinstance(function, ast.Attribute)
+            and isinstance(function.value, ast.Name)
+            and function.value.id in LOGGERS
+        )
+    return True

@@ -1,15 +1,42 @@
 """What an adapter is: rank, blocks, partition, and which matrices it sits on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any
+from typing import Annotated, Any
 
 from blocklora.errors import UserError
+from blocklora.fields import (
+    Allowed,
+    Count,
+    Positive,
+    ShareBelowOne,
+    from_values,
+    one_of,
+    some_of,
+    to_values,
+)
 
 PARTITIONS = ("rank", "input")
 MATRICES = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
+Layers = Annotated[
+    str | tuple[int, int],
+    Allowed(
+        "all, or the first and the last layer, such as [0, 5]",
+        {
+            "anyOf": [
+                {"const": "all"},
+                {
+                    "type": "array",
+                    "minItems": 2,
+                    "maxItems": 2,
+                    "items": {"type": "integer", "minimum": 0},
+                },
+            ]
+        },
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -30,14 +57,14 @@ class AdapterConfig:
         towers: "vision", "text" or both.
     """
 
-    rank: int
-    blocks: int
-    partition: str
-    alpha: float
-    dropout: float
-    matrices: tuple[str, ...]
-    layers: str | tuple[int, int]
-    towers: tuple[str, ...]
+    rank: Count
+    blocks: Count
+    partition: one_of(*PARTITIONS)
+    alpha: Positive
+    dropout: ShareBelowOne
+    matrices: some_of(*MATRICES)
+    layers: Layers
+    towers: some_of(*TOWERS)
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -127,13 +154,12 @@ class AdapterConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-serialisable values."""
-        value = asdict(self)
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in value.items()}
+        return to_values(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "AdapterConfig":
         """Return the configuration that `to_json` wrote."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in value.items()})
+        return from_values(cls, value)
 
 
 def _check_subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:

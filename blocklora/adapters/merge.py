@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from blocklora.adapters.adapter import Adapter
+from blocklora.backbones.config import PREFIXES
 from blocklora.errors import UserError
 
-PREFIXES = {"vision": "visual.transformer.resblocks", "text": "transformer.resblocks"}
 INPUT_ROWS = {"q": 0, "k": 1, "v": 2}
 
 

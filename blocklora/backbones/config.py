@@ -6,6 +6,9 @@ from typing import Any
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
+PREFIXES = {"vision": "visual.transformer.resblocks", "text": "transformer.resblocks"}
+"""Where open_clip keeps the blocks of each tower."""
+
 
 @dataclass(frozen=True)
 class TowerConfig:

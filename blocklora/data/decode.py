@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from blocklora.data.images import read_image
 from blocklora.data.manifest import LabelledImage
-from blocklora.data.pixels import evaluation_transform, pack_json, read_image
+from blocklora.data.pixels import pack_json
+from blocklora.data.preprocess import evaluation_transform
 from blocklora.errors import UserError
 from blocklora.files import atomic_path
 

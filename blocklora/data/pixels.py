@@ -1,4 +1,4 @@
-"""Decoded images: the evaluation transform and the two pixel stores.
+"""Decoded images: the two pixel stores.
 
 **Test store**, `test-<size>px.npy`: an uncompressed NumPy array, uint8 (images, size, size, 3),
 RGB, the test images of a manifest in its order after `evaluation_transform`.
@@ -27,41 +27,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from blocklora.data.images import read_image
+from blocklora.data.preprocess import evaluation_transform
 from blocklora.errors import UserError
-
-
-def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
-    """Return an image as uint8 (size, size, 3): RGB, bicubic resize, centre crop.
-
-    The short side becomes `size` and the long side is cut to an integer. Equals torchvision's
-    `Resize(size, BICUBIC)` and `CenterCrop(size)` on PIL images bit for bit, which is what
-    CLIP-LoRA evaluates on (MaxZanella/CLIP-LoRA@358f0d7 `clip/clip.py`, `_transform`).
-    """
-    if image.mode != "RGB":  # a copy otherwise
-        image = image.convert("RGB")
-    width, height = image.size
-    scale = min(width, height)
-    width, height = int(size * width / scale), int(size * height / scale)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Return an image file fully decoded as RGB; EXIF orientation is ignored, as in the protocol.
-
-    Raises:
-        UserError: the file is missing or cannot be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path}: not a readable image ({error}); fetch or repair it, then run again"
-        ) from None
 
 
 class LazyTestPixels:

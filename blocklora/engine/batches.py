@@ -13,6 +13,9 @@ from blocklora.engine.augment import cut, draw_crops
 from blocklora.engine.randomness import numpy_generator
 from blocklora.engine.recipe import Recipe
 
+Batch = tuple[Tensor, Tensor]
+"""Pixels, uint8 (images, size, size, 3), and labels, int64 (images,)."""
+
 
 class Images(Protocol):
     """Decoded images of any sizes: `len()` and `image(i)`, uint8 (height, width, 3)."""
@@ -57,7 +60,7 @@ class Batches:
     workers: int
     pinned: bool = False
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> Batch:
         """Return the pixels, uint8 (batch, size, size, 3), and labels, int64, of one step."""
         chosen = batch_indices(step, len(self.images), self.recipe.batch_size, self.seed)
         images: Sequence[np.ndarray] = [self.images.image(index) for index in chosen]
@@ -70,12 +73,12 @@ class Batches:
         batch = cut(images, crops, self.size), self.labels[chosen]
         return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
 
-    def iterate(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def iterate(self, first: int, last: int) -> Iterator[Batch]:
         """Yield the batches of steps `first` to `last` − 1."""
         if self.workers == 0:
             yield from map(self.batch, range(first, last))
             return
-        waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        waiting: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             for step in range(first, last):
                 waiting.append(pool.submit(self.batch, step))

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of CLIP weights on decoded images, prompts encoded once."""
+"""Classification of decoded images by a CLIP model and class prompts, which are encoded once."""
 
 from collections.abc import Sequence
 
@@ -8,33 +8,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from blocklora.adapters.adapter import Adapter
-from blocklora.adapters.merge import merge
 from blocklora.backbones.model import Backbone
-from blocklora.engine.fast import DTYPES
 from blocklora.engine.packing import pack
+from blocklora.engine.precisions import dtype_of
 from blocklora.engine.towers import TextTower, VisionTower, embed_prompts
 
 BATCH_SIZES = {"cpu": 64, "cuda": 256}
 
 
 class Classifier:
-    """CLIP with class prompts, the adapter merged into plain weights."""
+    """CLIP with plain weights and one prompt for each class."""
 
     def __init__(
         self,
         backbone: Backbone,
-        adapter: Adapter | None,
         prompts: Sequence[Sequence[int]],
+        logit_scale: float,
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        """Merge `adapter`, if any, and encode the prompts, given as token ids class by class."""
-        if adapter is not None:
-            weights = merge(backbone.weights, adapter)
-            backbone = Backbone(backbone.config, weights, backbone.sha256)
-        dtype = DTYPES[precision]
-        self.device = torch.device(device)
+        """Encode the prompts, given as token ids class by class."""
+        dtype = dtype_of(precision)
+        self.device, self.logit_scale = torch.device(device), logit_scale
         self.vision = VisionTower(backbone, device, dtype)
         text = TextTower(backbone, device, dtype)
         chunks, rows = pack(prompts, tokens_per_chunk=4096)
@@ -60,10 +55,18 @@ class Classifier:
                 cosines.append((features @ self.class_features.T).cpu())
         return torch.cat(cosines)
 
-    def predict(self, pixels: np.ndarray) -> Tensor:
-        """Return the class of each image, int64, shape (images,); `pixels` as in `cosines`."""
-        return self.cosines(pixels).argmax(-1)
+    def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the likeliest class of each image and its probability.
 
-    def correct(self, pixels: np.ndarray, labels: np.ndarray) -> int:
-        """Return how many of `pixels` are given their label, int64 (images,)."""
-        return int((self.predict(pixels) == torch.from_numpy(labels)).sum())
+        Args:
+            pixels: as in `cosines`.
+
+        Returns:
+            The classes, int64 (images,), and their probabilities, float32 (images,): the softmax
+            of the cosines times `logit_scale`.
+        """
+        cosines = self.cosines(pixels)
+        classes = cosines.argmax(-1)
+        probabilities = (self.logit_scale * cosines).softmax(-1)
+        chosen = probabilities.gather(-1, classes[:, None])[:, 0]
+        return classes.numpy(), chosen.numpy()

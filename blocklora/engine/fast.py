@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from blocklora.adapters.adapter import Adapter
+from blocklora.adapters.algebra import merge_arms, tile_down
 from blocklora.backbones.model import Backbone
 from blocklora.engine.graphs import CudaGraphs, Recorded
 from blocklora.engine.masks import draw_masks
 from blocklora.engine.packing import pack
+from blocklora.engine.precisions import dtype_of
 from blocklora.engine.randomness import torch_generator
-from blocklora.engine.towers import TextTower, VisionTower, embed_prompts, tower_updates
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from blocklora.engine.towers import TextTower, Updates, VisionTower, embed_prompts
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Chunks:
 class Engine(Protocol):
     """Computes loss and adapter gradients of one batch."""
 
+    chunked: bool
+    """Whether it encodes in chunks, so that its memory can be planned."""
     adapter: Adapter
     device: torch.device
     dtype: torch.dtype
@@ -83,8 +85,28 @@ def classification_loss(
     return F.cross_entropy(logit_scale * cosines, labels), correct
 
 
+def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates | None:
+    """Return the updates of a tower in the compute dtype, None if it is not adapted.
+
+    They are differentiable functions of the adapter's parameters.
+    """
+    if tower not in adapter.towers:
+        return None
+    config, factors = adapter.config, adapter.towers[tower]
+    down = tile_down(factors.down, config) * (config.scale / (1 - config.dropout))
+    matrices = config.matrices
+    numbers = torch.arange(len(matrices), dtype=torch.uint8, device=down.device)
+    # Rows of the width: four times faster products than columns have, on a CPU.
+    up = merge_arms(factors.up).mT.contiguous()
+    return Updates(
+        factors.first, matrices, numbers, down.to(dtype).unbind(0), up.to(dtype).unbind(0)
+    )
+
+
 class FastEngine:
     """The default engine; see the module's text."""
+
+    chunked = True
 
     def __init__(
         self,
@@ -104,7 +126,7 @@ class FastEngine:
         `cuda_graphs` says whether steps on a GPU are recorded and replayed.
         """
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
-        self.device, self.dtype = torch.device(device), DTYPES[precision]
+        self.device, self.dtype = torch.device(device), dtype_of(precision)
         self.vision = VisionTower(backbone, device, self.dtype)
         self.text = TextTower(backbone, device, self.dtype)
         self.images_per_chunk = chunks.images

@@ -1,40 +1,65 @@
 """The training loop: AdamW on the adapter, a cosine schedule, a fixed number of steps."""
 
-import logging
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import cos, isfinite, pi
-from pathlib import Path
 from statistics import median
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from blocklora.engine.batches import Batches
+from blocklora.engine.batches import Batch, Batches
 from blocklora.engine.fast import Engine
 from blocklora.engine.recipe import Recipe
-from blocklora.errors import Interrupted, UserError
-from blocklora.runs.checkpoint import Progress, load_checkpoint, save_checkpoint
-
-logger = logging.getLogger(__name__)
+from blocklora.errors import UserError
 
 
 @dataclass(frozen=True)
-class CheckpointPolicy:
-    """Where a run's checkpoint is, which run it belongs to, and how often it is written.
+class Progress:
+    """How far a training has come.
 
     Attributes:
-        require_lock: raises `Interrupted` if another process has taken the run over, whose
-            checkpoint it then is.
+        step: steps done.
+        seconds: spent on them.
+        history: rows of `history.csv` so far.
+        pending: loss, correct predictions and images of each step since the last row.
+        scaler: state of the loss scaler, empty where losses are not scaled.
     """
 
-    path: Path
-    run_digest: str
-    interval_seconds: float
-    require_lock: Callable[[], None] = lambda: None
+    step: int
+    seconds: float
+    history: list[dict[str, float]]
+    pending: list[tuple[float, float, int]]
+    scaler: dict[str, Any]
+
+
+Unfinished = tuple[list[Tensor], torch.optim.Optimizer, Progress]
+"""What is trained, its optimizer, and how far the training has come."""
+
+
+class Keeper:
+    """What a training tells of itself; this one keeps nothing and lets every step go on.
+
+    Attributes:
+        run: name of the run, for messages.
+    """
+
+    run = "training"
+
+    def resume(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Restore parameters and optimizer in place and return how far an earlier attempt came."""
+
+    def watch(self, batches: Iterable[Batch], done: int, steps: int) -> Iterable[Batch]:
+        """Return the batches of the steps from `done` on, whose passing may be shown."""
+        return batches
+
+    def add_row(self, row: Mapping[str, float], steps: int) -> None:
+        """Take note of a finished row of the history."""
+
+    def after_step(self, done: int, steps: int, unfinished: Callable[[], Unfinished]) -> None:
+        """Keep the unfinished work, or raise an error to stop the training here."""
 
 
 @dataclass
@@ -118,62 +143,41 @@ def training_step(
 
 
 def train(
-    engine: Engine,
-    batches: Batches,
-    recipe: Recipe,
-    steps: int,
-    run: str,
-    checkpoints: CheckpointPolicy | None = None,
-    stop_signal: Callable[[], str | None] = lambda: None,
+    engine: Engine, batches: Batches, recipe: Recipe, steps: int, keeper: Keeper | None = None
 ) -> History:
     """Train the engine's adapter in place for `steps` steps and return what happened.
-
-    A checkpoint of the run, where there is one, is continued from.
 
     Args:
         engine: computes loss and gradients.
         batches: of the run.
         recipe: learning rate, schedule and logging.
         steps: gradient steps in all.
-        run: name of the run, for messages.
-        checkpoints: where to save unfinished work; None saves nothing.
-        stop_signal: returns the name of a signal that asks for an early stop, or None.
+        keeper: holds the work of an earlier attempt, if there is any, and is told of every step.
 
     Raises:
-        UserError: the loss is not finite, or the checkpoint cannot be used.
-        Interrupted: `stop_signal` asked for a stop, and the work is saved; or the lock was lost,
-            and nothing is written any more.
+        UserError: the loss is not finite, or what the keeper holds cannot be used.
     """
+    keeper = keeper or Keeper()
     parameters = engine.adapter.parameters()
     optimizer = torch.optim.AdamW(
         parameters, recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
     )
     scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.dtype == torch.float16)
     history, done, spent = History(), 0, 0.0
-    if checkpoints is not None and checkpoints.path.exists():
-        progress = load_checkpoint(checkpoints.path, checkpoints.run_digest, parameters, optimizer)
+    progress = keeper.resume(parameters, optimizer)
+    if progress is not None:
         history = History(progress.history, [tuple(step) for step in progress.pending])
         done, spent = progress.step, progress.seconds
         scaler.load_state_dict(progress.scaler)
-        logger.info("run %s: continued from step %d", run, done)
+    started = monotonic()
 
-    def save(seconds: float) -> None:
-        assert checkpoints is not None
-        history.settle(run, done)
+    def unfinished() -> Unfinished:
+        seconds = spent + monotonic() - started
+        history.settle(keeper.run, done)
         progress = Progress(done, seconds, history.rows, history.pending, scaler.state_dict())
-        save_checkpoint(checkpoints.path, checkpoints.run_digest, parameters, optimizer, progress)
+        return parameters, optimizer, progress
 
-    started = saved = monotonic()
-    bar = tqdm(
-        batches.iterate(done, steps),
-        desc=run,
-        total=steps,
-        initial=done,
-        unit="step",
-        disable=None,
-        leave=False,
-    )
-    for images, labels in bar:
+    for images, labels in keeper.watch(batches.iterate(done, steps), done, steps):
         rate = cosine_learning_rate(done, steps, recipe.learning_rate, recipe.final_learning_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -182,29 +186,9 @@ def train(
         loss, correct = training_step(engine, optimizer, scaler, images, labels, done)
         done += 1
         history.pending.append((loss, correct, len(labels)))
-        now = monotonic()
         if done % recipe.log_every == 0 or done == steps:
-            history.settle(run, done)
+            history.settle(keeper.run, done)
             row = history.add_row(done, rate, spent + monotonic() - started)
-            if not sys.stderr.isatty():
-                logger.info(
-                    "run %s: step %d/%d loss %.4f accuracy %.3f rate %.2e %.1f s",
-                    run,
-                    done,
-                    steps,
-                    *list(row.values())[1:],
-                )
-        name = stop_signal()
-        if checkpoints is not None:
-            checkpoints.require_lock()
-        if checkpoints is not None and (
-            name or now - saved >= checkpoints.interval_seconds or done == steps
-        ):
-            save(spent + now - started)
-            saved = monotonic()
-        if name:
-            raise Interrupted(
-                f"run {run}: stopped by {name} after step {done} of {steps}; "
-                "start the same command again to go on from there"
-            )
+            keeper.add_row(row, steps)
+        keeper.after_step(done, steps, unfinished)
     return history

@@ -1,6 +1,9 @@
 """The hyperparameters of a training, apart from the adapter's."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from blocklora.fields import Allowed, Count, NotNegative, Positive, Share, pair_of
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,33 @@ class Recipe:
         log_every: steps between two lines of the history.
     """
 
-    prompt: str
-    iterations_per_shot: int
-    batch_size: int
-    learning_rate: float
-    final_learning_rate: float
-    weight_decay: float
-    betas: tuple[float, float]
-    crop_scale: tuple[float, float]
-    flip_probability: float
-    logit_scale: float
-    log_every: int
+    prompt: Annotated[
+        str,
+        Allowed(
+            "a text with one {} for the name of the class",
+            {"type": "string", "pattern": r"^[^{}]*\{\}[^{}]*$"},
+        ),
+    ]
+    iterations_per_shot: Count
+    batch_size: Count
+    learning_rate: Positive
+    final_learning_rate: Annotated[
+        float,
+        Allowed("a number of at least 0, at most learning_rate", {"type": "number", "minimum": 0}),
+    ]
+    weight_decay: NotNegative
+    betas: pair_of(
+        "two numbers of at least 0 and below 1",
+        "a number of at least 0 and below 1",
+        minimum=0,
+        exclusiveMaximum=1,
+    )
+    crop_scale: pair_of(
+        "two numbers above 0 and up to 1, ascending",
+        "a number above 0 and up to 1",
+        exclusiveMinimum=0,
+        maximum=1,
+    )
+    flip_probability: Share
+    logit_scale: Positive
+    log_every: Count

@@ -12,12 +12,18 @@ from torch import Tensor
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.attach import Attachment
 from blocklora.backbones.model import Backbone, build_open_clip
-from blocklora.engine.fast import DTYPES, classification_loss
+from blocklora.engine.fast import Chunks, classification_loss
+from blocklora.engine.precisions import dtype_of
 from blocklora.engine.randomness import integer_seed
 
 
 class ReferenceEngine:
-    """CLIP-LoRA's training step on an open_clip model; see `blocklora.engine.fast.Engine`."""
+    """CLIP-LoRA's training step on an open_clip model; see `blocklora.engine.fast.Engine`.
+
+    It encodes everything at once, whatever the chunks.
+    """
+
+    chunked = False
 
     def __init__(
         self,
@@ -29,10 +35,11 @@ class ReferenceEngine:
         seed: int,
         device: str = "cpu",
         precision: str = "fp32",
+        chunks: Chunks = Chunks(),
     ) -> None:
         """Attach `adapter` to a model with the weights of `backbone` and pad the prompts."""
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
-        self.device, self.dtype = torch.device(device), DTYPES[precision]
+        self.device, self.dtype = torch.device(device), dtype_of(precision)
         self.model = build_open_clip(backbone.config, backbone.weights).to(device)
         self.attachment = Attachment(self.model, adapter)
         self.model.train()

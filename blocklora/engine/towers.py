@@ -18,9 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.adapters.adapter import Adapter
-from blocklora.adapters.algebra import merge_arms, tile_down
-from blocklora.adapters.merge import PREFIXES
+from blocklora.backbones.config import PREFIXES
 from blocklora.backbones.model import Backbone
 from blocklora.engine.blocks import QUICK_GELU, Block, Groups, Norm
 from blocklora.engine.packing import PackedPrompts
@@ -55,24 +53,6 @@ class Updates:
             return None
         mask = None if masks is None else masks[row]
         return Paths(self.matrices, self.numbers, self.down[row], self.up[row], mask)
-
-
-def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates | None:
-    """Return the updates of a tower in the compute dtype, None if it is not adapted.
-
-    They are differentiable functions of the adapter's parameters.
-    """
-    if tower not in adapter.towers:
-        return None
-    config, factors = adapter.config, adapter.towers[tower]
-    down = tile_down(factors.down, config) * (config.scale / (1 - config.dropout))
-    matrices = config.matrices
-    numbers = torch.arange(len(matrices), dtype=torch.uint8, device=down.device)
-    # Rows of the width: four times faster products than columns have, on a CPU.
-    up = merge_arms(factors.up).mT.contiguous()
-    return Updates(
-        factors.first, matrices, numbers, down.to(dtype).unbind(0), up.to(dtype).unbind(0)
-    )
 
 
 class Transformer:

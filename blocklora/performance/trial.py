@@ -14,9 +14,10 @@ from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone, tensor_shapes
 from blocklora.engine.augment import cut, draw_crops
 from blocklora.engine.classifier import Classifier
-from blocklora.engine.fast import DTYPES, Chunks, Engine, FastEngine
+from blocklora.engine.fast import Chunks, Engine, FastEngine
 from blocklora.engine.loop import training_step
 from blocklora.engine.plan import Setting
+from blocklora.engine.precisions import dtype_of
 from blocklora.engine.products import product
 from blocklora.performance.machine import Machine
 from blocklora.runs.device import peak_memory_bytes, reset_peak_memory
@@ -147,7 +148,7 @@ class Device:
         self.images = [generator.integers(0, 256, IMAGE_SHAPE, np.uint8) for _ in range(batch_size)]
         shape = (PRODUCT_WIDTH[machine.device],) * 2
         self.left, self.right = (
-            torch.randn(shape, dtype=DTYPES[precision], device=machine.device) for _ in range(2)
+            torch.randn(shape, dtype=dtype_of(precision), device=machine.device) for _ in range(2)
         )
         self.product_rate()
 

@@ -10,7 +10,8 @@ from blocklora.adapters.merge import merge
 from blocklora.adapters.store import load_adapter, read_adapter_record
 from blocklora.backbones.prompts import class_prompts, tokenize
 from blocklora.backbones.weights import load_backbone, save_backbone
-from blocklora.data.pixels import evaluation_transform, read_image
+from blocklora.data.images import read_image
+from blocklora.data.preprocess import evaluation_transform
 from blocklora.engine.classifier import Classifier
 from blocklora.errors import UserError
 

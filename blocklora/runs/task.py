@@ -11,12 +11,8 @@ from blocklora.backbones.model import Backbone
 from blocklora.backbones.prompts import class_prompts, tokenize
 from blocklora.backbones.weights import load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest, read_shots
-from blocklora.data.pixels import (
-    ShotImages,
-    evaluation_transform,
-    open_shot_images,
-    open_test_pixels,
-)
+from blocklora.data.pixels import ShotImages, open_shot_images, open_test_pixels
+from blocklora.data.preprocess import evaluation_transform
 from blocklora.errors import UserError
 from blocklora.study.model import Study
 

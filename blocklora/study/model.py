@@ -1,20 +1,16 @@
 """A study: which backbones, datasets, methods, shots and seeds, and every number behind a run."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.engine.recipe import Recipe
+from blocklora.fields import from_values
 from blocklora.files import json_digest
-from blocklora.provenance import code_digest
-from blocklora.study.validation import (
-    OPENAI_IMAGE_SIZES,
-    check_study,
-    drawn_datasets,
-    listing_rules,
-)
+from blocklora.methods import METHODS
+from blocklora.study.validation import OPENAI_IMAGE_SIZES, check_study, drawn_datasets
 
 
 @dataclass(frozen=True)
@@ -26,10 +22,22 @@ class BackboneSource:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to classify: `kind` is "zero_shot" or "adapter"; only the latter has an `adapter`."""
+    """A method of a study.
+
+    Attributes:
+        kind: which of `METHODS` it is.
+        config: its values, of the type that the kind describes; None where it has none.
+        recipe: the study's hyperparameters, with the method's own in their place.
+    """
 
     kind: str
-    adapter: AdapterConfig | None
+    config: Any
+    recipe: Recipe
+
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """The configuration of the adapter, None for a method that learns no adapter."""
+        return self.config if METHODS[self.kind].low_rank else None
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class OwnDataset:
 
 @dataclass(frozen=True)
 class Run:
-    """One training, or one zero-shot classification, which has 0 shots and seed 0."""
+    """One fit; a method that is not trained has one run of 0 shots and seed 0."""
 
     backbone: str
     dataset: str
@@ -54,6 +62,28 @@ class Run:
     def folder(self) -> str:
         """The run's folder below `runs/`."""
         return f"{self.backbone}/{self.dataset}/{self.method}/{self.shots}shot/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Test:
+    """A fitted method on the images of a dataset, its own or another one.
+
+    Attributes:
+        run: what was fitted.
+        dataset: whose images are classified.
+        part: "test", or "train" for the training images of the run, not augmented.
+    """
+
+    __test__ = False  # pytest takes the name for its own
+
+    run: Run
+    dataset: str
+    part: str = "test"
+
+    @property
+    def file(self) -> str:
+        """The file of its predictions below `runs/`."""
+        return f"{self.run.folder}/tests/{self.dataset}/{self.part}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,7 +99,7 @@ class Study:
         shots: training images per class, ascending.
         seeds: ascending.
         methods: by name; exactly one is of the kind zero_shot.
-        recipe: the hyperparameters of training.
+        recipe: the hyperparameters of training, which methods may replace by their own.
         own_datasets: definitions of the user's datasets.
         miniature: settings of what is drawn, or None where nothing is.
         digest: SHA-256 of the whole document.
@@ -90,13 +120,18 @@ class Study:
 
     @property
     def zero_shot(self) -> str:
-        """The name of the method without training."""
+        """The name of the method that every other one is compared with."""
         return next(name for name, method in self.methods.items() if method.kind == "zero_shot")
 
     @property
-    def adapter_methods(self) -> tuple[str, ...]:
+    def fitted_methods(self) -> tuple[str, ...]:
         """The names of the methods that are trained."""
-        return tuple(name for name, method in self.methods.items() if method.kind == "adapter")
+        return tuple(n for n, method in self.methods.items() if METHODS[method.kind].trained)
+
+    @property
+    def adapter_methods(self) -> tuple[str, ...]:
+        """The names of the methods that learn an adapter."""
+        return tuple(n for n, method in self.methods.items() if METHODS[method.kind].low_rank)
 
     @property
     def local_datasets(self) -> tuple[str, ...]:
@@ -112,66 +147,25 @@ class Study:
         """Yield every run: backbones, datasets, methods, shots and seeds in the file's order."""
         for backbone in self.backbones:
             for dataset in self.datasets:
-                for name, method in self.methods.items():
-                    if method.kind == "zero_shot":
+                for name in self.methods:
+                    if name not in self.fitted_methods:
                         yield Run(backbone, dataset, name, 0, 0)
                         continue
                     for shots in self.shots:
                         for seed in self.seeds:
                             yield Run(backbone, dataset, name, shots, seed)
 
+    def own_tests(self, run: Run) -> tuple[Test, ...]:
+        """Return the tests of a run on its own dataset: test images and, if fitted, shots."""
+        tested = Test(run, run.dataset)
+        fitted = run.method in self.fitted_methods
+        return (tested, Test(run, run.dataset, "train")) if fitted else (tested,)
+
     def image_size(self, backbone: str) -> int:
         """Return the side of the square images a backbone sees, in pixels."""
         if self.backbones[backbone].source == "openai":
             return OPENAI_IMAGE_SIZES[backbone]
         return self.miniature["image_size"]
-
-    def run_digest(self, run: Run, precision: str, engine: str) -> str:
-        """Return the SHA-256 of exactly what the result of `run` depends on.
-
-        Titles, other datasets, other methods and the device are not part of it; the code that
-        decides a run's numbers is.
-        """
-        method = self.methods[run.method]
-        recipe = asdict(self.recipe)
-        if method.kind == "zero_shot":
-            recipe = {"prompt": recipe["prompt"]}
-        return json_digest(
-            {
-                "run": asdict(run),
-                "backbone": self.backbone_definition(run.backbone),
-                "dataset": self.dataset_definition(run.dataset),
-                "adapter": method.adapter and method.adapter.to_json(),
-                "recipe": recipe,
-                "precision": precision,
-                "engine": None if method.kind == "zero_shot" else engine,
-                "code": code_digest("zero_shot" if method.kind == "zero_shot" else "train"),
-            }
-        )
-
-    def backbone_definition(self, backbone: str) -> dict[str, Any]:
-        """Return what the weights of `backbone` depend on, as JSON values."""
-        source = self.backbones[backbone].source
-        return {
-            "name": backbone,
-            "source": source,
-            "miniature": self.miniature if source == "miniature" else None,
-        }
-
-    def dataset_definition(self, dataset: str) -> dict[str, Any]:
-        """Return what the images of `dataset` depend on, as JSON values."""
-        own = self.own_datasets.get(dataset)
-        drawn = dataset in drawn_datasets()
-        return {
-            "name": dataset,
-            "own": own and {key: value and str(value) for key, value in asdict(own).items()},
-            "miniature": self.miniature if drawn else None,
-            "drawing_code": code_digest("draw_dataset") if drawn else None,
-        }
-
-    def listing_digest(self, dataset: str) -> str:
-        """Return the SHA-256 of what the list of images and labels of `dataset` depends on."""
-        return json_digest([self.dataset_definition(dataset), listing_rules(dataset)])
 
 
 def load_study(path: str | Path) -> Study:
@@ -192,8 +186,10 @@ def load_study(path: str | Path) -> Study:
         datasets=tuple(document["datasets"]),
         shots=tuple(document["shots"]),
         seeds=tuple(document["seeds"]),
-        methods={name: _method(entry) for name, entry in document["methods"].items()},
-        recipe=Recipe(**_tuples(document["recipe"])),
+        methods={
+            name: _method(entry, document["recipe"]) for name, entry in document["methods"].items()
+        },
+        recipe=from_values(Recipe, document["recipe"]),
         own_datasets={
             name: OwnDataset(Path(entry["images"]), Path(entry["csv"]) if "csv" in entry else None)
             for name, entry in own.items()
@@ -203,10 +199,12 @@ def load_study(path: str | Path) -> Study:
     )
 
 
-def _method(entry: dict[str, Any]) -> Method:
-    fields = {key: value for key, value in entry.items() if key != "kind"}
-    return Method(entry["kind"], AdapterConfig(**_tuples(fields)) if fields else None)
-
-
-def _tuples(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in mapping.items()}
+def _method(entry: dict[str, Any], recipe: dict[str, Any]) -> Method:
+    own = entry.get("recipe", {})
+    values = {key: value for key, value in entry.items() if key not in ("kind", "recipe")}
+    config = METHODS[entry["kind"]].config
+    return Method(
+        entry["kind"],
+        None if config is None else from_values(config, values),
+        from_values(Recipe, recipe | own),
+    )

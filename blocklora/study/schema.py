@@ -1,7 +1,8 @@
-"""Faults under a JSON Schema as readable lines.
+"""The JSON schemas of study and configuration files, and faults under them as readable lines.
 
 A line names the dotted key, the value found and what is allowed. What is allowed stands in the
-schema, as the `description` of each key.
+schema, as the `description` of each key. Most of a schema is a file; what it says of methods and of
+the recipe is made of the types that describe them (`blocklora/fields.py`).
 """
 
 import difflib
@@ -14,6 +15,10 @@ from typing import Any
 
 import yaml
 
+from blocklora.engine.recipe import Recipe
+from blocklora.fields import properties
+from blocklora.methods import METHODS
+
 
 def schema_faults(document: Any, name: str) -> list[str]:
     """Return the faults of `document` under the schema `name`, "study" or "config"."""
@@ -24,7 +29,7 @@ def schema_faults(document: Any, name: str) -> list[str]:
         "integer", lambda _, value: type(value) is int
     )
     dialect = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
-    schema = _schema(name)
+    schema = load_schema(name)
     errors = sorted(
         dialect(schema).iter_errors(document), key=lambda error: list(map(str, error.path))
     )
@@ -38,9 +43,57 @@ def closest(word: Any, allowed: Iterable[str]) -> str:
 
 
 @cache
-def _schema(name: str) -> dict[str, Any]:
+def load_schema(name: str) -> dict[str, Any]:
+    """Return the schema `name`, "study" or "config"."""
     file = resources.files("blocklora.study").joinpath("schemas", f"{name}.schema.yaml")
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    schema = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if name == "study":
+        schema["$defs"] |= _described_parts()
+    return schema
+
+
+def _described_parts() -> dict[str, Any]:
+    """Return the parts of the schema of studies that follow from descriptions."""
+    recipe = properties(Recipe)
+    kinds = {"description": f"one of {', '.join(METHODS)}", "enum": list(METHODS)}
+    return {
+        "recipe": {
+            "description": "a mapping of the hyperparameters of training",
+            "type": "object",
+            "additionalProperties": False,
+            "required": list(recipe),
+            "properties": recipe,
+        },
+        "own_recipe": {
+            "description": "a mapping of the hyperparameters in which a method has its own values",
+            "type": "object",
+            "additionalProperties": False,
+            "properties": recipe,
+        },
+        "method": {
+            "description": f"a mapping with the key kind, one of {', '.join(METHODS)}",
+            "type": "object",
+            "required": ["kind"],
+            "properties": {"kind": kinds},
+            "allOf": [
+                {
+                    "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
+                    "then": _method_part(method.config),
+                }
+                for kind, method in METHODS.items()
+            ],
+        },
+    }
+
+
+def _method_part(config: type | None) -> dict[str, Any]:
+    values = {} if config is None else properties(config)
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(values),
+        "properties": {"kind": True, **values, "recipe": {"$ref": "#/$defs/own_recipe"}},
+    }
 
 
 def _key(parts: Iterable[Any]) -> str:

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
+from blocklora.fields import from_values
 from blocklora.files import file_digest
+from blocklora.methods import METHODS
 from blocklora.study.schema import closest, schema_faults, show
 from blocklora.yamlfiles import read_yaml
 
@@ -81,6 +82,10 @@ def _study_faults(study: Mapping[str, Any], path: Path) -> Iterator[str]:
             yield f"{key}: {study[key]} is not allowed; it must ascend: {sorted(study[key])}"
     yield from _method_faults(study["methods"])
     yield from _recipe_faults(study["recipe"])
+    for name, method in study["methods"].items():
+        if "recipe" in method:
+            merged = study["recipe"] | method["recipe"]
+            yield from _recipe_faults(merged, f"methods.{name}.recipe")
     yield from _dataset_faults(study)
     yield from _backbone_faults(study)
 
@@ -93,21 +98,23 @@ def _method_faults(methods: Mapping[str, Any]) -> Iterator[str]:
             "exactly one, since every accuracy is compared with it"
         )
     for name, method in methods.items():
-        if method["kind"] == "adapter":
+        config = METHODS[method["kind"]].config
+        if config is not None:
+            values = {k: v for k, v in method.items() if k not in ("kind", "recipe")}
             try:
-                AdapterConfig.from_json({k: v for k, v in method.items() if k != "kind"})
+                from_values(config, values)
             except UserError as error:
                 yield f"methods.{name}: {error}"
 
 
-def _recipe_faults(recipe: Mapping[str, Any]) -> Iterator[str]:
+def _recipe_faults(recipe: Mapping[str, Any], key: str = "recipe") -> Iterator[str]:
     if recipe["final_learning_rate"] > recipe["learning_rate"]:
         yield (
-            f"recipe.final_learning_rate: {recipe['final_learning_rate']} is not allowed; it must "
+            f"{key}.final_learning_rate: {recipe['final_learning_rate']} is not allowed; it must "
             f"be at most learning_rate, {recipe['learning_rate']}"
         )
     if recipe["crop_scale"][0] > recipe["crop_scale"][1]:
-        yield f"recipe.crop_scale: {recipe['crop_scale']} is not allowed; it must ascend"
+        yield f"{key}.crop_scale: {recipe['crop_scale']} is not allowed; it must ascend"
 
 
 def _dataset_faults(study: Mapping[str, Any]) -> Iterator[str]:

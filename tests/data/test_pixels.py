@@ -14,7 +14,8 @@ from PIL import Image
 from blocklora.cli import main
 from blocklora.data.decode import ordered_map, write_shots_store, write_test_store
 from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
-from blocklora.data.pixels import evaluation_transform, open_shot_images, open_test_pixels
+from blocklora.data.pixels import open_shot_images, open_test_pixels
+from blocklora.data.preprocess import evaluation_transform
 from blocklora.data.source import Source, write_source
 from blocklora.errors import UserError
 

@@ -1,0 +1,21 @@
+"""What CLIP sees of an image when it is tested."""
+
+import numpy as np
+from PIL import Image
+
+
+def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
+    """Return an image as uint8 (size, size, 3): RGB, bicubic resize, centre crop.
+
+    The short side becomes `size` and the long side is cut to an integer. Equals torchvision's
+    `Resize(size, BICUBIC)` and `CenterCrop(size)` on PIL images bit for bit, which is what
+    CLIP-LoRA evaluates on (MaxZanella/CLIP-LoRA@358f0d7 `clip/clip.py`, `_transform`).
+    """
+    if image.mode != "RGB":  # a copy otherwise
+        image = image.convert("RGB")
+    width, height = image.size
+    scale = min(width, height)
+    width, height = int(size * width / scale), int(size * height / scale)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))

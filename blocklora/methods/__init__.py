@@ -1,0 +1,16 @@
+"""The methods there are, a line each."""
+
+from collections.abc import Mapping
+
+from blocklora.methods.adapter import LowRankAdapter
+from blocklora.methods.base import Method
+from blocklora.methods.zero_shot import ZeroShot
+
+METHODS: Mapping[str, Method] = {
+    method.kind: method
+    for method in (
+        ZeroShot(),
+        LowRankAdapter(),
+    )
+}
+"""By the value of `kind` in study files."""

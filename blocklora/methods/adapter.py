@@ -1,0 +1,122 @@
+"""LoRA and Block-LoRA: low-rank updates of the attention of both towers, trained on the shots."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blocklora.adapters.config import AdapterConfig
+from blocklora.methods.base import Compute, Fit, Method, Shots, Task
+
+if TYPE_CHECKING:
+    from blocklora.adapters.adapter import Adapter
+    from blocklora.backbones.model import Backbone
+    from blocklora.engine.classifier import Classifier
+    from blocklora.engine.loop import Keeper
+    from blocklora.engine.recipe import Recipe
+
+FILE = "adapter.safetensors"
+
+
+class LowRankAdapter(Method):
+    """An adapter of `blocklora/adapters/`, trained by AdamW on the cross-entropy of its logits."""
+
+    kind = "adapter"
+    config = AdapterConfig
+    low_rank = True
+    engines = True
+    files = (FILE,)
+
+    def fit(
+        self,
+        config: AdapterConfig,
+        recipe: "Recipe",
+        task: Task,
+        shots: Shots,
+        compute: Compute,
+        keeper: "Keeper",
+    ) -> Fit:
+        """See `Method.fit`."""
+        import torch
+
+        from blocklora.adapters.adapter import Adapter
+        from blocklora.engine.batches import Batches
+        from blocklora.engine.engines import load_engine
+        from blocklora.engine.loop import History, train
+        from blocklora.engine.plan import Chunks, Setting, train_within_memory
+        from blocklora.engine.randomness import torch_generator
+
+        shape, engine_class = task.backbone.config, load_engine(compute.engine)
+        prompts = task.tokenize(recipe.prompt)
+        steps = recipe.iterations_per_shot * shots.per_class
+        labels = torch.from_numpy(shots.labels)
+        on_gpu = compute.device == "cuda"
+        batches = Batches(
+            shots.images, labels, recipe, shape.image_size, shots.seed, compute.workers, on_gpu
+        )
+
+        def attempt(chunks: Chunks) -> tuple[Adapter, History]:
+            adapter = Adapter.initialise(
+                config,
+                shape.tower_shapes,
+                torch_generator(shots.seed, "initialisation"),
+                compute.device,
+            )
+            engine = engine_class(
+                task.backbone,
+                adapter,
+                prompts,
+                logit_scale=recipe.logit_scale,
+                seed=shots.seed,
+                device=compute.device,
+                precision=compute.precision,
+                chunks=chunks,
+            )
+            return adapter, train(engine, batches, recipe, steps, keeper)
+
+        plan = None
+        if engine_class.chunked:
+            setting = Setting(
+                shape, config, tuple(map(tuple, prompts)), recipe.batch_size, compute.precision
+            )
+            (adapter, history), plan = train_within_memory(setting, compute.device, attempt)
+        else:
+            adapter, history = attempt(Chunks())
+        facts = {
+            "trainable_parameters": adapter.trainable_parameters,
+            "adapted_matrices": adapter.adapted_matrices,
+            "iterations": steps,
+            "planned_memory_bytes": None if plan is None else plan.peak_bytes,
+        }
+        return Fit(adapter, history, facts)
+
+    def classifier(
+        self, learned: "Adapter", recipe: "Recipe", task: Task, device: str, precision: str
+    ) -> "Classifier":
+        """See `Method.classifier`: the adapter is merged into the weights first."""
+        from dataclasses import replace
+
+        from blocklora.adapters.merge import merge
+        from blocklora.engine.classifier import Classifier
+
+        merged = replace(task.backbone, weights=merge(task.backbone.weights, learned))
+        prompts = task.tokenize(recipe.prompt)
+        return Classifier(merged, prompts, recipe.logit_scale, device, precision)
+
+    def save(self, fit: Fit, folder: Path, backbone: "Backbone", facts: Mapping[str, Any]) -> None:
+        """See `Method.save`."""
+        from blocklora.adapters.store import save_adapter
+
+        name = backbone.config.name
+        save_adapter(folder / FILE, fit.learned, name, backbone.sha256, **facts)
+
+    def load(self, folder: Path, backbone: "Backbone", config: AdapterConfig) -> "Adapter":
+        """See `Method.load`."""
+        from blocklora.adapters.store import load_adapter
+
+        return load_adapter(folder / FILE, backbone.sha256, config)
+
+    def check(self, folder: Path) -> None:
+        """See `Method.check`."""
+        from blocklora.adapters.store import read_adapter_record
+
+        read_adapter_record(folder / FILE)

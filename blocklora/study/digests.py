@@ -1,0 +1,126 @@
+"""What every artefact of a study depends on, as digests that are known before anything is made.
+
+A digest is that of the artefact's definition, of the code that decides it (`provenance.py`) and of
+the digests of its inputs. How a thing is computed is no part of it beyond precision and engine, nor
+are titles, other datasets or other methods.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from blocklora.engine.engines import ENGINES
+from blocklora.fields import to_values
+from blocklora.files import json_digest
+from blocklora.methods import METHODS
+from blocklora.provenance import code_digest
+from blocklora.study.model import Run, Study, Test
+from blocklora.study.validation import drawn_datasets, listing_rules
+
+PROMPTS = "blocklora.backbones.prompts"
+READING = "blocklora.data.images"
+PREPROCESSING = "blocklora.data.preprocess"
+
+
+def images_digest(study: Study, dataset: str) -> str:
+    """Return the digest of a dataset's image files."""
+    own = study.own_datasets.get(dataset)
+    drawn = dataset in drawn_datasets()
+    return json_digest(
+        {
+            "name": dataset,
+            "own": own and {key: value and str(value) for key, value in asdict(own).items()},
+            "miniature": study.miniature if drawn else None,
+            "code": code_digest("blocklora.miniature.datasets") if drawn else None,
+        }
+    )
+
+
+def listing_digest(study: Study, dataset: str) -> str:
+    """Return the digest of the list of a dataset's images, labels and splits."""
+    code = code_digest("blocklora.data.layouts")
+    return json_digest([images_digest(study, dataset), listing_rules(dataset), code])
+
+
+def shots_digest(study: Study, dataset: str, shots: int, seed: int) -> str:
+    """Return the digest of a shots list."""
+    code = code_digest("blocklora.data.sampling")
+    return json_digest([listing_digest(study, dataset), shots, seed, code])
+
+
+def shots_pixels_digest(study: Study, dataset: str) -> str:
+    """Return the digest of how the images of shots lists are decoded."""
+    return json_digest([images_digest(study, dataset), code_digest(READING)])
+
+
+def test_pixels_digest(study: Study, dataset: str) -> str:
+    """Return the digest of how test images are decoded and preprocessed."""
+    return json_digest([images_digest(study, dataset), code_digest(READING, PREPROCESSING)])
+
+
+def backbone_digest(study: Study, backbone: str) -> str:
+    """Return the digest of the weights of a backbone."""
+    source = study.backbones[backbone].source
+    drawn = source == "miniature"
+    code = "blocklora.miniature.pretrain" if drawn else "blocklora.backbones.checkpoints"
+    return json_digest(
+        {
+            "name": backbone,
+            "source": source,
+            "miniature": study.miniature if drawn else None,
+            "code": code_digest(code),
+        }
+    )
+
+
+def fit_digest(study: Study, run: Run, precision: str, engine: str) -> str:
+    """Return the digest of what a run learns."""
+    named = study.methods[run.method]
+    method = METHODS[named.kind]
+    if not method.trained:
+        return json_digest([named.kind, backbone_digest(study, run.backbone)])
+    return json_digest(
+        {
+            "shots": shots_digest(study, run.dataset, run.shots, run.seed),
+            "pixels": shots_pixels_digest(study, run.dataset),
+            "backbone": backbone_digest(study, run.backbone),
+            "method": {"kind": named.kind, **((named.config and to_values(named.config)) or {})},
+            "recipe": to_values(named.recipe),
+            "precision": precision,
+            "engine": engine if method.engines else None,
+            "code": fit_code(named.kind, engine),
+        }
+    )
+
+
+def test_digest(study: Study, test: Test, precision: str, engine: str) -> str:
+    """Return the digest of the predictions of a test."""
+    run = test.run
+    named = study.methods[run.method]
+    tested: dict[str, Any] = {"part": test.part}
+    if test.part == "test":
+        tested["listing"] = listing_digest(study, test.dataset)
+        tested["pixels"] = test_pixels_digest(study, test.dataset)
+    else:
+        tested["preprocessing"] = code_digest(PREPROCESSING)
+    return json_digest(
+        {
+            "fit": fit_digest(study, run, precision, engine),
+            "images": tested,
+            "prompt": named.recipe.prompt,
+            "logit_scale": named.recipe.logit_scale,
+            "precision": precision,
+            "code": evaluation_code(named.kind),
+        }
+    )
+
+
+def fit_code(kind: str, engine: str) -> str:
+    """Return the digest of the code that decides what a method of this kind learns."""
+    method = METHODS[kind]
+    engines = [ENGINES[engine]] if method.engines else []
+    return code_digest(type(method).__module__, PROMPTS, *engines, without="classifier")
+
+
+def evaluation_code(kind: str) -> str:
+    """Return the digest of the code by which a fitted method of this kind classifies."""
+    return code_digest(type(METHODS[kind]).__module__, PROMPTS, without="fit")

@@ -1,0 +1,66 @@
+"""Safetensors files whose metadata is one JSON object: adapters, backbones, predictions."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from blocklora.errors import UserError
+from blocklora.files import atomic_path
+
+ENTRY = "blocklora"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write NumPy arrays, or contiguous tensors of torch on the CPU, and `facts`, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if all(isinstance(value, np.ndarray) for value in tensors.values()):
+        from safetensors.numpy import save_file
+    else:
+        from safetensors.torch import save_file
+    # One metadata entry: safetensors writes several in no fixed order.
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), temporary, {ENTRY: json.dumps(facts, sort_keys=True)})
+
+
+def read_tensors(
+    path: str | Path,
+    kind: str,
+    remedy: str,
+    *,
+    framework: str = "numpy",
+    device: str = "cpu",
+    facts_only: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the facts and the tensors of a file.
+
+    Args:
+        path: of the file.
+        kind: what the file is called in messages, such as "adapter file".
+        remedy: what to do about a file that cannot be read.
+        framework: "numpy" or "pt", whose tensors are returned.
+        device: where tensors of torch are put.
+        facts_only: True returns no tensors and does not read them.
+
+    Raises:
+        UserError: the file is missing, cut short, or has no such metadata.
+    """
+    try:
+        with safe_open(path, framework=framework, device=device) as file:
+            facts = json.loads((file.metadata() or {})[ENTRY])
+            names = () if facts_only else file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+        if not isinstance(facts, dict):
+            raise TypeError("its metadata is no mapping")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {kind}") from None
+    except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise UserError(f"{path}: not {article} readable {kind} ({error}); {remedy}") from None
+    return facts, tensors
