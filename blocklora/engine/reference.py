@@ -35,7 +35,7 @@ class ReferenceEngine:
         seed: int,
         device: str = "cpu",
         precision: str = "fp32",
-        chunks: Chunks = Chunks(),
+        chunks: Chunks | None = None,
     ) -> None:
         """Attach `adapter` to a model with the weights of `backbone` and pad the prompts."""
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
