@@ -29,7 +29,7 @@ pathvars:
 wildcard_constraints:
     backbone=closed(STUDY.backbones),
     dataset=closed(STUDY.datasets),
-    method=closed(STUDY.adapter_methods),
+    method=closed(STUDY.methods),
     shots=closed(STUDY.shots),
     seed=closed(STUDY.seeds),
     size=r"\d+",

@@ -37,6 +37,15 @@ def tokenize(texts: Sequence[str], context_length: int) -> list[list[int]]:
     return tokens
 
 
+def prompt_tokens(classnames: Sequence[str], template: str, context_length: int) -> list[list[int]]:
+    """Return the token ids of every class prompt.
+
+    Raises:
+        UserError: a prompt does not fit `context_length` tokens.
+    """
+    return tokenize(class_prompts(classnames, template), context_length)
+
+
 @cache
 def _tokenizer() -> Any:
     """Return open_clip's tokenizer from its own file: importing the package costs 4 s more."""

@@ -1,4 +1,4 @@
-"""Subcommands that do runs."""
+"""Subcommands that fit and test methods, and that use what was fitted."""
 
 import logging
 from argparse import ArgumentParser, Namespace, _SubParsersAction
@@ -7,59 +7,77 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from blocklora.commands.arguments import natural, positive
+from blocklora.engine.engines import ENGINES
+from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import Interrupted, UserError
-from blocklora.runs import gate
 from blocklora.runs.gpu import claim_gpu
 from blocklora.runs.interruption import Interruption, catch_interruption
 from blocklora.runs.staging import staged
-from blocklora.study.model import Run, Study, load_study
+from blocklora.study.model import Run, Study, Test, load_study
 
 if TYPE_CHECKING:
-    from blocklora.runs.record import Compute
-    from blocklora.runs.task import Task
+    from blocklora.methods.base import Compute, Task
+    from blocklora.runs.task import TestImages
 
 logger = logging.getLogger(__name__)
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this package's subcommands to the command line."""
-    zero_shot = subparsers.add_parser(
-        "zero-shot",
-        help="test CLIP without training",
-        description="Classify a dataset's test images by the class prompts alone.",
+    """Add these subcommands to the command line."""
+    fit = subparsers.add_parser(
+        "fit",
+        help="fit and test a method with one or more seeds",
+        description="Fit a method once per seed and test it on its dataset. A run that was "
+        "interrupted goes on from its checkpoint, and what is finished is left as it is; a run "
+        "that fails does not keep the other seeds from being fitted.",
     )
-    _add_task_arguments(zero_shot)
-    zero_shot.set_defaults(run=_zero_shot)
-
-    train = subparsers.add_parser(
-        "train",
-        help="train and test the adapters of one or more seeds",
-        description="Train one adapter per seed and test it. A run that was interrupted goes on "
-        "from its checkpoint; one that fails does not keep the other seeds from being trained.",
-    )
-    _add_task_arguments(train)
-    train.add_argument("--method", required=True, help="name of the method in the study")
-    train.add_argument("--shots", type=positive, required=True, help="training images per class")
-    train.add_argument("--seeds", type=natural, nargs="+", required=True)
-    train.add_argument(
-        "--shots-lists", type=Path, nargs="+", required=True, help="one CSV per seed"
-    )
-    train.add_argument(
+    _add_task_arguments(fit)
+    fit.add_argument("--method", required=True, help="name of the method in the study")
+    fit.add_argument("--shots", type=positive, required=True, help="training images per class")
+    fit.add_argument("--seeds", type=natural, nargs="+", required=True)
+    fit.add_argument("--shots-lists", type=Path, nargs="+", required=True, help="one CSV per seed")
+    fit.add_argument(
         "--shots-pixels", type=Path, nargs="+", required=True, help="one store per seed"
     )
-    train.add_argument("--engine", choices=("fast", "reference"), default="fast")
-    train.add_argument("--checkpoints", type=Path, required=True, help="folder for unfinished work")
-    train.add_argument(
+    fit.add_argument("--checkpoints", type=Path, required=True, help="folder for unfinished work")
+    fit.add_argument(
         "--checkpoint-seconds",
         type=float,
         default=60.0,
         help="least time between two checkpoints of a run (default: 60)",
     )
-    train.add_argument(
+    fit.add_argument(
         "--restart", action="store_true", help="discard the checkpoints of these runs first"
     )
-    train.set_defaults(run=_train)
-    gate.add_gate_command(subparsers)
+    fit.set_defaults(run=_fit)
+
+    test = subparsers.add_parser(
+        "test",
+        help="test a method that was fitted, or that needs no fitting",
+        description="Classify a dataset's test images and write the predictions. Without --shots "
+        "and --seeds the method is one that is not trained.",
+    )
+    _add_task_arguments(test)
+    test.add_argument("--method", required=True, help="name of the method in the study")
+    test.add_argument("--shots", type=positive, help="training images per class of the fits")
+    test.add_argument("--seeds", type=natural, nargs="+", default=[], help="those of the fits")
+    test.add_argument(
+        "--fitted-on", metavar="DATASET", help="dataset of the fits, if it is another one"
+    )
+    test.set_defaults(run=_test)
+
+    gate = subparsers.add_parser(
+        "gate",
+        help="compare a zero-shot accuracy with the known one",
+        description="Compare the accuracy of zero-shot predictions with published and "
+        "independently measured values, and stop where it is off by more than the tolerance.",
+    )
+    gate.add_argument("--predictions", type=Path, required=True, help="of the zero-shot test")
+    gate.add_argument("--backbone", required=True)
+    gate.add_argument("--dataset", required=True)
+    gate.add_argument("--output", type=Path, required=True, help="report (JSON)")
+    gate.add_argument("--mode", choices=("stop", "warn"), default="stop")
+    gate.set_defaults(run=_gate)
 
     predict = subparsers.add_parser(
         "predict",
@@ -99,7 +117,8 @@ def _add_task_arguments(parser: ArgumentParser) -> None:
         help="threads that prepare batches ahead and decode what no store holds (default: 0)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    parser.add_argument("--engine", choices=tuple(ENGINES), default="fast")
 
 
 def _add_adapter_arguments(parser: ArgumentParser) -> None:
@@ -107,35 +126,19 @@ def _add_adapter_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--backbone-file", type=Path, required=True, help="what it was trained on")
 
 
-def _zero_shot(options: Namespace) -> None:
-    from blocklora.runs.fit import run_zero_shot
-    from blocklora.runs.record import Compute
-
+def _fit(options: Namespace) -> None:
     study = load_study(options.study)
-    run = Run(options.backbone, options.dataset, study.zero_shot, 0, 0)
-    claim_gpu(options.device)
-    task = _load_task(study, options)
-    compute = Compute(options.device, options.precision, "fast", 0)
-    run_zero_shot(study, run, task, compute, options.runs / run.folder)
-
-
-def _train(options: Namespace) -> None:
-    study = load_study(options.study)
-    if options.method not in study.adapter_methods:
+    if options.method not in study.fitted_methods:
         raise UserError(
-            f"{options.study}: {options.method!r} is not a method with an adapter; "
-            f"there are {', '.join(study.adapter_methods)}"
+            f"{options.study}: {options.method!r} is not a method that is fitted; "
+            f"there are {', '.join(study.fitted_methods)}"
         )
     if not len(options.seeds) == len(options.shots_lists) == len(options.shots_pixels):
         raise UserError("--shots-lists and --shots-pixels need one file for each of --seeds")
 
     finished, failures = [], []
     with catch_interruption() as interruption:
-        from blocklora.runs.record import Compute
-
-        claim_gpu(options.device)
-        task = _load_task(study, options)
-        compute = Compute(options.device, options.precision, options.engine, options.workers)
+        compute, task, test_images = _prepare(options)
         for seed, *files in zip(
             options.seeds, options.shots_lists, options.shots_pixels, strict=True
         ):
@@ -146,9 +149,10 @@ def _train(options: Namespace) -> None:
                     "start the same command again to go on from there"
                 )
             try:
-                finished.append(
-                    _train_one(study, run, task, compute, *files, options, interruption)
+                checkpoint = _fit_one(
+                    study, run, task, test_images, compute, *files, options, interruption
                 )
+                finished.append(checkpoint)
             except Interrupted:
                 raise
             except UserError as error:
@@ -162,49 +166,94 @@ def _train(options: Namespace) -> None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _load_task(study: Study, options: Namespace) -> "Task":
+def _prepare(options: Namespace) -> tuple["Compute", "Task", "TestImages"]:
+    claim_gpu(options.device)
+    from blocklora.methods.base import Compute
     from blocklora.runs.task import load_task
 
     backbone = staged(options.backbone_file, options.scratch)
     pixels = staged(options.test_pixels, options.scratch)
     clock = monotonic()
-    task = load_task(study, backbone, options.manifest, pixels, max(1, options.workers))
+    task, test_images = load_task(backbone, options.manifest, pixels, max(1, options.workers))
     logger.info("read weights and class names in %.1f s", monotonic() - clock)
-    return task
+    compute = Compute(options.device, options.precision, options.engine, options.workers)
+    return compute, task, test_images
 
 
-def _train_one(
+def _fit_one(
     study: Study,
     run: Run,
     task: "Task",
+    test_images: "TestImages",
     compute: "Compute",
     shots_list: Path,
     shots_pixels: Path,
     options: Namespace,
     interruption: Interruption,
 ) -> Path:
-    """Do one run under its lock and return the file of its checkpoint."""
-    from blocklora.engine.loop import CheckpointPolicy
-    from blocklora.runs.fit import run_training
+    """Fit and test one run under its lock and return the file of its checkpoint."""
+    from blocklora.runs.fit import fit_run, is_fitted
+    from blocklora.runs.keeper import CheckpointKeeper
     from blocklora.runs.lock import hold
+    from blocklora.runs.task import open_shots
+    from blocklora.runs.testing import missing_tests, run_tests
+    from blocklora.study.digests import fit_digest
 
-    digest = study.run_digest(run, compute.precision, compute.engine)
+    digest = fit_digest(study, run, compute.precision, compute.engine)
     checkpoint = options.checkpoints / f"{digest}.safetensors"
+    folder = options.runs / run.folder
     with hold(checkpoint.with_suffix(".lock"), run.folder) as lock:
         if options.restart:
             checkpoint.unlink(missing_ok=True)
-        run_training(
-            study,
-            run,
-            task,
-            compute,
-            shots_list,
-            staged(shots_pixels, options.scratch),
-            options.runs / run.folder,
-            CheckpointPolicy(checkpoint, digest, options.checkpoint_seconds, lock.require),
-            lambda: interruption.signal_name,
-        )
+        fitted = is_fitted(study, run, folder, digest)
+        missing = missing_tests(study, study.own_tests(run), options.runs, compute)
+        if fitted and not missing:
+            logger.info("run %s: finished before, left as it is", run.folder)
+            return checkpoint
+        stored = staged(shots_pixels, options.scratch)
+        shots = open_shots(shots_list, stored, task, run.shots, run.seed)
+        if not fitted:
+            keeper = CheckpointKeeper(
+                run.folder,
+                checkpoint,
+                digest,
+                options.checkpoint_seconds,
+                lock.require,
+                lambda: interruption.signal_name,
+            )
+            fit_run(study, run, task, shots, compute, shots_list, folder, keeper)
+            missing = list(study.own_tests(run))
+        run_tests(study, missing, task, test_images, shots, compute, options.runs)
     return checkpoint
+
+
+def _test(options: Namespace) -> None:
+    study = load_study(options.study)
+    if options.method not in study.methods:
+        raise UserError(
+            f"{options.study}: there is no method {options.method!r}; "
+            f"there are {', '.join(study.methods)}"
+        )
+    fitted = options.method in study.fitted_methods
+    if fitted != bool(options.seeds) or fitted != (options.shots is not None):
+        raise UserError(
+            f"method {options.method} is {'fitted' if fitted else 'not fitted'}: it "
+            f"{'needs' if fitted else 'has no'} --shots and --seeds"
+        )
+    compute, task, test_images = _prepare(options)
+    from blocklora.runs.testing import run_tests
+
+    dataset = options.fitted_on or options.dataset
+    for seed in options.seeds or [0]:
+        run = Run(options.backbone, dataset, options.method, options.shots or 0, seed)
+        tests = [Test(run, options.dataset)]
+        run_tests(study, tests, task, test_images, None, compute, options.runs)
+
+
+def _gate(options: Namespace) -> None:
+    from blocklora.runs.gate import gate
+
+    gate(options.predictions, options.backbone, options.dataset, options.mode, options.output)
 
 
 def _predict(options: Namespace) -> None:

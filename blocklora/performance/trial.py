@@ -3,6 +3,7 @@
 Speed does not depend on the values of weights, so that nothing has to be downloaded.
 """
 
+from dataclasses import replace
 from statistics import median
 from time import perf_counter
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from blocklora.adapters.adapter import Adapter
+from blocklora.adapters.merge import merge
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone, tensor_shapes
 from blocklora.engine.augment import cut, draw_crops
@@ -20,7 +22,7 @@ from blocklora.engine.plan import Setting
 from blocklora.engine.precisions import dtype_of
 from blocklora.engine.products import product
 from blocklora.performance.machine import Machine
-from blocklora.runs.device import peak_memory_bytes, reset_peak_memory
+from blocklora.runs.device import peak_memory, reset_peak_memory
 from blocklora.theory.counting import flop_counter
 
 LOGIT_SCALE = 100.0
@@ -98,7 +100,7 @@ class Training:
 
     def peak_memory(self) -> int:
         """Return the largest memory so far: allocated on the GPU, or resident in the process."""
-        return peak_memory_bytes(self.machine.device)
+        return peak_memory(self.machine.device)["peak_memory_bytes"]
 
     def optimizer_seconds(self, steps: int) -> float:
         """Return the time of the optimizer in one step."""
@@ -124,11 +126,13 @@ class Training:
 
     def test_seconds(self, images: int) -> tuple[float, float]:
         """Return the times of encoding the prompts for tests, and of testing one image."""
-        inputs = self.backbone, self.adapter, self.setting.prompts
         prepared: list[Classifier] = []
 
         def prepare() -> None:
-            prepared.append(Classifier(*inputs, self.machine.device, self.setting.precision))
+            weights = merge(self.backbone.weights, self.adapter)
+            merged = replace(self.backbone, weights=weights)
+            options = LOGIT_SCALE, self.machine.device, self.setting.precision
+            prepared.append(Classifier(merged, self.setting.prompts, *options))
 
         prompts = self.machine.seconds(prepare)
         pixels = np.resize(self.images.cpu().numpy(), (images, *self.images.shape[1:]))

@@ -1,80 +1,85 @@
-"""From the records of single runs to one tidy table."""
+"""From the records and predictions of single runs to one tidy table, `runs.csv`."""
 
-import csv
-import io
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from blocklora.csvfiles import write_rows
 from blocklora.errors import UserError
-from blocklora.files import read_json, write_text
-from blocklora.study.model import Run, Study, load_study
+from blocklora.files import read_json
+from blocklora.runs.columns import COLUMNS, Finished
+from blocklora.runs.predictions import Predictions, read_predictions
+from blocklora.runs.record import RECORD, SCHEMA, method_values
+from blocklora.study.digests import test_digest
+from blocklora.study.model import Run, Study, Test, load_study
 
-SCHEMA = 1
-RUN_COLUMNS = ("study", "backbone", "dataset", "method", "shots", "seed")
-RESULT_COLUMNS = ("classes", "test_images", "test_accuracy", "train_images", "train_accuracy")
-ADAPTER_COLUMNS = ("rank", "blocks", "partition")
-COST_COLUMNS = (
-    "trainable_parameters",
-    "adapted_matrices",
-    "adapter_bytes",
-    "iterations",
-    "wall_seconds",
-    "training_seconds",
-    "evaluation_seconds",
-    "step_seconds",
-    "peak_memory_bytes",
-    "energy_joules",
-)
-PROVENANCE_COLUMNS = ("device", "device_name", "precision", "engine", "run_digest")
-COLUMNS = RUN_COLUMNS + RESULT_COLUMNS + ADAPTER_COLUMNS + COST_COLUMNS + PROVENANCE_COLUMNS
+AGAIN = "delete it and run again"
 
 log = logging.getLogger(__name__)
 
 
 def aggregate(study_path: Path, runs_folder: Path, output: Path, partial: bool = False) -> None:
-    """Write the records of a study's runs to the CSV file `output`, in the study's order.
+    """Write a row for each run of a study to the CSV file `output`, in the study's order.
 
     Runs made with different study files may stand side by side, since a study may grow without
-    its finished runs being redone; what must agree is what they are compared under: the
-    adapter's configuration and, per dataset or backbone, the test images and the weights.
+    its finished runs being redone; what must agree is what they are compared under: the method's
+    configuration and, per dataset or backbone, the test images and the weights.
 
     Raises:
-        UserError: a record is missing (unless `partial`), unreadable, of another run, or not
+        UserError: a run is missing (unless `partial`), unreadable, of another run, or not
             comparable with the others.
     """
     study = load_study(study_path)
-    rows, missing, records = [], [], {}
+    found, missing = [], []
     for run in study.runs():
-        path = runs_folder / run.folder / "metrics.json"
-        if not path.exists():
+        files = run_files(study, run)
+        if all((runs_folder / file).exists() for file in files):
+            found.append(read_run(study, run, runs_folder))
+        else:
             missing.append(run)
-            continue
-        records[path] = record = read_record(path, study, run)
-        rows.append(_row(record))
-    _check_comparable(records)
-    _warn_of_differences(study, records)
+    _check_comparable(found, runs_folder)
+    _warn_of_differences(study, found)
     if missing:
         listed = ", ".join(run.folder for run in missing[:5]) + (", …" if len(missing) > 5 else "")
-        message = f"{len(missing)} of {len(missing) + len(rows)} runs are missing: {listed}"
+        message = f"{len(missing)} of {len(missing) + len(found)} runs are missing: {listed}"
         if not partial:
             raise UserError(
                 f"{runs_folder}: {message}; finish them, or pass --partial to publish without them"
             )
         log.warning(message)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    write_text(output, stream.getvalue())
-    log.info("%d runs in %s", len(rows), output)
+    write_rows(
+        output,
+        tuple(COLUMNS),
+        ({name: value(run) for name, value in COLUMNS.items()} for run in found),
+    )
+    log.info("%d runs in %s", len(found), output)
+
+
+def run_files(study: Study, run: Run) -> list[str]:
+    """Return the files below `runs/` that a row of runs.csv is made of."""
+    record = [f"{run.folder}/{RECORD}"] if run.method in study.fitted_methods else []
+    return [*record, *(test.file for test in study.own_tests(run))]
+
+
+def read_run(study: Study, run: Run, runs_folder: Path) -> Finished:
+    """Return a finished run, checked to be that of `run` in `study`.
+
+    Raises:
+        UserError: it is not; the message names the file and what is wrong.
+    """
+    record = {}
+    if run.method in study.fitted_methods:
+        record = read_record(runs_folder / run.folder / RECORD, study, run)
+    tests = [_read_test(test, runs_folder) for test in study.own_tests(run)]
+    return Finished(study.name, run, record, tests[0], tests[1] if len(tests) > 1 else None)
 
 
 def read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
-    """Return the content of `metrics.json`, checked to be the record of `run` in `study`.
+    """Return the content of `fit.json`, checked to be the record of `run` in `study`.
 
     Raises:
         UserError: it is not; the message names the file and what is wrong.
@@ -83,108 +88,99 @@ def read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
     try:
         if record["schema"] != SCHEMA:
             raise UserError(
-                f"{path}: record of schema {record['schema']}, this version reads {SCHEMA}; "
-                "delete it and run again"
+                f"{path}: record of schema {record['schema']}, this version reads {SCHEMA}; {AGAIN}"
             )
-        _check_fields(record)
-        _check_identity(path, record, study, run)
-        _check_numbers(path, record)
+        _check_identity(path, record["run"], {"study": study.name, **vars(run)})
+        values = method_values(study.methods[run.method])
+        if record["method"] != values:
+            raise UserError(
+                f"{path}: was fitted with {record['method']}, but {study.path} now says {values}; "
+                "delete the record and run again"
+            )
+        seconds = record["cost"]["training_seconds"]
+        if not (isinstance(seconds, int | float) and isfinite(seconds) and seconds >= 0):
+            raise UserError(f"{path}: training_seconds is {seconds!r}, no time; {AGAIN}")
+        for field in ("study_digest", "fit_digest", "code_digest", "backbone_sha256"):
+            record["provenance"][field]
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not the record of a run (field {error}); delete it and run again"
-        ) from None
+        raise UserError(f"{path}: not the record of a run (field {error}); {AGAIN}") from None
     return record
 
 
-def _row(record: Mapping[str, Any]) -> list[Any]:
-    adapter = record["adapter"] or dict.fromkeys(ADAPTER_COLUMNS)
-    return [
-        *(record["run"][column] for column in RUN_COLUMNS),
-        *(record["result"][column] for column in RESULT_COLUMNS),
-        *(adapter[column] for column in ADAPTER_COLUMNS),
-        *(record["cost"][column] for column in COST_COLUMNS),
-        *(record["provenance"][column] for column in PROVENANCE_COLUMNS),
-    ]
+def _read_test(test: Test, runs_folder: Path) -> Predictions:
+    path = runs_folder / test.file
+    predictions = read_predictions(path)
+    try:
+        _check_identity(path, predictions.facts["run"], vars(test.run))
+        found = predictions.facts["dataset"], predictions.facts["part"]
+        classes = len(predictions.facts["classnames"])
+        for field in ("test_digest", "backbone_sha256", "seconds"):
+            predictions.facts[field]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the predictions of a run (field {error}); {AGAIN}") from None
+    if found != (test.dataset, test.part):
+        raise UserError(
+            f"{path}: holds predictions of the {found[1]} images of {found[0]}, its place is that "
+            f"of the {test.part} images of {test.dataset}; move or delete it and run again"
+        )
+    for name in ("label", "predicted"):
+        values = getattr(predictions, name)
+        if values.min() < 0 or values.max() >= classes:
+            raise UserError(f"{path}: a {name} is none of its {classes} classes; {AGAIN}")
+    return predictions
 
 
-def _check_fields(record: Mapping[str, Any]) -> None:
-    _row(record)
-    for field in ("study_digest", "code_digest", "backbone_sha256"):
-        record["provenance"][field]
-
-
-def _check_identity(path: Path, record: Mapping[str, Any], study: Study, run: Run) -> None:
-    expected = {"study": study.name, **vars(run)}
+def _check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for key, value in expected.items():
-        if record["run"][key] != value:
+        if found[key] != value:
             raise UserError(
-                f"{path}: is the record of {key} {record['run'][key]!r}, its place is that of "
-                f"{value!r}; move or delete it and run again"
+                f"{path}: is of {key} {found[key]!r}, its place is that of {value!r}; move or "
+                "delete it and run again"
             )
-    adapter = study.methods[run.method].adapter
-    if record["adapter"] != (adapter and adapter.to_json()):
-        raise UserError(
-            f"{path}: was trained with the adapter {record['adapter']}, but {study.path} now says "
-            f"{adapter and adapter.to_json()}; delete the record and run again"
-        )
 
 
-def _check_numbers(path: Path, record: Mapping[str, Any]) -> None:
-    result = record["result"]
-    for key in ("test_accuracy", "train_accuracy"):
-        value = result[key]
-        if key == "train_accuracy" and value is None:
-            continue  # zero-shot classification has no training images
-        if not (isinstance(value, int | float) and isfinite(value) and 0 <= value <= 1):
-            raise UserError(
-                f"{path}: {key} is {value!r}, not a share between 0 and 1; delete it and run again"
-            )
-    share = result["test_correct"] / result["test_images"]
-    if abs(share - result["test_accuracy"]) > 1e-9:
-        raise UserError(
-            f"{path}: test_accuracy {result['test_accuracy']} is not {result['test_correct']} of "
-            f"{result['test_images']} images; delete it and run again"
-        )
-
-
-def _check_comparable(records: Mapping[Path, Mapping[str, Any]]) -> None:
+def _check_comparable(runs: Sequence[Finished], folder: Path) -> None:
     """Refuse different test sets of one dataset and different weights of one backbone."""
-    seen: dict[tuple[str, str], tuple[Any, Path]] = {}
-    for path, record in records.items():
-        run, result = record["run"], record["result"]
+    seen: dict[tuple[str, str, str], tuple[Any, str]] = {}
+    for finished in runs:
+        run, tested = finished.run, finished.tested
         facts = {
-            ("dataset", run["dataset"], "test images"): result["test_images"],
-            ("dataset", run["dataset"], "classes"): result["classes"],
-            ("backbone", run["backbone"], "weights"): record["provenance"]["backbone_sha256"],
+            ("dataset", run.dataset, "numbers of test images"): tested.images,
+            ("dataset", run.dataset, "class names"): tuple(tested.facts["classnames"]),
+            ("dataset", run.dataset, "labels of test images"): sha256(tested.label).hexdigest(),
+            ("backbone", run.backbone, "weights"): tested.facts["backbone_sha256"],
         }
         for key, value in facts.items():
-            first, where = seen.setdefault(key, (value, path))
+            first, where = seen.setdefault(key, (value, run.folder))
             if first != value:
                 kind, name, what = key
+                shown = f", {first} and {value}" if isinstance(value, int | str) else ""
                 raise UserError(
-                    f"{kind} {name}: {what} differ between runs, {first} in {where} but {value} "
-                    f"in {path}; their accuracies cannot be compared, run again what is out of date"
+                    f"{folder}: {kind} {name}: {what} differ between {where} and {run.folder}"
+                    f"{shown}; their accuracies cannot be compared, run again what is out of date"
                 )
 
 
-def _warn_of_differences(study: Study, records: Mapping[Path, Mapping[str, Any]]) -> None:
+def _warn_of_differences(study: Study, runs: Sequence[Finished]) -> None:
     """Log what runs differ in without being incomparable."""
     values: dict[str, set[str]] = defaultdict(set)
-    for record in records.values():
-        for field in ("device_name", "precision", "engine", "code_digest"):
-            values[field].add(record["provenance"][field])
+    for finished in runs:
+        for field in ("device_name", "precision", "engine"):
+            values[field.replace("_", " ")].add(finished.tested.facts[field])
+        if finished.record:
+            values["code digest"].add(finished.record["provenance"]["code_digest"])
     for field, found in values.items():
         if len(found) > 1:
             shown = ", ".join(sorted(str(value)[:40] for value in found))
-            log.warning("runs differ in %s: %s", field.replace("_", " "), shown)
-    stale = sum(1 for _ in _outdated(study, records))
+            log.warning("runs differ in %s: %s", field, shown)
+    stale = sum(1 for _ in _outdated(study, runs))
     if stale:
         log.warning("%d runs were made by another version of the study or of the code", stale)
 
 
-def _outdated(study: Study, records: Mapping[Path, Mapping[str, Any]]) -> Iterator[Path]:
-    for path, record in records.items():
-        run = Run(**{key: record["run"][key] for key in RUN_COLUMNS[1:]})
-        made_by = record["provenance"]
-        if made_by["run_digest"] != study.run_digest(run, made_by["precision"], made_by["engine"]):
-            yield path
+def _outdated(study: Study, runs: Sequence[Finished]) -> Iterator[Run]:
+    for finished in runs:
+        facts = finished.tested.facts
+        test = Test(finished.run, finished.run.dataset)
+        if facts["test_digest"] != test_digest(study, test, facts["precision"], facts["engine"]):
+            yield finished.run

@@ -6,38 +6,18 @@ is named by the run's digest, so that it is never taken for that of another conf
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from blocklora.engine.loop import Progress
 from blocklora.errors import UserError
 from blocklora.files import atomic_path
 
 FORMAT = "blocklora-checkpoint-1"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        step: steps done.
-        seconds: spent on them.
-        history: rows of `history.csv` so far.
-        pending: loss, correct predictions and images of each step since the last row.
-        scaler: state of the loss scaler, empty outside fp16.
-    """
-
-    step: int
-    seconds: float
-    history: list[dict[str, float]]
-    pending: list[tuple[float, float, int]]
-    scaler: dict[str, Any]
 
 
 def save_checkpoint(
@@ -68,7 +48,7 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint is cut short, of another version or of another run.
     """
-    remedy = "; to start the run over, delete the file or pass --restart to `blocklora train`"
+    remedy = "; to start the run over, delete the file or pass --restart to `blocklora fit`"
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["blocklora"])

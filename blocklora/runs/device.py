@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 
 
@@ -17,8 +18,8 @@ def require_device(device: str, precision: str) -> None:
         UserError: it is not, or cannot.
     """
     if device == "cpu":
-        if precision == "fp16":
-            raise UserError("precision fp16 needs a GPU; use fp32 on the CPU")
+        if not PRECISIONS[precision].on_cpu:
+            raise UserError(f"precision {precision} needs a GPU; use fp32 on the CPU")
         return
     if not torch.cuda.is_available():
         raise UserError(
@@ -47,9 +48,18 @@ def reset_peak_memory(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_memory_bytes(device: str) -> int:
-    """Return the most memory held so far: allocated on the GPU, or resident in this process."""
+def peak_memory(device: str) -> dict[str, int | None]:
+    """Return the most memory held since the last reset, by the names of columns of runs.csv.
+
+    `peak_memory_bytes` is that of tensors on a GPU, or resident in this process on a CPU, where it
+    cannot be reset. `reserved_memory_bytes` is what PyTorch held on the GPU for them.
+    """
     if device == "cuda":
-        return torch.cuda.max_memory_allocated()
+        reserved = torch.cuda.max_memory_reserved()
+        return {
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+            "reserved_memory_bytes": reserved,
+        }
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else 1024 * kilobytes
+    peak = kilobytes if sys.platform == "darwin" else 1024 * kilobytes
+    return {"peak_memory_bytes": peak, "reserved_memory_bytes": None}

@@ -1,195 +1,104 @@
-"""Runs from their files to their files: train, test, and write the record."""
+"""Fits, from their files to their files: what a method learns, its history and its record."""
 
+import csv
+import io
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-import torch
-
-from blocklora.adapters.adapter import Adapter
-from blocklora.adapters.store import read_adapter_record, save_adapter
-from blocklora.engine.batches import Batches
-from blocklora.engine.classifier import Classifier
-from blocklora.engine.fast import Chunks, Engine, FastEngine
-from blocklora.engine.loop import CheckpointPolicy, History, train
-from blocklora.engine.plan import Setting, train_within_memory
-from blocklora.engine.randomness import torch_generator
+from blocklora.engine.loop import History
 from blocklora.errors import UserError
 from blocklora.files import file_digest, read_json, write_json, write_text
-from blocklora.runs.device import peak_memory_bytes, require_device, reset_peak_memory
+from blocklora.methods import METHODS
+from blocklora.methods.base import Compute, Shots, Task
+from blocklora.runs.device import device_name, peak_memory, require_device, reset_peak_memory
 from blocklora.runs.energy import energy_joules, energy_since
-from blocklora.runs.record import Compute, history_csv, record_of, result_of
-from blocklora.runs.task import Task, evaluation_batches, open_shots
+from blocklora.runs.keeper import CheckpointKeeper
+from blocklora.runs.record import HISTORY, RECORD, fit_record
 from blocklora.study.model import Run, Study
 
 logger = logging.getLogger(__name__)
 
-
-def run_zero_shot(study: Study, run: Run, task: Task, compute: Compute, folder: Path) -> None:
-    """Classify the test images by the prompts alone and write `metrics.json`."""
-    require_device(compute.device, compute.precision)
-    started, clock = datetime.now(UTC), monotonic()
-    reset_peak_memory(compute.device)
-    energy = energy_joules(compute.device)
-    classifier = Classifier(task.backbone, None, task.prompts, compute.device, compute.precision)
-    correct = classifier.correct(task.pixels, task.labels)
-    seconds = monotonic() - clock
-    cost = {
-        "trainable_parameters": 0,
-        "adapted_matrices": 0,
-        "adapter_bytes": 0,
-        "iterations": 0,
-        "wall_seconds": seconds,
-        "training_seconds": 0.0,
-        "evaluation_seconds": seconds,
-        "step_seconds": None,
-        "peak_memory_bytes": peak_memory_bytes(compute.device),
-        "planned_memory_bytes": None,
-        "energy_joules": energy_since(energy, compute.device),
-    }
-    result = result_of(task, correct, train_correct=None, train_images=0)
-    record = record_of(study, run, task, compute, started, result, cost)
-    write_json(folder / "metrics.json", record)
-    share = 100 * result["test_accuracy"]
-    logger.info("run %s: %.2f %% of %d test images", run.folder, share, len(task.labels))
+HISTORY_COLUMNS = ("step", "loss", "train_accuracy", "learning_rate", "seconds")
 
 
-def run_training(
+def fit_run(
     study: Study,
     run: Run,
     task: Task,
+    shots: Shots,
     compute: Compute,
     shots_list: Path,
-    shots_pixels: Path,
     folder: Path,
-    checkpoints: CheckpointPolicy,
-    stop_signal: Callable[[], str | None],
+    keeper: CheckpointKeeper,
 ) -> None:
-    """Train one adapter, test its last iterate once and write the run's three files.
+    """Fit the method of a run and write what it learned, its history and its record.
 
-    `metrics.json` is written last, so a folder that has it is complete; a run that is finished
-    already, by the same digest, is left as it is. The caller holds the run's lock, and deletes
-    the checkpoint when nothing can be lost any more.
+    The record is written last, so that a folder which has it is complete. The caller holds the
+    run's lock, and deletes the checkpoint when nothing can be lost any more. Nothing of the test
+    images is known here.
 
     Raises:
-        UserError: an input is unusable, the device is not there, or the loss is not finite.
+        UserError: the device is not there, or the loss is not finite.
         Interrupted: a signal asked for a stop, and the work is in the checkpoint; or the lock was
             lost, and nothing is written any more.
     """
-    if is_finished(folder, checkpoints.run_digest):
-        logger.info("run %s: finished before, left as it is", run.folder)
-        return
     require_device(compute.device, compute.precision)
-    started, clock = datetime.now(UTC), monotonic()
+    named = study.methods[run.method]
+    method = METHODS[named.kind]
+    started = datetime.now(UTC)
     reset_peak_memory(compute.device)
     # What a run that is taken up again drew before is not known.
-    energy = None if checkpoints.path.exists() else energy_joules(compute.device)
-    images = open_shots(shots_list, shots_pixels, task)
-    recipe, steps = study.recipe, study.recipe.iterations_per_shot * run.shots
-    config, shape = study.methods[run.method].adapter, task.backbone.config
-    size = shape.image_size
-    labels = torch.from_numpy(images.labels)
-    pinned = compute.device == "cuda"
-    batches = Batches(images, labels, recipe, size, run.seed, compute.workers, pinned)
-
-    def attempt(chunks: Chunks) -> tuple[Adapter, History]:
-        adapter = Adapter.initialise(
-            config,
-            shape.tower_shapes,
-            torch_generator(run.seed, "initialisation"),
-            compute.device,
-        )
-        engine = build_engine(compute, task, adapter, recipe.logit_scale, run.seed, chunks)
-        logger.info(
-            "run %s: ready for its first step after %.1f s", run.folder, monotonic() - clock
-        )
-        history = train(engine, batches, recipe, steps, run.folder, checkpoints, stop_signal)
-        return adapter, history
-
-    if compute.engine == "reference":
-        (adapter, history), plan = attempt(Chunks()), None
-    else:
-        prompts = tuple(map(tuple, task.prompts))
-        setting = Setting(shape, config, prompts, recipe.batch_size, compute.precision)
-        (adapter, history), plan = train_within_memory(setting, compute.device, attempt)
-    trained = monotonic()
-    classifier = Classifier(task.backbone, adapter, task.prompts, compute.device, compute.precision)
-    correct = classifier.correct(task.pixels, task.labels)
-    train_correct = sum(
-        classifier.correct(batch, labels) for batch, labels in evaluation_batches(images, size)
-    )
-    evaluated = monotonic()
-
-    checkpoints.require_lock()
-    adapter_file = folder / "adapter.safetensors"
-    save_adapter(
-        adapter_file,
-        adapter,
-        shape.name,
-        task.backbone.sha256,
-        dataset=run.dataset,
-        method=run.method,
-        shots=run.shots,
-        seed=run.seed,
-        classnames=task.names,
-        prompt=recipe.prompt,
-    )
-    write_text(folder / "history.csv", history_csv(history))
+    energy = None if keeper.path.exists() else energy_joules(compute.device)
+    fit = method.fit(named.config, named.recipe, task, shots, compute, keeper)
+    memory = peak_memory(compute.device)
+    keeper.require_lock()
+    facts = {
+        "dataset": run.dataset,
+        "method": run.method,
+        "shots": run.shots,
+        "seed": run.seed,
+        "classnames": task.names,
+        "prompt": named.recipe.prompt,
+        "logit_scale": named.recipe.logit_scale,
+    }
+    method.save(fit, folder, task.backbone, facts)
+    write_text(folder / HISTORY, history_csv(fit.history))
     cost = {
-        "trainable_parameters": adapter.trainable_parameters,
-        "adapted_matrices": adapter.adapted_matrices,
-        "adapter_bytes": adapter_file.stat().st_size,
-        "iterations": steps,
-        "wall_seconds": history.rows[-1]["seconds"] + evaluated - trained,
-        "training_seconds": history.rows[-1]["seconds"],
-        "evaluation_seconds": evaluated - trained,
-        "step_seconds": history.step_seconds(),
-        "peak_memory_bytes": peak_memory_bytes(compute.device),
-        "planned_memory_bytes": None if plan is None else plan.peak_bytes,
+        **fit.facts,
+        "adapter_bytes": sum((folder / name).stat().st_size for name in method.files),
+        "training_seconds": fit.history.rows[-1]["seconds"],
+        "step_seconds": fit.history.step_seconds(),
+        **memory,
         "energy_joules": energy_since(energy, compute.device),
     }
-    result = result_of(task, correct, train_correct, len(images))
-    record = record_of(study, run, task, compute, started, result, cost, file_digest(shots_list))
-    write_json(folder / "metrics.json", record)
-    logger.info(
-        "run %s: %.2f %% of %d test images, %.1f s",
-        run.folder,
-        100 * result["test_accuracy"],
-        len(task.labels),
-        monotonic() - clock,
-    )
+    images = {"train_images": len(shots.images), "classes": len(task.names)}
+    circumstances = {
+        "backbone_sha256": task.backbone.sha256,
+        "shots_sha256": file_digest(shots_list),
+        "device_name": device_name(compute.device),
+    }
+    record = fit_record(study, run, compute, started, images, cost, circumstances)
+    write_json(folder / RECORD, record)
+    logger.info("run %s: fitted in %.1f s", run.folder, cost["training_seconds"])
 
 
-def is_finished(folder: Path, run_digest: str) -> bool:
-    """Return whether the folder holds the complete result of exactly this run."""
+def is_fitted(study: Study, run: Run, folder: Path, digest: str) -> bool:
+    """Return whether a folder holds the complete fit of exactly this run."""
     try:
-        record = read_json(folder / "metrics.json")
-        read_adapter_record(folder / "adapter.safetensors")
-        found = record["provenance"]["run_digest"]
+        record = read_json(folder / RECORD)
+        METHODS[study.methods[run.method].kind].check(folder)
+        found = record["provenance"]["fit_digest"]
     except (UserError, KeyError, TypeError):
         return False
-    return found == run_digest and (folder / "history.csv").exists()
+    return found == digest and (folder / HISTORY).exists()
 
 
-def build_engine(
-    compute: Compute, task: Task, adapter: Adapter, logit_scale: float, seed: int, chunks: Chunks
-) -> Engine:
-    """Return the engine called `compute.engine` for a task; the reference knows no chunks."""
-    kind: Any = partial(FastEngine, chunks=chunks)
-    if compute.engine == "reference":
-        from blocklora.engine.reference import ReferenceEngine
-
-        kind = ReferenceEngine
-    return kind(
-        task.backbone,
-        adapter,
-        task.prompts,
-        logit_scale=logit_scale,
-        seed=seed,
-        device=compute.device,
-        precision=compute.precision,
-    )
+def history_csv(history: History) -> str:
+    """Return the content of `history.csv`."""
+    text = io.StringIO()
+    writer: Any = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history.rows)
+    return text.getvalue()

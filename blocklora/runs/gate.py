@@ -18,14 +18,14 @@ The tolerances, in points:
 import csv
 import json
 import logging
-from argparse import Namespace, _SubParsersAction
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from blocklora.errors import UserError
-from blocklora.files import read_json, write_json
+from blocklora.files import write_json
+from blocklora.runs.predictions import Predictions, read_predictions
 
 REFERENCE_FILE = "zero_shot_reference.csv"
 
@@ -42,46 +42,34 @@ class Reference:
     source: str
 
 
-def add_gate_command(subparsers: _SubParsersAction) -> None:
-    """Add the subcommand `gate` to the command line."""
-    parser = subparsers.add_parser(
-        "gate",
-        help="compare a zero-shot accuracy with the known one",
-        description="Compare the zero-shot accuracy in a metrics file with published and "
-        "independently measured values, and stop where it is off by more than the tolerance.",
-    )
-    parser.add_argument("--metrics", type=Path, required=True, help="metrics.json of zero-shot")
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="report (JSON)")
-    parser.add_argument(
-        "--tolerance", type=float, metavar="POINTS", help="in place of the reference's own"
-    )
-    parser.add_argument("--mode", choices=("stop", "warn"), default="stop")
-    parser.set_defaults(run=gate)
+def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path) -> None:
+    """Compare the accuracy of zero-shot predictions with the known one and write a report.
 
-
-def gate(options: Namespace) -> None:
-    """Run `gate`.
+    Args:
+        predictions: of the zero-shot test.
+        backbone: name of the backbone.
+        dataset: name of the dataset.
+        mode: "stop" or "warn", what to do where it differs.
+        output: the report (JSON).
 
     Raises:
-        UserError: the metrics are of another run, or off by more than the tolerance while
-            `--mode` is `stop`; then nothing is written.
+        UserError: the predictions are of another run, or off by more than the tolerance while
+            `mode` is "stop"; then nothing is written.
     """
-    result = _zero_shot_result(options.metrics, options.backbone, options.dataset)
-    references = load_references(options.backbone, options.dataset)
-    report = compare(result["test_accuracy"], references, options.tolerance)
-    where = f"{options.dataset} with {options.backbone}"
+    tested = _zero_shot(predictions, backbone, dataset)
+    references = load_references(backbone, dataset)
+    report = compare(tested.accuracy, references)
+    where = f"{dataset} with {backbone}"
     if report["status"] == "differs":
         message = (
             f"zero-shot accuracy of {where} is {report['accuracy_percent']:.2f} %, "
             f"{report['difference_points']:+.2f} points from {_words(references[0])}; "
-            f"{report['tolerance_points']:g} are tolerated ({options.metrics}). Likely causes: "
+            f"{report['tolerance_points']:g} are tolerated ({predictions}). Likely causes: "
             "another test split or other class names, another preprocessing (bicubic resize, "
             "centre crop, normalisation), other weights, another activation (QuickGELU), or "
             "another prompt in the study"
         )
-        if options.mode == "stop":
+        if mode == "stop":
             raise UserError(f"{message}. To train all the same, set `gate: warn` in config.yaml")
         logger.warning("%s", message)
     else:
@@ -91,8 +79,8 @@ def gate(options: Namespace) -> None:
             report["accuracy_percent"],
             report["status"],
         )
-    run = {"backbone": options.backbone, "dataset": options.dataset}
-    write_json(options.output, {**run, "test_images": result["test_images"], **report})
+    run = {"backbone": backbone, "dataset": dataset}
+    write_json(output, {**run, "test_images": tested.images, **report})
 
 
 def load_references(backbone: str, dataset: str) -> list[Reference]:
@@ -110,13 +98,11 @@ def load_references(backbone: str, dataset: str) -> list[Reference]:
     ]
 
 
-def compare(
-    accuracy: float, references: list[Reference], tolerance: float | None = None
-) -> dict[str, Any]:
+def compare(accuracy: float, references: list[Reference]) -> dict[str, Any]:
     """Compare an accuracy (a fraction) with the references, of which the first decides.
 
     Returns a report whose `status` is "passed", "differs" or "no reference value"; differences
-    are measured minus known, in points. `tolerance` replaces that of the decisive reference.
+    are measured minus known, in points.
     """
     percent = round(100 * accuracy, 6)
     differences = [round(percent - reference.accuracy_percent, 6) for reference in references]
@@ -131,33 +117,29 @@ def compare(
         ],
     }
     if references:
-        allowed = references[0].tolerance_points if tolerance is None else tolerance
+        allowed = references[0].tolerance_points
         report["status"] = "passed" if abs(differences[0]) <= allowed else "differs"
         report["difference_points"] = differences[0]
         report["tolerance_points"] = allowed
     return report
 
 
-def _zero_shot_result(path: Path, backbone: str, dataset: str) -> dict[str, Any]:
-    metrics = read_json(path)
+def _zero_shot(path: Path, backbone: str, dataset: str) -> Predictions:
+    predictions = read_predictions(path)
     try:
-        run = metrics["run"]
-        found = (run["backbone"], run["dataset"], run["shots"])
-        result = {
-            "test_accuracy": float(metrics["result"]["test_accuracy"]),
-            "test_images": int(metrics["result"]["test_images"]),
-        }
-    except (KeyError, TypeError, ValueError) as error:
+        run = predictions.facts["run"]
+        found = (run["backbone"], run["shots"], predictions.facts["dataset"])
+    except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not the metrics of a run ({type(error).__name__}: {error}); "
+            f"{path}: not the predictions of a run ({type(error).__name__}: {error}); "
             "delete it and run again"
         ) from None
-    if found != (backbone, dataset, 0):
+    if found != (backbone, 0, dataset):
         raise UserError(
-            f"{path}: these are metrics of {json.dumps(run)}, not of zero-shot classification of "
-            f"{dataset} with {backbone}"
+            f"{path}: these are predictions of {json.dumps(run)}, not of zero-shot classification "
+            f"of {dataset} with {backbone}"
         )
-    return result
+    return predictions
 
 
 def _words(reference: Reference) -> str:

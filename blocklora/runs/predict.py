@@ -1,6 +1,8 @@
 """What a trained adapter is for: the classes of new images, and plain weights for other code."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,17 @@ import numpy as np
 
 from blocklora.adapters.merge import merge
 from blocklora.adapters.store import load_adapter, read_adapter_record
-from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.prompts import prompt_tokens
 from blocklora.backbones.weights import load_backbone, save_backbone
 from blocklora.data.images import read_image
 from blocklora.data.preprocess import evaluation_transform
 from blocklora.engine.classifier import Classifier
 from blocklora.errors import UserError
 
-# What CLIP's cosines are multiplied by before the softmax, in training and here.
-LOGIT_SCALE = 100.0
+# By which the adapters of older versions were trained, if they do not say otherwise.
+PROTOCOL_LOGIT_SCALE = 100.0
+
+logger = logging.getLogger(__name__)
 
 
 def classify(
@@ -31,17 +35,23 @@ def classify(
     backbone = load_backbone(backbone_file)
     adapter = load_adapter(adapter_file, backbone.sha256)
     record = _record(adapter_file, "classnames", "prompt")
-    prompts = class_prompts(record["classnames"], record["prompt"])
-    tokens = tokenize(prompts, backbone.config.context_length)
+    names, scale = record["classnames"], record.get("logit_scale")
+    if scale is None:
+        logger.warning(
+            "%s: does not say its logit_scale; probabilities are right if it is %g",
+            adapter_file,
+            PROTOCOL_LOGIT_SCALE,
+        )
+        scale = PROTOCOL_LOGIT_SCALE
     size = backbone.config.image_size
     pixels = np.stack([evaluation_transform(read_image(path), size) for path in images])
-    classifier = Classifier(backbone, adapter, tokens, device)
-    probabilities = (LOGIT_SCALE * classifier.cosines(pixels)).softmax(-1)
-    best = probabilities.max(-1)
+    tokens = prompt_tokens(names, record["prompt"], backbone.config.context_length)
+    merged = replace(backbone, weights=merge(backbone.weights, adapter))
+    labels, probabilities = Classifier(merged, tokens, scale, device).predict(pixels)
     for path, label, probability in zip(
-        images, best.indices.tolist(), best.values.tolist(), strict=True
+        images, labels.tolist(), probabilities.tolist(), strict=True
     ):
-        yield path, record["classnames"][label], probability
+        yield path, names[label], probability
 
 
 def export_merged(adapter_file: Path, backbone_file: Path, output: Path) -> None:

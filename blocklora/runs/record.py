@@ -1,77 +1,62 @@
-"""The record of a run, `metrics.json` (docs/architecture.md), and its `history.csv`."""
+"""The files of a fit that every method leaves, and its record, `fit.json`."""
 
-import csv
-import io
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from blocklora.engine.loop import History
-from blocklora.provenance import run_provenance
-from blocklora.runs.device import device_name
-from blocklora.runs.task import Task
-from blocklora.study.model import Run, Study
+from blocklora.fields import to_values
+from blocklora.methods.base import Compute
+from blocklora.provenance import package_versions
+from blocklora.study.digests import fit_code, fit_digest
+from blocklora.study.model import Method, Run, Study
 
-HISTORY_COLUMNS = ("step", "loss", "train_accuracy", "learning_rate", "seconds")
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How to compute, which changes no number but by rounding."""
-
-    device: str
-    precision: str
-    engine: str
-    workers: int
+RECORD = "fit.json"
+HISTORY = "history.csv"
+SCHEMA = 2
 
 
-def result_of(
-    task: Task, correct: int, train_correct: int | None, train_images: int
-) -> dict[str, Any]:
-    """Return the accuracies of a run; `train_correct` is None where nothing was trained."""
-    return {
-        "test_accuracy": correct / len(task.labels),
-        "test_correct": correct,
-        "test_images": len(task.labels),
-        "train_accuracy": None if train_correct is None else train_correct / train_images,
-        "train_images": train_images,
-        "classes": len(task.names),
-    }
-
-
-def record_of(
+def fit_record(
     study: Study,
     run: Run,
-    task: Task,
     compute: Compute,
     started: datetime,
-    result: dict[str, Any],
-    cost: dict[str, Any],
-    shots_sha256: str | None = None,
+    images: Mapping[str, int],
+    cost: Mapping[str, Any],
+    circumstances: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json` (docs/architecture.md)."""
-    adapter = study.methods[run.method].adapter
+    """Return the content of `fit.json` (docs/architecture.md).
+
+    Args:
+        study: the study.
+        run: what was fitted.
+        compute: how it was computed.
+        started: when the fit began.
+        images: numbers of training images and classes.
+        cost: what the fit took.
+        circumstances: digests of the files it was made from, and the name of the device.
+    """
+    named = study.methods[run.method]
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "run": {"study": study.name, **vars(run)},
-        "result": result,
-        "adapter": None if adapter is None else adapter.to_json(),
-        "cost": cost,
+        "method": method_values(named),
+        "recipe": to_values(named.recipe),
+        "images": dict(images),
+        "cost": dict(cost),
         "provenance": {
-            **run_provenance(study, run, compute.precision, compute.engine),
-            "backbone_sha256": task.backbone.sha256,
-            "shots_sha256": shots_sha256,
+            "study_digest": study.digest,
+            "fit_digest": fit_digest(study, run, compute.precision, compute.engine),
+            "code_digest": fit_code(named.kind, compute.engine),
+            "precision": compute.precision,
+            "engine": compute.engine,
+            "versions": package_versions(),
+            **circumstances,
             "device": compute.device,
-            "device_name": device_name(compute.device),
             "started": started.isoformat(timespec="seconds"),
         },
     }
 
 
-def history_csv(history: History) -> str:
-    """Return the content of `history.csv`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history.rows)
-    return text.getvalue()
+def method_values(method: Method) -> dict[str, Any]:
+    """Return the kind of a method and its values, as a study file has them."""
+    return {"kind": method.kind, **({} if method.config is None else to_values(method.config))}

@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from textwrap import shorten
@@ -12,14 +13,19 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from blocklora.engine.engines import ENGINES
+from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 from blocklora.files import read_json
+from blocklora.runs.aggregate import run_files
 from blocklora.runs.lock import Holder, is_alive, read_holder
+from blocklora.runs.predictions import read_test_facts
+from blocklora.study.digests import fit_digest, test_digest
 from blocklora.study.model import Run, Study
 
 STATES = ("done", "running", "failed", "missing")
 # Everything a result can depend on beside the study: the configuration is not known here.
-COMPUTED_BY = [(p, e) for p in ("fp32", "bf16", "fp16") for e in ("fast", "reference")]
+COMPUTED_BY = list(product(PRECISIONS, ENGINES))
 
 # The logs of the steps before a run, below the folder of logs, in the order of the steps.
 STEP_LOGS = (
@@ -86,7 +92,7 @@ def study_status(study: Study, results: Path) -> list[RunStatus]:
         if value and state != "running":
             state, why = "missing", value
         if step:
-            why += f"; at step {step} of {study.recipe.iterations_per_shot * run.shots}"
+            why += f"; at step {step} of {_steps(study, run)}"
         status.append(RunStatus(run, state, why, spent, expected(run)))
     return status
 
@@ -137,15 +143,26 @@ class _Expectation:
 
 
 def _finished(study: Study, results: Path, run: Run) -> float | str | None:
-    """Return the seconds a finished run took, why its record does not count, or None without."""
-    path = results / "runs" / run.folder / "metrics.json"
-    if not path.exists():
+    """Return the seconds a finished run took, why it does not count, or None without one."""
+    folder = results / "runs"
+    paths = [folder / file for file in run_files(study, run)]
+    if not all(path.exists() for path in paths):
         return None
+    seconds, current = 0.0, True
     try:
-        record = read_json(path)
-        made_by, seconds = record["provenance"], float(record["cost"]["wall_seconds"])
-        digest = study.run_digest(run, made_by["precision"], made_by["engine"])
-        current = made_by["run_digest"] == digest
+        if run.method in study.fitted_methods:
+            path = paths[0]
+            record = read_json(path)
+            made_by = record["provenance"]
+            digest = fit_digest(study, run, made_by["precision"], made_by["engine"])
+            current = made_by["fit_digest"] == digest
+            seconds += float(record["cost"]["training_seconds"])
+        for test in study.own_tests(run):
+            path = folder / test.file
+            facts = read_test_facts(path)
+            digest = test_digest(study, test, facts["precision"], facts["engine"])
+            current = current and facts["test_digest"] == digest
+            seconds += float(facts["seconds"])
     except UserError as error:
         return str(error)
     except (KeyError, TypeError, ValueError):
@@ -163,14 +180,18 @@ def _holders(checkpoints: Path) -> Iterator[tuple[str, Holder]]:
 
 def _checkpointed(study: Study, results: Path, run: Run) -> tuple[int, float]:
     """Return how many steps and seconds are in the checkpoint of a run."""
-    if study.methods[run.method].kind == "zero_shot":
+    if run.method not in study.fitted_methods:
         return 0, 0.0
     for precision, engine in COMPUTED_BY:
-        digest = study.run_digest(run, precision, engine)
+        digest = fit_digest(study, run, precision, engine)
         path = results / "checkpoints" / f"{digest}.safetensors"
         if path.exists():
             return _progress(path)
     return 0, 0.0
+
+
+def _steps(study: Study, run: Run) -> int:
+    return study.methods[run.method].recipe.iterations_per_shot * run.shots
 
 
 def _progress(path: Path) -> tuple[int, float]:
@@ -213,7 +234,7 @@ class _Logs:
         if run.shots == 0:
             names = [f"zero_shot/{run.backbone}/{run.dataset}.log"]
         else:
-            cell = Path("train", run.backbone, run.dataset, run.method)
+            cell = Path("fit", run.backbone, run.dataset, run.method)
             pattern = f"{run.shots}shot-seeds*.log"
             found = sorted((self._folder / cell).glob(pattern))
             seeds = {path: path.stem.partition("-seeds")[2].split("_") for path in found}

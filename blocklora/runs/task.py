@@ -1,45 +1,44 @@
-"""A classification task as a run sees it: weights, classes, prompts and images, from files."""
+"""Tasks, training images and test images, read from their files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from blocklora.backbones.model import Backbone
-from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.prompts import prompt_tokens
 from blocklora.backbones.weights import load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest, read_shots
-from blocklora.data.pixels import ShotImages, open_shot_images, open_test_pixels
+from blocklora.data.pixels import open_shot_images, open_test_pixels
 from blocklora.data.preprocess import evaluation_transform
+from blocklora.engine.batches import Images
 from blocklora.errors import UserError
-from blocklora.study.model import Study
+from blocklora.methods.base import Shots, Task
+
+EVALUATED_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
-class Task:
-    """A classification task as every run on a dataset sees it.
+class TestImages:
+    """The test images of a dataset, preprocessed.
 
     Attributes:
-        backbone: CLIP weights.
-        names: class names by label.
-        prompts: token ids of each class prompt.
-        pixels: preprocessed test images, uint8 (images, size, size, 3).
-        labels: of the test images, int64 (images,).
+        pixels: uint8 (images, size, size, 3); may be decoded when they are asked for.
+        labels: int64 (images,).
     """
 
-    backbone: Backbone
-    names: list[str]
-    prompts: list[list[int]]
+    __test__ = False  # pytest takes the name for its own
+
     pixels: np.ndarray
     labels: np.ndarray
 
 
 def load_task(
-    study: Study, backbone_file: Path, manifest: Path, test_pixels: Path, workers: int
-) -> Task:
-    """Read what all runs of a backbone and dataset share.
+    backbone_file: Path, manifest: Path, test_pixels: Path, workers: int
+) -> tuple[Task, TestImages]:
+    """Read what all runs of a backbone and dataset share, and what they are tested on.
 
     Test images that are too many for a store are decoded by `workers` threads.
 
@@ -58,11 +57,13 @@ def load_task(
             f"{len(labels)} test images and the backbone sees {size} × {size} pixels; delete the "
             "file and run again"
         )
-    prompts = tokenize(class_prompts(names, study.recipe.prompt), backbone.config.context_length)
-    return Task(backbone, names, prompts, pixels, labels)
+    tokenize = partial(prompt_tokens, names, context_length=backbone.config.context_length)
+    return Task(backbone, names, tokenize), TestImages(pixels, labels)
 
 
-def open_shots(shots_list: Path, shots_pixels: Path, task: Task) -> ShotImages:
+def open_shots(
+    shots_list: Path, shots_pixels: Path, task: Task, per_class: int, seed: int
+) -> Shots:
     """Return the training images of a run, checked against its shots list.
 
     Raises:
@@ -77,12 +78,13 @@ def open_shots(shots_list: Path, shots_pixels: Path, task: Task) -> ShotImages:
     missing = sorted(set(range(len(task.names))) - set(images.labels.tolist()))
     if missing:
         raise UserError(f"{shots_list}: the class {task.names[missing[0]]!r} has no training image")
-    return images
+    return Shots(images, images.labels, per_class, seed)
 
 
-def evaluation_batches(images: ShotImages, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the training images, not augmented but preprocessed like test images."""
-    for start in range(0, len(images), 256):
-        chosen = range(start, min(start + 256, len(images)))
-        pixels = [evaluation_transform(Image.fromarray(images.image(i)), size) for i in chosen]
-        yield np.stack(pixels), images.labels[chosen.start : chosen.stop]
+def preprocessed(images: Images, size: int) -> Iterator[np.ndarray]:
+    """Yield training images preprocessed like test images, uint8 (some, size, size, 3)."""
+    for start in range(0, len(images), EVALUATED_AT_A_TIME):
+        chosen = range(start, min(start + EVALUATED_AT_A_TIME, len(images)))
+        yield np.stack(
+            [evaluation_transform(Image.fromarray(images.image(i)), size) for i in chosen]
+        )

@@ -20,7 +20,6 @@ rule fetch_backbone:
         runtime="2h",
     params:
         digest=backbone_digest,
-        code=code_digest("fetch_backbone"),
         study=untracked(STUDY.path),
         weights_root=untracked(config["weights_root"]),
         offline=untracked("--offline" if config["offline"] else ""),
@@ -49,7 +48,6 @@ rule pretrain_backbone:
         runtime="30m",
     params:
         digest=backbone_digest,
-        code=code_digest("pretrain_backbone"),
         study=untracked(STUDY.path),
     message:
         "Pretraining {wildcards.backbone} on drawn images"

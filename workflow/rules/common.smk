@@ -2,12 +2,15 @@
 
 import re
 from pathlib import Path
+from shlex import quote
 
 from blocklora.errors import UserError
-from blocklora.files import json_digest
-from blocklora.study.config import find_study, resolve_device, seed_groups
-from blocklora.study.model import Run, load_study
+from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
+from blocklora.runs.record import HISTORY, RECORD
+from blocklora.study import digests
+from blocklora.study.config import find_study, resolve_device, seed_groups
+from blocklora.study.model import Run, Test, load_study
 from blocklora.study.validation import check_config
 from blocklora.theory.sources import PLAIN_PROMPT
 
@@ -62,16 +65,36 @@ def growing(megabytes):
     return resource
 
 
-def images_digest(wildcards):
-    return json_digest(STUDY.dataset_definition(wildcards.dataset))
+def of_dataset(digest):
+    """Return the parameter with a digest that depends on the dataset alone."""
+
+    def parameter(wildcards):
+        return digest(STUDY, wildcards.dataset)
+
+    return parameter
 
 
-def listing_digest(wildcards):
-    return STUDY.listing_digest(wildcards.dataset)
+def shots_digest(wildcards):
+    return digests.shots_digest(STUDY, wildcards.dataset, int(wildcards.shots), int(wildcards.seed))
 
 
 def backbone_digest(wildcards):
-    return json_digest(STUDY.backbone_definition(wildcards.backbone))
+    return digests.backbone_digest(STUDY, wildcards.backbone)
+
+
+def how_to_compute(wildcards, input):
+    """Return the options of fits and tests that say how and where, not what."""
+    options = {
+        "study": STUDY.path,
+        "runs": f"{RESULTS}/runs",
+        "device": DEVICE,
+        "workers": WORKERS,
+        "precision": config["precision"],
+        "engine": config["engine"],
+    }
+    if config["scratch"]:
+        options["scratch"] = config["scratch"]
+    return " ".join(f"--{name} {quote(str(value))}" for name, value in options.items())
 
 
 def own_csv(wildcards):
@@ -82,32 +105,75 @@ def own_csv(wildcards):
 
 def test_pixels(wildcards):
     """Return the store of test images at the size a backbone sees."""
-    size = STUDY.image_size(wildcards.backbone)
-    return f"<results>/pixels/{wildcards.dataset}/test-{size}px.npy"
+    return pixels_of(wildcards.dataset, wildcards.backbone)
 
 
-def zero_shot_digest(wildcards):
-    run = Run(wildcards.backbone, wildcards.dataset, STUDY.zero_shot, 0, 0)
-    return STUDY.run_digest(run, config["precision"], config["engine"])
+def tested_pixels(wildcards):
+    return pixels_of(wildcards.tested, wildcards.backbone)
 
 
-def run_digests(seeds):
-    """Return the parameter with the digests of a job that trains these seeds."""
+def pixels_of(dataset, backbone):
+    return f"<results>/pixels/{dataset}/test-{STUDY.image_size(backbone)}px.npy"
+
+
+def run_digests(run):
+    """Return the digests of a fit and of the tests on its own dataset."""
+    how = config["precision"], config["engine"]
+    tests = [digests.test_digest(STUDY, test, *how) for test in STUDY.own_tests(run)]
+    return [digests.fit_digest(STUDY, run, *how), *tests]
+
+
+def untrained_digests(wildcards):
+    return run_digests(Run(wildcards.backbone, wildcards.dataset, wildcards.method, 0, 0))
+
+
+def elsewhere_digest(wildcards):
+    run = Run(
+        wildcards.backbone,
+        wildcards.dataset,
+        wildcards.method,
+        int(wildcards.shots),
+        int(wildcards.seed),
+    )
+    test = Test(run, wildcards.tested)
+    return digests.test_digest(STUDY, test, config["precision"], config["engine"])
+
+
+def fits_digests(seeds):
+    """Return the parameter with the digests of a job that fits these seeds."""
 
     def parameter(wildcards):
         cell = (wildcards.backbone, wildcards.dataset, wildcards.method, int(wildcards.shots))
-        runs = [Run(*cell, seed) for seed in seeds]
-        return [STUDY.run_digest(run, config["precision"], config["engine"]) for run in runs]
+        return [run_digests(Run(*cell, seed)) for seed in seeds]
 
     return parameter
 
 
+def fitted_kinds():
+    """Return the methods of the study that are fitted, by their kind."""
+    kinds = {}
+    for name in STUDY.fitted_methods:
+        kinds.setdefault(STUDY.methods[name].kind, []).append(name)
+    return kinds
+
+
+def fit_files(kind, seeds):
+    """Return the files that fits of this kind leave, tests on their own dataset included."""
+    names = [RECORD, HISTORY, *METHODS[kind].files]
+    return expand(
+        "<results>/runs/{{backbone}}/{{dataset}}/{{method}}/{{shots}}shot/seed{seed}/{file}",
+        seed=seeds,
+        file=[*names, "tests/{dataset}/test.safetensors", "tests/{dataset}/train.safetensors"],
+    )
+
+
 def run_files(run):
     """Return the files of a run."""
-    names = ["metrics.json"]
-    if STUDY.methods[run.method].kind == "adapter":
-        names += ["history.csv", "adapter.safetensors"]
-    return [f"<results>/runs/{run.folder}/{name}" for name in names]
+    names = [test.file for test in STUDY.own_tests(run)]
+    if run.method in STUDY.fitted_methods:
+        left = METHODS[STUDY.methods[run.method].kind].files
+        names += [f"{run.folder}/{name}" for name in (RECORD, HISTORY, *left)]
+    return [f"<results>/runs/{name}" for name in names]
 
 
 ADAPTERS = [

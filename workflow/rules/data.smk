@@ -17,7 +17,7 @@ rule fetch_dataset:
         mem_mb=2000,
         runtime="24h",
     params:
-        digest=images_digest,
+        digest=of_dataset(digests.images_digest),
         study=untracked(STUDY.path),
         data_root=untracked(config["data_root"]),
         offline=untracked("--offline" if config["offline"] else ""),
@@ -47,8 +47,7 @@ rule make_manifest:
         mem_mb=2000,
         runtime="30m",
     params:
-        digest=listing_digest,
-        code=code_digest("make_manifest"),
+        digest=of_dataset(digests.listing_digest),
     message:
         "Listing the images of {wildcards.dataset}"
     shell:
@@ -98,7 +97,7 @@ rule shots:
         mem_mb=2000,
         runtime="10m",
     params:
-        code=code_digest("shots"),
+        digest=shots_digest,
     message:
         "Drawing {wildcards.shots} shots of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -124,8 +123,7 @@ rule decode_test:
         mem_mb=growing(4000),
         runtime="2h",
     params:
-        digest=images_digest,
-        code=code_digest("decode_images"),
+        digest=of_dataset(digests.test_pixels_digest),
         budget=config["pixel_budget_gb"],
     message:
         "Decoding the test images of {wildcards.dataset}"
@@ -155,8 +153,7 @@ rule decode_shots:
         mem_mb=growing(4000),
         runtime="1h",
     params:
-        digest=images_digest,
-        code=code_digest("decode_images"),
+        digest=of_dataset(digests.shots_pixels_digest),
         budget=config["pixel_budget_gb"],
     message:
         "Decoding the {wildcards.shots} shots of {wildcards.dataset}, seed {wildcards.seed}"

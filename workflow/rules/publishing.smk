@@ -23,7 +23,7 @@ rule aggregate:
         runtime="10m",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("publish"),
+        code=code_digest("blocklora.publish"),
         study=untracked(STUDY.path),
         runs=untracked(f"{RESULTS}/runs"),
     message:
@@ -58,7 +58,7 @@ rule fewshot_table:
         runtime="10m",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("publish"),
+        code=code_digest("blocklora.publish"),
         study=untracked(STUDY.path),
     message:
         "Writing the table of {wildcards.shots}-shot accuracy"
@@ -97,7 +97,7 @@ for name, (category, names) in TABLES.items():
         params:
             name=name,
             study_digest=STUDY.digest,
-            code=code_digest("publish"),
+            code=code_digest("blocklora.publish"),
             study=untracked(STUDY.path),
             inputs=as_options,
         message:
@@ -138,7 +138,7 @@ for name, (category, names) in FIGURES.items():
         params:
             name=name,
             study_digest=STUDY.digest,
-            code=code_digest("publish"),
+            code=code_digest("blocklora.publish"),
             study=untracked(STUDY.path),
             inputs=as_options,
         message:
@@ -174,7 +174,7 @@ rule claims:
         runtime="10m",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("publish"),
+        code=code_digest("blocklora.publish"),
         study=untracked(STUDY.path),
         inputs=as_options,
     message:

@@ -18,7 +18,7 @@ rule bounds:
         runtime="10m",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("bounds"),
+        code=code_digest("blocklora.theory"),
         study=untracked(STUDY.path),
     message:
         "Computing the bounds"
@@ -45,7 +45,7 @@ rule gaps:
         mem_mb=500,
         runtime="10m",
     params:
-        code=code_digest("gaps"),
+        code=code_digest("blocklora.theory"),
     message:
         "Comparing measured gaps with the bounds"
     shell:
@@ -72,7 +72,7 @@ rule spectra:
         runtime="1h",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("spectra"),
+        code=code_digest("blocklora.theory"),
         study=untracked(STUDY.path),
         runs=untracked(f"{RESULTS}/runs"),
     message:
@@ -109,7 +109,7 @@ rule compression:
         runtime="8h",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("compression"),
+        code=code_digest("blocklora.theory"),
         precision=config["precision"],
         study=untracked(STUDY.path),
         results=untracked(RESULTS),
@@ -139,7 +139,7 @@ rule efficiency:
         runtime="1h",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("efficiency"),
+        code=code_digest("blocklora.theory"),
         precision=config["precision"],
         study=untracked(STUDY.path),
     message:

@@ -1,0 +1,99 @@
+"""Unfinished runs: kept in a checkpoint, shown while they go on, stopped when they are asked to."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from blocklora.engine.batches import Batch
+from blocklora.engine.loop import Keeper, Progress, Unfinished
+from blocklora.errors import Interrupted
+from blocklora.runs.checkpoint import load_checkpoint, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointKeeper(Keeper):
+    """Keeps the work of a run in its checkpoint."""
+
+    def __init__(
+        self,
+        run: str,
+        path: Path,
+        digest: str,
+        interval_seconds: float,
+        require_lock: Callable[[], None] = lambda: None,
+        stop_signal: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """Remember where the work of a run is kept.
+
+        Args:
+            run: folder of the run below `runs/`, which is its name in messages.
+            path: of the checkpoint.
+            digest: of the fit that the checkpoint belongs to.
+            interval_seconds: the least time between two checkpoints.
+            require_lock: raises `Interrupted` if another process has taken the run over, whose
+                checkpoint it then is.
+            stop_signal: returns the name of a signal that asks for an early stop, or None.
+        """
+        self.run, self.path, self.digest = run, path, digest
+        self.interval_seconds = interval_seconds
+        self.require_lock, self.stop_signal = require_lock, stop_signal
+        self._started = self._saved = monotonic()
+
+    def resume(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
+        """See `Keeper.resume`.
+
+        Raises:
+            UserError: the checkpoint cannot be used.
+        """
+        if not self.path.exists():
+            return None
+        progress = load_checkpoint(self.path, self.digest, parameters, optimizer)
+        logger.info("run %s: continued from step %d", self.run, progress.step)
+        return progress
+
+    def watch(self, batches: Iterable[Batch], done: int, steps: int) -> Iterable[Batch]:
+        """See `Keeper.watch`."""
+        seconds = monotonic() - self._started
+        logger.info("run %s: ready for its first step after %.1f s", self.run, seconds)
+        self._saved = monotonic()
+        return tqdm(
+            batches,
+            desc=self.run,
+            total=steps,
+            initial=done,
+            unit="step",
+            disable=None,
+            leave=False,
+        )
+
+    def add_row(self, row: Mapping[str, float], steps: int) -> None:
+        """See `Keeper.add_row`."""
+        if not sys.stderr.isatty():
+            text = "step {step}/{steps} loss {loss:.4f} accuracy {train_accuracy:.3f} rate "
+            text += "{learning_rate:.2e} {seconds:.1f} s"
+            logger.info("run %s: %s", self.run, text.format(steps=steps, **row))
+
+    def after_step(self, done: int, steps: int, unfinished: Callable[[], Unfinished]) -> None:
+        """See `Keeper.after_step`.
+
+        Raises:
+            Interrupted: a signal asked for a stop, and the work is saved; or the lock was lost,
+                and nothing is written any more.
+        """
+        name = self.stop_signal()
+        self.require_lock()
+        if name or monotonic() - self._saved >= self.interval_seconds or done == steps:
+            save_checkpoint(self.path, self.digest, *unfinished())
+            self._saved = monotonic()
+        if name:
+            raise Interrupted(
+                f"run {self.run}: stopped by {name} after step {done} of {steps}; "
+                "start the same command again to go on from there"
+            )
