@@ -1,9 +1,12 @@
 """The fast engine computes what the reference engine computes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from blocklora.adapters.config import AdapterConfig
+from blocklora.adapters.merge import merge
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.prompts import class_prompts, tokenize
 from blocklora.engine.classifier import Classifier
@@ -172,8 +175,11 @@ def test_classifier_predicts_as_the_adapted_open_clip_model(backbone, config):
     with torch.no_grad():
         images = model.encode_image((pixels.permute(0, 3, 1, 2) / 255 - mean) / std, normalize=True)
         cosines = images @ model.encode_text(tokens, normalize=True).T
-    classifier = Classifier(backbone, adapter, prompts())
-    predicted = classifier.predict(pixels.numpy())
-    chosen = cosines.gather(1, predicted[:, None])[:, 0]
+    if adapter is not None:
+        backbone = replace(backbone, weights=merge(backbone.weights, adapter))
+    classifier = Classifier(backbone, prompts(), logit_scale=20.0)
+    predicted, probability = classifier.predict(pixels.numpy())
+    chosen = cosines.gather(1, torch.from_numpy(predicted)[:, None])[:, 0]
     torch.testing.assert_close(chosen, cosines.max(1).values, rtol=0, atol=1e-5)
-    assert classifier.correct(pixels.numpy(), predicted.numpy()) == 70
+    expected = (20 * cosines.double()).softmax(1).max(1).values
+    torch.testing.assert_close(torch.from_numpy(probability).double(), expected, rtol=0, atol=1e-4)

@@ -12,10 +12,11 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.prompts import tokenize
 from blocklora.engine.batches import Batches, batch_indices
 from blocklora.engine.fast import FastEngine
-from blocklora.engine.loop import CheckpointPolicy, cosine_learning_rate, train
+from blocklora.engine.loop import Keeper, cosine_learning_rate, train
 from blocklora.engine.randomness import torch_generator
 from blocklora.engine.recipe import Recipe
 from blocklora.errors import Interrupted, UserError
+from blocklora.runs.keeper import CheckpointKeeper
 from tests.tiny import LORA, tiny_backbone
 
 RECIPE = Recipe(
@@ -63,9 +64,17 @@ def batches(seed=3, workers=0):
     return Batches(Pictures(), labels, RECIPE, size=32, seed=seed, workers=workers)
 
 
-def run(seed=3, workers=0, **options):
+class Named(Keeper):
+    run = "tiny"
+
+
+def keeper(path, digest="digest", seconds=1e9, **options):
+    return CheckpointKeeper("tiny", path, digest, seconds, **options)
+
+
+def run(seed=3, workers=0, kept=None):
     subject = engine(seed)
-    history = train(subject, batches(seed, workers), RECIPE, STEPS, "tiny", **options)
+    history = train(subject, batches(seed, workers), RECIPE, STEPS, kept)
     return [p.detach().clone() for p in subject.adapter.parameters()], history
 
 
@@ -134,15 +143,15 @@ def test_batches_for_a_gpu_are_pinned(monkeypatch):
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
 def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, stop_after):
-    policy = CheckpointPolicy(tmp_path / "run.safetensors", "digest", 1e9)
+    path = tmp_path / "run.safetensors"
     calls = iter(range(1, 100))
 
     def stop():
         return "SIGTERM" if next(calls) == stop_after else None
 
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {stop_after} of 12"):
-        run(checkpoints=policy, stop_signal=stop)
-    assert_equal(run(checkpoints=policy), run())
+        run(kept=keeper(path, stop_signal=stop))
+    assert_equal(run(kept=keeper(path)), run())
 
 
 def test_a_run_whose_lock_was_lost_leaves_the_checkpoint_to_its_new_holder(tmp_path):
@@ -154,25 +163,25 @@ def test_a_run_whose_lock_was_lost_leaves_the_checkpoint_to_its_new_holder(tmp_p
             raise Interrupted("stopped by the loss of its lock")
 
     with pytest.raises(Interrupted, match="the loss of its lock"):
-        run(checkpoints=CheckpointPolicy(path, "digest", 0, require))
+        run(kept=keeper(path, seconds=0, require_lock=require))
     assert path.read_text() == "of the new holder"
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
-    run(checkpoints=CheckpointPolicy(path, "one", 1e9))
+    run(kept=keeper(path, "one"))
     with pytest.raises(UserError, match="belongs to another configuration"):
-        run(checkpoints=CheckpointPolicy(path, "two", 1e9))
+        run(kept=keeper(path, "two"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_checkpoint_cut_short_is_refused(tmp_path, share):
     path = tmp_path / "run.safetensors"
-    run(checkpoints=CheckpointPolicy(path, "one", 1e9))
+    run(kept=keeper(path, "one"))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match=r"run\.safetensors: not a readable checkpoint"):
-        run(checkpoints=CheckpointPolicy(path, "one", 1e9))
+        run(kept=keeper(path, "one"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
@@ -185,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
 
     subject.step = poisoned
     with pytest.raises(UserError, match="run tiny: the loss of step 7 is nan"):
-        train(subject, batches(), RECIPE, STEPS, "tiny")
+        train(subject, batches(), RECIPE, STEPS, Named())
 
 
 def test_arms_stay_equal_and_block_lora_is_a_scaled_lora_of_lower_rank():
@@ -197,7 +206,7 @@ def test_arms_stay_equal_and_block_lora_is_a_scaled_lora_of_lower_rank():
     )
     engines = [engine(config=block), engine(config=lora)]
     for subject in engines:
-        train(subject, batches(), RECIPE, STEPS, "tiny")
+        train(subject, batches(), RECIPE, STEPS, Named())
     for tower in ("vision", "text"):
         arms = engines[0].adapter.towers[tower].up.detach()
         assert arms.abs().max() > 1e-2

@@ -4,15 +4,17 @@ import json
 import logging
 import subprocess
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blocklora.errors import UserError
-from blocklora.runs.gate import add_gate_command, compare, load_references
+from blocklora.runs.gate import compare, load_references
+from blocklora.runs.gate import gate as gate_command
+from blocklora.runs.predictions import Predictions, write_predictions
 
 BACKBONES = ("ViT-B-16-quickgelu", "ViT-B-32-quickgelu", "ViT-L-14-quickgelu")
 DATASETS = (
@@ -30,23 +32,20 @@ DATASETS = (
 )
 
 
-def write_metrics(path: Path, accuracy: float, **run) -> Path:
-    record = {
-        "run": {"backbone": BACKBONES[0], "dataset": "dtd", "shots": 0, "seed": 0, **run},
-        "result": {"test_accuracy": accuracy, "test_images": 1692},
-    }
-    path.write_text(json.dumps(record))
+def write_zero_shot(path: Path, accuracy: float, dataset: str = "dtd", **run) -> Path:
+    """Write the predictions of a zero-shot test on 10,000 images."""
+    label = np.zeros(10_000)
+    predicted = (np.arange(10_000) >= round(10_000 * accuracy)).astype(int)
+    run = {"backbone": BACKBONES[0], "dataset": dataset, "shots": 0, "seed": 0} | run
+    facts = {"run": run, "dataset": dataset}
+    write_predictions(path, Predictions(label, predicted, np.ones(10_000), facts))
     return path
 
 
-def run_gate(metrics: Path, dataset: str, *arguments: str) -> dict:
-    """Run `blocklora gate` for ViT-B/16 and return the report it wrote beside the metrics."""
-    parser = ArgumentParser()
-    add_gate_command(parser.add_subparsers())
-    output = metrics.with_name("gate.json")
-    words = ["gate", "--metrics", str(metrics), "--backbone", BACKBONES[0], "--dataset", dataset]
-    options = parser.parse_args([*words, "--output", str(output), *arguments])
-    options.run(options)
+def run_gate(predictions: Path, dataset: str, mode: str = "stop") -> dict:
+    """Run the gate for ViT-B/16 and return the report it wrote beside the predictions."""
+    output = predictions.with_name("gate.json")
+    gate_command(predictions, BACKBONES[0], dataset, mode, output)
     return json.loads(output.read_text())
 
 
@@ -54,9 +53,9 @@ def run_gate(metrics: Path, dataset: str, *arguments: str) -> dict:
 def gate(tmp_path):
     """Run the gate on an accuracy."""
 
-    def run(accuracy: float, *arguments: str, dataset: str = "dtd") -> dict:
-        metrics = write_metrics(tmp_path / "metrics.json", accuracy, dataset=dataset)
-        return run_gate(metrics, dataset, *arguments)
+    def run(accuracy: float, mode: str = "stop", dataset: str = "dtd") -> dict:
+        path = write_zero_shot(tmp_path / "test.safetensors", accuracy, dataset)
+        return run_gate(path, dataset, mode)
 
     return run
 
@@ -107,7 +106,7 @@ def test_the_known_accuracy_passes_and_is_reported(gate):
     assert report["difference_points"] == pytest.approx(44.56 - 44.50)
     assert report["tolerance_points"] == 1.0
     assert [r["accuracy_percent"] for r in report["references"]] == [44.50, 43.6]
-    assert (report["dataset"], report["test_images"]) == ("dtd", 1692)
+    assert (report["dataset"], report["test_images"]) == ("dtd", 10_000)
 
 
 def test_the_tolerance_itself_still_passes(gate):
@@ -129,15 +128,9 @@ def test_another_accuracy_stops_with_likely_causes_and_writes_nothing(gate, tmp_
 
 
 def test_warn_goes_on_and_says_so(gate, caplog):
-    report = gate(0.30, "--mode", "warn")
+    report = gate(0.30, "warn")
     assert report["status"] == "differs"
     assert "-14.50 points" in caplog.text
-
-
-def test_the_tolerance_can_be_chosen(gate):
-    assert gate(0.30, "--tolerance", "15")["status"] == "passed"
-    with pytest.raises(UserError, match=r"0\.05 are tolerated"):
-        gate(0.4456, "--tolerance", "0.05")
 
 
 def test_a_dataset_without_reference_passes_as_such(gate, caplog):
@@ -149,27 +142,34 @@ def test_a_dataset_without_reference_passes_as_such(gate, caplog):
 
 
 @pytest.mark.parametrize("change", [{"dataset": "eurosat"}, {"backbone": "other"}, {"shots": 4}])
-def test_metrics_of_another_run_are_refused(change, tmp_path):
-    metrics = write_metrics(tmp_path / "metrics.json", 0.45, **change)
+def test_predictions_of_another_run_are_refused(change, tmp_path):
+    path = write_zero_shot(tmp_path / "test.safetensors", 0.45, **change)
     with pytest.raises(UserError, match="not of zero-shot classification of dtd"):
-        run_gate(metrics, "dtd")
+        run_gate(path, "dtd")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"run": {', '{"run": {"backbone": "b"}}'])
-def test_a_file_that_is_no_record_is_refused(content, tmp_path):
-    metrics = tmp_path / "metrics.json"
-    metrics.write_text(content)
-    with pytest.raises(UserError, match=str(metrics)):
-        run_gate(metrics, "dtd")
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00" * 64])
+def test_a_file_that_holds_no_predictions_is_refused(content, tmp_path):
+    path = tmp_path / "test.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=str(path)):
+        run_gate(path, "dtd")
 
 
-@given(st.floats(0, 1), st.floats(0.01, 20))
-def test_the_verdict_is_the_distance_to_the_decisive_value(accuracy, tolerance):
+def test_predictions_that_do_not_say_their_run_are_refused(tmp_path):
+    path = tmp_path / "test.safetensors"
+    write_predictions(path, Predictions(np.zeros(1), np.zeros(1), np.ones(1), {}))
+    with pytest.raises(UserError, match="not the predictions of a run"):
+        run_gate(path, "dtd")
+
+
+@given(st.floats(0, 1))
+def test_the_verdict_is_the_distance_to_the_decisive_value(accuracy):
     references = load_references(BACKBONES[0], "eurosat")
-    report = compare(accuracy, references, tolerance)
+    report = compare(accuracy, references)
     distance = abs(100 * accuracy - 42.05)
-    if abs(distance - tolerance) > 1e-5:
-        assert report["status"] == ("passed" if distance < tolerance else "differs")
+    if abs(distance - 1.0) > 1e-5:
+        assert report["status"] == ("passed" if distance < 1.0 else "differs")
 
 
 def test_the_gate_imports_nothing_heavy():

@@ -9,7 +9,10 @@ from safetensors.numpy import save_file
 
 from blocklora.cli import main
 from blocklora.runs.lock import hold
+from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.runs.status import study_status
+from blocklora.study.digests import fit_digest
+from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, load_study
 
 CLIP = "ViT-B-16-quickgelu"
@@ -28,12 +31,18 @@ class Results:
 
     def finish(self, seconds, **which):
         run = self.run(**which)
-        digest = self.study.run_digest(run, "fp32", "fast")
+        made_by = {"precision": "fp32", "engine": "fast"}
+        digest = fit_digest(self.study, run, *made_by.values())
         record = {
-            "cost": {"wall_seconds": seconds},
-            "provenance": {"precision": "fp32", "engine": "fast", "run_digest": digest},
+            "cost": {"training_seconds": seconds - 2},
+            "provenance": made_by | {"fit_digest": digest},
         }
-        self.write(f"runs/{run.folder}/metrics.json", json.dumps(record))
+        self.write(f"runs/{run.folder}/fit.json", json.dumps(record))
+        for test in self.study.own_tests(run):
+            digest = digest_of_test(self.study, test, *made_by.values())
+            facts = made_by | {"test_digest": digest, "seconds": 1}
+            path = self.folder / "runs" / test.file
+            write_predictions(path, Predictions(np.zeros(1), np.zeros(1), np.ones(1), facts))
 
     def write(self, path, text=""):
         file = self.folder / path
@@ -42,7 +51,7 @@ class Results:
         return file
 
     def checkpoint(self, suffix, **which):
-        digest = self.study.run_digest(self.run(**which), "bf16", "fast")
+        digest = fit_digest(self.study, self.run(**which), "bf16", "fast")
         path = self.folder / f"checkpoints/{digest}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -84,7 +93,7 @@ def test_a_locked_run_is_running_and_its_checkpoint_says_how_far(results):
     results.finish(100, seed=2)
     facts = {"blocklora": json.dumps({"step": 120, "seconds": 30.0})}
     save_file({"x": np.zeros(1)}, results.checkpoint("safetensors"), facts)
-    results.write(f"logs/train/{CLIP}/dtd/block_lora/1shot-seeds1_2.log", "run: step 100")
+    results.write(f"logs/fit/{CLIP}/dtd/block_lora/1shot-seeds1_2.log", "run: step 100")
     with hold(results.checkpoint("lock"), results.run().folder):
         status = results.of()
     assert status.state == "running"
@@ -105,13 +114,13 @@ def test_the_lock_of_a_dead_process_is_no_running_run(results):
 
 def test_a_failed_run_tells_the_last_error_of_its_log(results):
     log = (
-        "run: step 10/500 loss 3.1\nblocklora train: error: run dtd/…/seed1: the loss of step 11 "
+        "run: step 10/500 loss 3.1\nblocklora fit: error: run dtd/…/seed1: the loss of step 11 "
         "is nan\nthe job was removed\n"
     )
-    results.write(f"logs/train/{CLIP}/dtd/block_lora/4shot-seeds1.log", log)
+    results.write(f"logs/fit/{CLIP}/dtd/block_lora/4shot-seeds1.log", log)
     status = results.of(shots=4)
     assert status.state == "failed"
-    assert status.why == ("train: run dtd/…/seed1: the loss of step 11 is nan the job was removed")
+    assert status.why == ("fit: run dtd/…/seed1: the loss of step 11 is nan the job was removed")
     assert results.of(shots=4, seed=2).state == "missing"
 
 
@@ -131,13 +140,13 @@ def test_a_step_that_succeeded_in_the_end_is_no_reason(results):
 
 def test_a_traceback_is_told_by_its_last_line(results):
     log = 'Traceback (most recent call last):\n  File "x.py"\nMemoryError: 3 GB\n'
-    path = results.write(f"logs/zero_shot/{CLIP}/dtd.log", log)
+    path = results.write(f"logs/test/{CLIP}/dtd/zero_shot.log", log)
     status = results.of(method="zero_shot", shots=0, seed=0)
     assert (status.state, status.why) == ("failed", f"{path}: MemoryError: 3 GB")
 
 
 def test_a_job_that_was_killed_leaves_a_log_without_a_message(results):
-    results.write(f"logs/train/{CLIP}/dtd/block_lora/1shot-seeds1_2.log", "step 10\n")
+    results.write(f"logs/fit/{CLIP}/dtd/block_lora/1shot-seeds1_2.log", "step 10\n")
     assert results.of().state == "failed"
     assert "the job was killed" in results.of().why
     with hold(results.checkpoint("lock", seed=2), results.run(seed=2).folder):
@@ -154,7 +163,8 @@ def test_results_of_another_version_of_the_study_do_not_count(results, document,
 
 @pytest.mark.parametrize("content", ['{"cost"', "[]", '{"cost": {}, "provenance": {}}'])
 def test_a_damaged_record_does_not_count_and_is_named(results, content):
-    path = results.write(f"runs/{results.run().folder}/metrics.json", content)
+    results.finish(100)
+    path = results.write(f"runs/{results.run().folder}/fit.json", content)
     assert results.of().state == "missing"
     assert str(path) in results.of().why
 

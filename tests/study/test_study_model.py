@@ -7,13 +7,17 @@ import yaml
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.study.config import resolve_device, seed_groups
+from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, load_study
 
 ROOT = Path(__file__).parents[2]
 
 
 def digests(study, precision="fp32", engine="fast"):
-    return {run: study.run_digest(run, precision, engine) for run in study.runs()}
+    return {
+        run: digest_of_test(study, study.own_tests(run)[0], precision, engine)
+        for run in study.runs()
+    }
 
 
 @pytest.fixture
