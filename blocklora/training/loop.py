@@ -56,11 +56,12 @@ class History:
         Raises:
             UserError: a loss is not finite; the first such step is named.
         """
-        if any(isinstance(loss, Tensor) for loss, _, _ in self.pending):
-            losses = torch.stack([torch.as_tensor(loss) for loss, _, _ in self.pending]).tolist()
-            hits = torch.stack([torch.as_tensor(hit) for _, hit, _ in self.pending]).tolist()
-            images = [count for _, _, count in self.pending]
-            self.pending = list(zip(losses, hits, images, strict=True))
+        # After a checkpoint the first steps are on the host already, and the others on the device.
+        waiting = [step for step in self.pending if isinstance(step[0], Tensor)]
+        if waiting:
+            losses, hits, images = zip(*waiting, strict=True)
+            values = torch.stack(losses).tolist(), torch.stack(hits).tolist()
+            self.pending[-len(waiting) :] = zip(*values, images, strict=True)
         for step, (loss, _, _) in enumerate(self.pending, done - len(self.pending) + 1):
             if not isfinite(loss):
                 raise UserError(

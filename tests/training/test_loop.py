@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
@@ -63,8 +64,22 @@ def batches(seed=3, workers=0):
     return Batches(Pictures(), labels, RECIPE, size=32, seed=seed, workers=workers)
 
 
-def run(seed=3, workers=0, **options):
+class Elsewhere(torch.Tensor):
+    """A tensor that combines with its own kind alone, as one on a GPU does."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if any(type(value) is torch.Tensor for value in tree_leaves((args, kwargs))):
+            raise RuntimeError("expected all tensors to be on the same device")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def run(seed=3, workers=0, elsewhere=False, **options):
+    """Train; the losses and correct predictions may lie on a device of their own."""
     subject = engine(seed)
+    if elsewhere:
+        step = subject.step
+        subject.step = lambda *inputs: [value.as_subclass(Elsewhere) for value in step(*inputs)]
     history = train(subject, batches(seed, workers), RECIPE, STEPS, "tiny", **options)
     return [p.detach().clone() for p in subject.adapter.parameters()], history
 
@@ -143,6 +158,20 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, stop_after):
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {stop_after} of 12"):
         run(checkpoints=policy, stop_signal=stop)
     assert_equal(run(checkpoints=policy), run())
+
+
+@pytest.mark.parametrize("stop_after", [2, 7])
+@pytest.mark.parametrize("interval", [0, 1e9])
+def test_checkpoints_between_two_rows_do_not_mix_devices(tmp_path, stop_after, interval):
+    policy = CheckpointPolicy(tmp_path / "run.safetensors", "digest", interval)
+    calls = iter(range(1, 100))
+
+    def stop():
+        return "SIGTERM" if next(calls) == stop_after else None
+
+    with pytest.raises(Interrupted):
+        run(elsewhere=True, checkpoints=policy, stop_signal=stop)
+    assert_equal(run(elsewhere=True, checkpoints=policy), run())
 
 
 def test_a_run_whose_lock_was_lost_leaves_the_checkpoint_to_its_new_holder(tmp_path):
