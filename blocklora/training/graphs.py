@@ -77,6 +77,7 @@ class CudaGraphs:
                 compute(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads pin the memory of coming batches meanwhile, which only this mode allows.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = compute(*inputs)
         return graph.replay, outputs

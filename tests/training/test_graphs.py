@@ -1,4 +1,7 @@
 import logging
+from contextlib import nullcontext
+from threading import Event, Thread
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -103,6 +106,42 @@ def test_recorded_steps_equal_plain_ones_and_gradients_add_up():
         assert torch.equal(found, expected)
     per_step = len(plain) // 4
     assert not torch.equal(plain[2], plain[2 + per_step])
+
+
+def test_recording_lets_other_threads_use_the_gpu(monkeypatch):
+    modes = []
+
+    def graph(graph, pool, capture_error_mode="global"):
+        modes.append(capture_error_mode)
+        return nullcontext()
+
+    for name in ("Stream", "current_stream", "CUDAGraph", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    CudaGraphs()(scaled_sum, [torch.ones(2), None])
+    assert modes == ["thread_local"]
+
+
+@pytest.mark.gpu
+def test_batches_are_pinned_while_steps_are_recorded():
+    pinned, stopped = [], Event()
+
+    def pin():
+        while len(pinned) < 10_000 and not stopped.is_set():
+            pinned.append(torch.empty(4096).pin_memory())  # kept, so that each is a new one
+
+    thread = Thread(target=pin)
+    thread.start()
+    try:
+        recorded = Recorded(scaled_sum, CudaGraphs())
+        for size in range(1, 50):
+            x = torch.ones(size, device="cuda")
+            assert torch.equal(recorded(x, x)[0], 3 * x)
+    finally:
+        stopped.set()
+        thread.join()
+    assert recorded._works
 
 
 @pytest.mark.gpu
