@@ -68,7 +68,7 @@ class Worker:
 
 def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """Answer until the other end hangs up."""
-    from blocklora.training.plan import is_out_of_memory
+    from blocklora.training.device import is_out_of_memory
 
     # An interruption of the terminal reaches all processes; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -25,7 +25,7 @@ from blocklora.clip.masks import draw_masks
 from blocklora.clip.prompts import pack
 from blocklora.clip.towers import TextTower, VisionTower, embed_prompts, tower_updates
 from blocklora.clip.weights import Backbone
-from blocklora.training.graphs import CudaGraphs, Recorded
+from blocklora.training.graphs import CudaGraphs, Recordings
 from blocklora.training.randomness import torch_generator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,11 +45,20 @@ class Chunks:
 
 
 class Engine(Protocol):
-    """Computes loss and adapter gradients of one batch."""
+    """Computes loss and adapter gradients of one batch.
+
+    Attributes:
+        adapter: is trained.
+        device: where it computes.
+        dtype: of the frozen weights and of products.
+        recorded: whether steps are recorded and replayed (True), or could not be recorded and run
+            one operation after the other (False); None where recording is not tried.
+    """
 
     adapter: Adapter
     device: torch.device
     dtype: torch.dtype
+    recorded: bool | None
 
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
@@ -117,8 +126,13 @@ class FastEngine:
         if "text" not in adapter.towers:
             with torch.no_grad():
                 self.fixed_text = self._encode_text(None)
-        recorded = cuda_graphs and self.device.type == "cuda"
-        self._run = Recorded(self._compute, CudaGraphs()) if recorded else self._compute
+        on_gpu = self.device.type == "cuda"
+        self._recordings = Recordings(CudaGraphs()) if cuda_graphs and on_gpu else None
+
+    @property
+    def recorded(self) -> bool | None:
+        """See `Engine`."""
+        return None if self._recordings is None else self._recordings.works
 
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
@@ -128,7 +142,11 @@ class FastEngine:
             self._masks("vision", len(images) * self.vision.tokens, step),
             self._masks("text", sum(map(len, self.embedded)), step),
         )
-        loss, correct, *gradients = self._run(images, labels, scaler.scale(self.one), *masks)
+        inputs = images, labels, scaler.scale(self.one), *masks
+        if self._recordings is None:
+            loss, correct, *gradients = self._compute(*inputs)
+        else:
+            loss, correct, *gradients = self._recordings(self._compute, *inputs)
         for parameter, gradient in zip(self.adapter.parameters(), gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return loss, correct

@@ -20,7 +20,7 @@ from blocklora.clip.checkpoints import tensor_shapes
 from blocklora.clip.config import ClipConfig
 from blocklora.clip.weights import Backbone
 from blocklora.errors import UserError
-from blocklora.training.device import free_bytes
+from blocklora.training.device import free_bytes, is_out_of_memory, release_memory
 from blocklora.training.engine import Chunks, FastEngine
 from blocklora.training.memory import TensorMemory
 
@@ -168,8 +168,7 @@ def train_within_memory(
             raise
         message = str(error).partition("\n")[0]
     # Only here, where the error and with it the tensors of the attempt are gone.
-    if device == "cuda":
-        torch.cuda.empty_cache()
+    release_memory(device)
     tried = chosen or Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
     smaller = next_smaller(setting, tried)
     logger.warning(
@@ -197,11 +196,6 @@ def next_smaller(setting: Setting, tried: Plan) -> Plan:
     floor = planned_peak_bytes(setting, smallest)
     budget = floor + (tried.peak_bytes - floor) * 3 // 4
     return plan(setting, budget)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of torch says that memory ran out, on the GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def held_tensors(value: object) -> Iterator[Tensor]:

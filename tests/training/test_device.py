@@ -1,10 +1,16 @@
 import os
+import weakref
 
 import pytest
 import torch
 
 from blocklora.errors import UserError
-from blocklora.training.device import free_bytes, peak_memory_bytes, require_device
+from blocklora.training.device import (
+    free_bytes,
+    is_out_of_memory,
+    peak_memory_bytes,
+    require_device,
+)
 
 
 @pytest.fixture
@@ -45,3 +51,43 @@ def test_peak_memory_sees_what_was_freed():
 def test_free_memory_is_a_part_of_what_there_is():
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < free_bytes("cpu") < total
+
+
+def test_what_this_process_keeps_on_a_gpu_without_need_counts_as_free(monkeypatch):
+    """Of 100 bytes, 30 are used and 20 kept beside them; 40 more are kept for garbage."""
+    kept, knot = {"bytes": 60}, []
+    knot.append(knot)  # refers to itself, so that only a collection frees it
+    garbage = weakref.ref(token := torch.ones(1), lambda _: None)
+    knot.append(token)
+    del knot, token
+
+    def empty_cache():
+        if garbage() is None:
+            kept["bytes"] = 20
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 30 + kept["bytes"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 - kept["bytes"], 100))
+    assert free_bytes("cuda") == 70
+    assert kept["bytes"] == 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+)
+def test_every_way_of_running_out_of_memory_is_recognised(error):
+    assert is_out_of_memory(error)
+    later = RuntimeError("the recording could not be ended")
+    later.__context__ = error
+    assert is_out_of_memory(later)
+
+
+def test_other_errors_are_not_taken_for_missing_memory():
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access"))

@@ -1,10 +1,12 @@
 """Runs from files to files, by the command line."""
 
 import csv
+import gc
 import json
 import logging
 import re
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from blocklora.clip.weights import load_backbone, save_backbone
 from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
 from blocklora.files import write_json
 from blocklora.training.engine import FastEngine
+from blocklora.training.evaluate import Classifier
 from tests.tiny import SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +186,38 @@ def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, mo
         *(load_adapter(folder / "adapter.safetensors").updates() for folder in folders), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * theirs.abs().max().item())
+
+
+def test_no_engine_is_alive_beside_the_evaluation_or_the_next_seed(prepared, tmp_path, monkeypatch):
+    """The loss of the first seed is not finite; its error must not keep its tensors either."""
+    engines, alive = [], []
+    step, prepare, test = FastEngine.step, FastEngine.__init__, Classifier.__init__
+
+    def living():
+        return sum(engine() is not None for engine in engines)
+
+    def spoiled(self, *inputs):
+        loss, correct = step(self, *inputs)
+        return (loss if self.seed == 2 else loss * float("nan")), correct
+
+    def noted(self, *arguments, **options):
+        alive.append(living())
+        engines.append(weakref.ref(self))
+        prepare(self, *arguments, **options)
+
+    def tested(self, *arguments, **options):
+        alive.append(living())
+        test(self, *arguments, **options)
+
+    monkeypatch.setattr(FastEngine, "step", spoiled)
+    monkeypatch.setattr(FastEngine, "__init__", noted)
+    monkeypatch.setattr(Classifier, "__init__", tested)
+    gc.disable()
+    try:
+        assert train(prepared, tmp_path, seeds=(1, 2)) == 1
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
 
 
 def test_a_run_says_how_long_it_took_to_its_first_step(prepared, tmp_path, caplog):
