@@ -49,6 +49,7 @@ def run_zero_shot(study: Study, run: Run, task: Task, compute: Compute, folder: 
         "step_seconds": None,
         "peak_memory_bytes": peak_memory_bytes(compute.device),
         "planned_memory_bytes": None,
+        "recorded_steps": None,
         "energy_joules": energy_since(energy, compute.device),
     }
     result = result_of(task, correct, train_correct=None, train_images=0)
@@ -96,7 +97,7 @@ def run_training(
     pinned = compute.device == "cuda"
     batches = Batches(images, labels, recipe, size, run.seed, compute.workers, pinned)
 
-    def attempt(chunks: Chunks) -> tuple[Adapter, History]:
+    def attempt(chunks: Chunks) -> tuple[Adapter, History, bool | None]:
         adapter = Adapter.initialise(
             config,
             shape.tower_shapes,
@@ -108,14 +109,14 @@ def run_training(
             "run %s: ready for its first step after %.1f s", run.folder, monotonic() - clock
         )
         history = train(engine, batches, recipe, steps, run.folder, checkpoints, stop_signal)
-        return adapter, history
+        return adapter, history, engine.recorded
 
     if compute.engine == "reference":
-        (adapter, history), plan = attempt(Chunks()), None
+        (adapter, history, recorded), plan = attempt(Chunks()), None
     else:
         prompts = tuple(map(tuple, task.prompts))
         setting = Setting(shape, config, prompts, recipe.batch_size, compute.precision)
-        (adapter, history), plan = train_within_memory(setting, compute.device, attempt)
+        (adapter, history, recorded), plan = train_within_memory(setting, compute.device, attempt)
     trained = monotonic()
     classifier = Classifier(task.backbone, adapter, task.prompts, compute.device, compute.precision)
     correct = classifier.correct(task.pixels, task.labels)
@@ -150,6 +151,7 @@ def run_training(
         "step_seconds": history.step_seconds(),
         "peak_memory_bytes": peak_memory_bytes(compute.device),
         "planned_memory_bytes": None if plan is None else plan.peak_bytes,
+        "recorded_steps": recorded,
         "energy_joules": energy_since(energy, compute.device),
     }
     result = result_of(task, correct, train_correct, len(images))

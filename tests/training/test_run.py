@@ -137,6 +137,7 @@ def test_a_run_leaves_record_history_and_adapter(prepared, tmp_path):
         assert cost["adapted_matrices"] == 15
         assert cost["trainable_parameters"] == 9 * (2 * 32 + 4 * 32) + 6 * (2 * 16 + 4 * 16)
         assert cost["iterations"] == 6
+        assert cost["recorded_steps"] is None  # nothing is recorded on a CPU
         assert cost["adapter_bytes"] == (folder / "adapter.safetensors").stat().st_size
         rows = list(csv.DictReader((folder / "history.csv").open()))
         assert [row["step"] for row in rows] == ["2", "4", "6"]
@@ -218,6 +219,14 @@ def test_no_engine_is_alive_beside_the_evaluation_or_the_next_seed(prepared, tmp
     finally:
         gc.enable()
     assert alive == [0, 0, 0]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_record_says_whether_steps_were_recorded(prepared, tmp_path, monkeypatch, recorded):
+    monkeypatch.setattr(FastEngine, "recorded", recorded)
+    assert train(prepared, tmp_path) == 0
+    record = json.loads((run_folder(tmp_path, 1) / "metrics.json").read_text())
+    assert record["cost"]["recorded_steps"] is recorded
 
 
 def test_a_run_says_how_long_it_took_to_its_first_step(prepared, tmp_path, caplog):
