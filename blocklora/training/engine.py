@@ -166,7 +166,8 @@ class FastEngine:
             text_features = self._encode_text(text_masks)
         loss, correct = classification_loss(image_features, text_features, labels, self.logit_scale)
         gradients = torch.autograd.grad(loss * loss_scale, self.adapter.parameters())
-        return loss.detach(), correct, *gradients
+        # Arms that share their sum share a gradient, which a GradScaler could not write to.
+        return loss.detach(), correct, *(gradient.contiguous() for gradient in gradients)
 
     def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """Return the image features, shape (images, embed_dim)."""

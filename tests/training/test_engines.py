@@ -69,6 +69,22 @@ def test_fast_engine_equals_the_reference(backbone, config):
     assert_same(step(FastEngine, backbone, config), step(ReferenceEngine, backbone, config))
 
 
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_gradient_scaler_takes_the_gradients_of_the_fast_engine(config):
+    backbone = tiny_backbone()
+    adapter = trained_adapter(config, backbone)
+    engine = FastEngine(backbone, adapter, prompts(), logit_scale=100.0, seed=1)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = [parameter.detach().clone() for parameter in adapter.parameters()]
+    engine.step(*batch(), 0, scaler)
+    assert all(parameter.grad.is_contiguous() for parameter in adapter.parameters())
+    scaler.step(optimizer)
+    _, _, gradients = step(FastEngine, backbone, config)
+    for old, new, gradient in zip(before, adapter.parameters(), gradients, strict=True):
+        torch.testing.assert_close(old - new, gradient, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("chunks", [Chunks(1), Chunks(15, 3), Chunks(images=1), Chunks(30, 2)])
 def test_chunks_leave_the_gradients_as_they_are(backbone, chunks):
     config = make(blocks=2)
