@@ -8,7 +8,7 @@ An engine computes the loss of a batch and the gradients of the adapter. `Refere
 - a tower without an adapter gets no gradients, and its text features are computed once;
 - prompts and images may be encoded in chunks, all but the last run again when their gradient is
   needed, so that memory grows with the chunk and not with the number of classes;
-- on a GPU the whole step is recorded once per batch size and replayed (`graphs.py`).
+- on a GPU the whole step is recorded once and replayed (`graphs.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class Engine(Protocol):
 
         Args:
             images: uint8 (batch, size, size, 3) on the engine's device.
-            labels: int64 (batch,) on the engine's device.
+            labels: int64 (batch,) on the engine's device; −100 leaves an image out of everything.
             step: number of the step, which decides the dropout.
             scaler: scales the loss before the backward pass (fp16).
 
@@ -84,7 +84,7 @@ def classification_loss(
     Args:
         image_features: shape (images, dim), any norm.
         text_features: shape (classes, dim), any norm.
-        labels: shape (images,).
+        labels: shape (images,); an image with the label −100 does not count.
         logit_scale: 100 in the protocol.
     """
     cosines = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from blocklora.errors import Interrupted, UserError
-from blocklora.training.batches import Batches
+from blocklora.training.batches import IGNORED, Batches
 from blocklora.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from blocklora.training.engine import Engine
 from blocklora.training.recipe import Recipe
@@ -178,11 +178,12 @@ def train(
         rate = cosine_learning_rate(done, steps, recipe.learning_rate, recipe.final_learning_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        count = int((labels != IGNORED).sum())
         images = images.to(engine.device, non_blocking=True)
         labels = labels.to(engine.device, non_blocking=True)
         loss, correct = training_step(engine, optimizer, scaler, images, labels, done)
         done += 1
-        history.pending.append((loss, correct, len(labels)))
+        history.pending.append((loss, correct, count))
         now = monotonic()
         if done % recipe.log_every == 0 or done == steps:
             history.settle(run, done)

@@ -94,8 +94,8 @@ def run_training(
     config, shape = study.methods[run.method].adapter, task.backbone.config
     size = shape.image_size
     labels = torch.from_numpy(images.labels)
-    pinned = compute.device == "cuda"
-    batches = Batches(images, labels, recipe, size, run.seed, compute.workers, pinned)
+    for_gpu = compute.device == "cuda"
+    batches = Batches(images, labels, recipe, size, run.seed, compute.workers, for_gpu)
 
     def attempt(chunks: Chunks) -> tuple[Adapter, History, bool | None]:
         adapter = Adapter.initialise(

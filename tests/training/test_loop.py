@@ -12,8 +12,9 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
 from blocklora.clip.prompts import tokenize
 from blocklora.errors import Interrupted, UserError
-from blocklora.training.batches import Batches, batch_indices
+from blocklora.training.batches import IGNORED, Batches, batch_indices
 from blocklora.training.engine import FastEngine
+from blocklora.training.graphs import Recordings
 from blocklora.training.loop import CheckpointPolicy, cosine_learning_rate, train
 from blocklora.training.randomness import torch_generator
 from blocklora.training.recipe import Recipe
@@ -141,10 +142,57 @@ def test_batches_prepared_ahead_are_the_same():
 
 def test_batches_for_a_gpu_are_pinned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: ("pinned", tensor))
-    plain, pinned = batches().batch(2), replace(batches(), pinned=True).batch(2)
+    plain, pinned = batches().batch(2), replace(batches(), for_gpu=True).batch(2)
     for value, (mark, copy) in zip(plain, pinned, strict=True):
         assert mark == "pinned"
         assert torch.equal(value, copy)
+
+
+@pytest.fixture
+def unpinned(monkeypatch):
+    """Let batches be made for a GPU without one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 6, 32])
+def test_batches_for_a_gpu_have_one_size_and_the_images_of_others(unpinned, batch_size):
+    recipe = replace(RECIPE, batch_size=batch_size)
+    plain = replace(batches(), recipe=recipe)
+    size = min(batch_size, 6)
+    for step in range(8):
+        images, labels = plain.batch(step)
+        filled, marked = replace(plain, for_gpu=True).batch(step)
+        assert filled.shape[0] == marked.shape[0] == size
+        assert torch.equal(filled[: len(images)], images)
+        assert torch.equal(marked[: len(images)], labels)
+        assert (marked[len(images) :] == IGNORED).all()
+
+
+def test_what_fills_a_batch_up_leaves_training_as_it_is_with_one_recording(unpinned):
+    """Without dropout, whose masks depend on the size of a batch."""
+    config, shapes = replace(CONFIG, dropout=0.0), []
+
+    def record(compute, inputs):
+        shapes.append(inputs[0].shape)
+        outputs = compute(*inputs)
+
+        def replay():
+            for place, value in zip(outputs, compute(*inputs), strict=True):
+                place.copy_(value)
+
+        return replay, outputs
+
+    plain, filled = engine(config=config), engine(config=config)
+    filled._recordings = Recordings(record)
+    expected = train(plain, batches(), RECIPE, STEPS, "tiny")
+    found = train(filled, replace(batches(), for_gpu=True), RECIPE, STEPS, "tiny")
+    assert filled.recorded
+    assert shapes == [(4, 32, 32, 3)]
+    for ours, theirs in zip(found.rows, expected.rows, strict=True):
+        assert ours["train_accuracy"] == theirs["train_accuracy"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    for ours, theirs in zip(filled.adapter.parameters(), plain.adapter.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
