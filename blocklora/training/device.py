@@ -26,7 +26,7 @@ CUDA_13_DRIVER, CUDA_13_CAPABILITY = 580, (7, 5)
 
 
 def require_device(device: str, precision: str) -> None:
-    """Check that `device` ("cpu" or "cuda") is there and can compute in `precision`.
+    """Check that `device` ("cpu" or "cuda") is there and can compute in `precision`; set it up.
 
     Raises:
         UserError: it is not, or cannot.
@@ -42,6 +42,11 @@ def require_device(device: str, precision: str) -> None:
         raise _unusable("{}, compute capability {}.{}".format(name, *capability))
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"{name} does not compute in bf16; set precision: fp16 in config.yaml")
+    # Gradients of low-rank factors are sums over thousands of tokens. cuBLAS may split such a sum
+    # and round its parts to 16 bits before they are added; they are to stay in fp32.
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_bf16_reduced_precision_reduction = False
+    matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def _built_for_cuda_13() -> bool:

@@ -113,6 +113,23 @@ def test_a_gpu_too_old_for_cuda_is_refused(card, monkeypatch):
         require_device("cuda", "fp32")
 
 
+def test_sums_of_products_stay_in_fp32_on_a_gpu(card, monkeypatch):
+    matmul = torch.backends.cuda.matmul
+    settings = (
+        "allow_bf16_reduced_precision_reduction",
+        "allow_fp16_reduced_precision_reduction",
+    )
+    before = [getattr(matmul, setting) for setting in settings]
+    try:
+        for setting in settings:
+            setattr(matmul, setting, True)
+        require_device("cuda", "fp16")
+        assert not any(getattr(matmul, setting) for setting in settings)
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setattr(matmul, setting, value)
+
+
 def test_peak_memory_sees_what_was_freed():
     before = peak_memory_bytes("cpu")
     torch.ones(before // 4)  # so many bytes, and something is resident beside them
