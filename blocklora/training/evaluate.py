@@ -18,6 +18,16 @@ from blocklora.training.engine import DTYPES
 BATCH_SIZES = {"cpu": 64, "cuda": 256}
 
 
+def evaluation_dtype(device: str, precision: str) -> torch.dtype:
+    """Return what the weights are tested in after a run in `precision`."""
+    # OpenAI's weights are published in fp16. bf16 rounds them from 11 bits to 8, and would round
+    # the sum with an update again; fp16 holds them exactly and is as fast on a GPU. What makes bf16
+    # the safer one in training, the range of gradients, does not matter here.
+    if device == "cuda" and precision == "bf16":
+        return torch.float16
+    return DTYPES[precision]
+
+
 class Classifier:
     """CLIP with class prompts, the adapter merged into plain weights."""
 
@@ -33,7 +43,7 @@ class Classifier:
         if adapter is not None:
             weights = merge(backbone.weights, adapter)
             backbone = Backbone(backbone.config, weights, backbone.sha256)
-        dtype = DTYPES[precision]
+        dtype = evaluation_dtype(device, precision)
         self.device = torch.device(device)
         self.vision = VisionTower(backbone, device, dtype)
         text = TextTower(backbone, device, dtype)

@@ -7,6 +7,7 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.clip.config import ClipConfig
 from blocklora.clip.masks import draw_masks, kept
 from blocklora.clip.prompts import class_prompts, tokenize
+from blocklora.training import evaluate
 from blocklora.training.engine import Chunks, FastEngine
 from blocklora.training.evaluate import Classifier
 from blocklora.training.memory import TensorMemory
@@ -193,3 +194,44 @@ def test_classifier_predicts_as_the_adapted_open_clip_model(backbone, config):
     chosen = cosines.gather(1, predicted[:, None])[:, 0]
     torch.testing.assert_close(chosen, cosines.max(1).values, rtol=0, atol=1e-5)
     assert classifier.correct(pixels.numpy(), predicted.numpy()) == 70
+
+
+class Built(Exception):
+    """Raised when both towers are."""
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        ("cuda", "bf16", torch.float16),
+        ("cuda", "fp16", torch.float16),
+        ("cuda", "fp32", torch.float32),
+        ("cpu", "bf16", torch.bfloat16),
+        ("cpu", "fp32", torch.float32),
+    ],
+)
+def test_a_gpu_tests_in_a_precision_that_holds_the_weights(
+    monkeypatch, device, precision, expected
+):
+    built = []
+
+    def tower(backbone, device, dtype):
+        built.append((device, dtype))
+        if len(built) == 2:
+            raise Built
+
+    monkeypatch.setattr(evaluate, "VisionTower", tower)
+    monkeypatch.setattr(evaluate, "TextTower", tower)
+    with pytest.raises(Built):
+        Classifier(tiny_backbone(), None, prompts(), device, precision)
+    assert built == [(device, expected)] * 2
+
+
+@pytest.mark.gpu
+def test_tests_of_a_bf16_run_on_a_gpu_are_close_to_fp32():
+    pixels = batch()[0].numpy()
+    found, expected = (
+        Classifier(tiny_backbone(), None, prompts(), device, precision).cosines(pixels)
+        for device, precision in (("cuda", "bf16"), ("cpu", "fp32"))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
