@@ -156,7 +156,8 @@ def _fit(options: Namespace) -> None:
             except Interrupted:
                 raise
             except UserError as error:
-                failures.append(error)
+                # A copy, since the traceback keeps the failed run's tensors from being freed.
+                failures.append(type(error)(str(error)))
     if failures:
         # Temporary only if all are.
         error = min(failures, key=lambda failure: failure.exit_status)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from blocklora.engine.augment import cut, draw_crops
@@ -15,6 +16,9 @@ from blocklora.engine.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
 """Pixels, uint8 (images, size, size, 3), and labels, int64 (images,)."""
+
+IGNORED = -100
+"""The label of what is no image: cross-entropy leaves it out, and no prediction equals it."""
 
 
 class Images(Protocol):
@@ -48,8 +52,9 @@ class Batches:
         size: side of the crops in pixels.
         seed: of the run.
         workers: batches prepared ahead, each in a thread of its own; 0 prepares none ahead.
-        pinned: whether batches lie in pinned memory, from which a GPU copies without being waited
-            for.
+        for_gpu: whether batches lie in pinned memory, from which a GPU copies without being waited
+            for, and all have one size, for which a step is recorded and its memory planned: a
+            smaller one is filled up by black images with the label `IGNORED`.
     """
 
     images: Images
@@ -58,7 +63,7 @@ class Batches:
     size: int
     seed: int
     workers: int
-    pinned: bool = False
+    for_gpu: bool = False
 
     def batch(self, step: int) -> Batch:
         """Return the pixels, uint8 (batch, size, size, 3), and labels, int64, of one step."""
@@ -70,8 +75,13 @@ class Batches:
             self.recipe.flip_probability,
             numpy_generator(self.seed, "augmentation", step),
         )
-        batch = cut(images, crops, self.size), self.labels[chosen]
-        return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
+        pixels, labels = cut(images, crops, self.size), self.labels[chosen]
+        if not self.for_gpu:  # dropout depends on the size of a batch, and so would all results
+            return pixels, labels
+        missing = min(self.recipe.batch_size, len(self.images)) - len(chosen)
+        pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))
+        labels = F.pad(labels, (0, missing), value=IGNORED)
+        return pixels.pin_memory(), labels.pin_memory()
 
     def iterate(self, first: int, last: int) -> Iterator[Batch]:
         """Yield the batches of steps `first` to `last` − 1."""

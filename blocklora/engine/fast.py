@@ -8,7 +8,7 @@ An engine computes the loss of a batch and the gradients of the adapter. `Refere
 - a tower without an adapter gets no gradients, and its text features are computed once;
 - prompts and images may be encoded in chunks, all but the last run again when their gradient is
   needed, so that memory grows with the chunk and not with the number of classes;
-- on a GPU the whole step is recorded once per batch size and replayed (`graphs.py`).
+- on a GPU the whole step is recorded once and replayed (`graphs.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.algebra import merge_arms, tile_down
 from blocklora.backbones.model import Backbone
-from blocklora.engine.graphs import CudaGraphs, Recorded
+from blocklora.engine.graphs import CudaGraphs, Recordings
 from blocklora.engine.masks import draw_masks
 from blocklora.engine.packing import pack
 from blocklora.engine.precisions import dtype_of
@@ -45,13 +45,22 @@ class Chunks:
 
 
 class Engine(Protocol):
-    """Computes loss and adapter gradients of one batch."""
+    """Computes loss and adapter gradients of one batch.
+
+    Attributes:
+        adapter: is trained.
+        device: where it computes.
+        dtype: of the frozen weights and of products.
+        recorded: whether steps are recorded and replayed (True), or could not be recorded and run
+            one operation after the other (False); None where recording is not tried.
+    """
 
     chunked: bool
     """Whether it encodes in chunks, so that its memory can be planned."""
     adapter: Adapter
     device: torch.device
     dtype: torch.dtype
+    recorded: bool | None
 
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
@@ -60,7 +69,7 @@ class Engine(Protocol):
 
         Args:
             images: uint8 (batch, size, size, 3) on the engine's device.
-            labels: int64 (batch,) on the engine's device.
+            labels: int64 (batch,) on the engine's device; −100 leaves an image out of everything.
             step: number of the step, which decides the dropout.
             scaler: scales the loss before the backward pass (fp16).
 
@@ -77,7 +86,7 @@ def classification_loss(
     Args:
         image_features: shape (images, dim), any norm.
         text_features: shape (classes, dim), any norm.
-        labels: shape (images,).
+        labels: shape (images,); an image with the label −100 does not count.
         logit_scale: 100 in the protocol.
     """
     cosines = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T
@@ -139,8 +148,13 @@ class FastEngine:
         if "text" not in adapter.towers:
             with torch.no_grad():
                 self.fixed_text = self._encode_text(None)
-        recorded = cuda_graphs and self.device.type == "cuda"
-        self._run = Recorded(self._compute, CudaGraphs()) if recorded else self._compute
+        on_gpu = self.device.type == "cuda"
+        self._recordings = Recordings(CudaGraphs()) if cuda_graphs and on_gpu else None
+
+    @property
+    def recorded(self) -> bool | None:
+        """See `Engine`."""
+        return None if self._recordings is None else self._recordings.works
 
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
@@ -150,7 +164,11 @@ class FastEngine:
             self._masks("vision", len(images) * self.vision.tokens, step),
             self._masks("text", sum(map(len, self.embedded)), step),
         )
-        loss, correct, *gradients = self._run(images, labels, scaler.scale(self.one), *masks)
+        inputs = images, labels, scaler.scale(self.one), *masks
+        if self._recordings is None:
+            loss, correct, *gradients = self._compute(*inputs)
+        else:
+            loss, correct, *gradients = self._recordings(self._compute, *inputs)
         for parameter, gradient in zip(self.adapter.parameters(), gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return loss, correct
@@ -170,7 +188,8 @@ class FastEngine:
             text_features = self._encode_text(text_masks)
         loss, correct = classification_loss(image_features, text_features, labels, self.logit_scale)
         gradients = torch.autograd.grad(loss * loss_scale, self.adapter.parameters())
-        return loss.detach(), correct, *gradients
+        # Arms that share their sum share a gradient, which a GradScaler could not write to.
+        return loss.detach(), correct, *(gradient.contiguous() for gradient in gradients)
 
     def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """Return the image features, shape (images, embed_dim)."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from blocklora.engine.memory import is_out_of_memory
+
 Inputs = Sequence[Tensor | None]
 Compute = Callable[..., tuple[Tensor, ...]]
 Record = Callable[[Compute, Inputs], tuple[Callable[[], None], tuple[Tensor, ...]]]
@@ -22,35 +24,40 @@ WARM_UPS = 2
 logger = logging.getLogger(__name__)
 
 
-class Recorded:
-    """A function of tensors that is recorded once for each set of shapes and then replayed.
+class Recordings:
+    """Recordings of a function of tensors, one for each set of shapes, that are replayed.
 
     The function must not depend on values on the host, nor draw random numbers. Where recording
-    fails, it is called as it is from then on.
+    fails, it is called as it is from then on. The function is an argument of each call and is not
+    kept, so that whoever keeps its recordings is freed as soon as nothing else needs it.
+
+    Attributes:
+        works: whether the function was recorded; None before the first call.
     """
 
-    def __init__(self, compute: Compute, record: Record) -> None:
-        self._compute, self._record = compute, record
+    def __init__(self, record: Record) -> None:
+        self.works: bool | None = None
+        self._record = record
         self._recordings: dict[
             tuple[torch.Size | None, ...], tuple[Inputs, Callable[[], None], tuple[Tensor, ...]]
         ] = {}
-        self._works = True
 
-    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        """Return the outputs for `inputs`, as tensors of their own."""
+    def __call__(self, compute: Compute, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        """Return `compute(*inputs)`, as tensors of their own; `compute` is the same every time."""
         shapes = tuple(None if value is None else value.shape for value in inputs)
-        if self._works and shapes not in self._recordings:
+        if self.works is not False and shapes not in self._recordings:
             places = [None if value is None else value.clone() for value in inputs]
             try:
-                self._recordings[shapes] = (places, *self._record(self._compute, places))
-            except torch.OutOfMemoryError:
-                raise
+                self._recordings[shapes] = (places, *self._record(compute, places))
+                self.works = True
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 logger.warning("the step cannot be recorded as a CUDA graph: %s", error)
-                self._works = False
+                self.works = False
                 self._recordings.clear()
-        if not self._works:
-            return self._compute(*inputs)
+        if not self.works:
+            return compute(*inputs)
         places, replay, outputs = self._recordings[shapes]
         for place, value in zip(places, inputs, strict=True):
             if place is not None and value is not None:
@@ -77,6 +84,7 @@ class CudaGraphs:
                 compute(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads pin the memory of coming batches meanwhile, which only this mode allows.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = compute(*inputs)
         return graph.replay, outputs

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocklora.engine.batches import Batch, Batches
+from blocklora.engine.batches import IGNORED, Batch, Batches
 from blocklora.engine.fast import Engine
 from blocklora.engine.recipe import Recipe
 from blocklora.errors import UserError
@@ -81,11 +81,12 @@ class History:
         Raises:
             UserError: a loss is not finite; the first such step is named.
         """
-        if any(isinstance(loss, Tensor) for loss, _, _ in self.pending):
-            losses = torch.stack([torch.as_tensor(loss) for loss, _, _ in self.pending]).tolist()
-            hits = torch.stack([torch.as_tensor(hit) for _, hit, _ in self.pending]).tolist()
-            images = [count for _, _, count in self.pending]
-            self.pending = list(zip(losses, hits, images, strict=True))
+        # After a checkpoint the first steps are on the host already, and the others on the device.
+        waiting = [step for step in self.pending if isinstance(step[0], Tensor)]
+        if waiting:
+            losses, hits, images = zip(*waiting, strict=True)
+            values = torch.stack(losses).tolist(), torch.stack(hits).tolist()
+            self.pending[-len(waiting) :] = zip(*values, images, strict=True)
         for step, (loss, _, _) in enumerate(self.pending, done - len(self.pending) + 1):
             if not isfinite(loss):
                 raise UserError(
@@ -181,11 +182,12 @@ def train(
         rate = cosine_learning_rate(done, steps, recipe.learning_rate, recipe.final_learning_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        count = int((labels != IGNORED).sum())
         images = images.to(engine.device, non_blocking=True)
         labels = labels.to(engine.device, non_blocking=True)
         loss, correct = training_step(engine, optimizer, scaler, images, labels, done)
         done += 1
-        history.pending.append((loss, correct, len(labels)))
+        history.pending.append((loss, correct, count))
         if done % recipe.log_every == 0 or done == steps:
             history.settle(keeper.run, done)
             row = history.add_row(done, rate, spent + monotonic() - started)

@@ -5,6 +5,7 @@ memory of a step on a GPU can be told on a machine without one. What is counted 
 need; the allocator's rounding and the device's context come on top.
 """
 
+import gc
 import os
 import weakref
 from collections.abc import Iterable
@@ -15,6 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# What errors say that are no `torch.OutOfMemoryError`: of the CPU's allocator, of CUDA itself when
+# something else than PyTorch's allocator asks for memory, and of cuBLAS.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class TensorMemory(TorchDispatchMode):
@@ -56,14 +65,35 @@ class TensorMemory(TorchDispatchMode):
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of torch says that memory ran out, on the GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Return whether an error of torch says that memory ran out, on the GPU or on the CPU.
+
+    So does one that was raised because of such an error.
+    """
+    if isinstance(error.__context__, RuntimeError) and is_out_of_memory(error.__context__):
+        return True
+    message = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in message for sign in OUT_OF_MEMORY
+    )
+
+
+def release_memory(device: str) -> None:
+    """Free what nothing refers to any more, and give what the allocator keeps back to the GPU."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def free_bytes(device: str) -> int:
-    """Return the bytes that are free on the GPU or, as the system estimates, in main memory."""
+    """Return the bytes that are free on the GPU or, as the system estimates, in main memory.
+
+    What is left of an earlier run on the GPU is released first, and what the allocator of this
+    process still keeps without need counts as free.
+    """
     if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
+        release_memory(device)
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + kept
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         facts = dict(line.split(":", 1) for line in lines)

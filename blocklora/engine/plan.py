@@ -19,7 +19,12 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone, tensor_shapes
 from blocklora.engine.fast import Chunks, FastEngine
-from blocklora.engine.memory import TensorMemory, free_bytes, is_out_of_memory
+from blocklora.engine.memory import (
+    TensorMemory,
+    free_bytes,
+    is_out_of_memory,
+    release_memory,
+)
 from blocklora.errors import UserError
 
 MIB = 2**20
@@ -166,8 +171,7 @@ def train_within_memory(
             raise
         message = str(error).partition("\n")[0]
     # Only here, where the error and with it the tensors of the attempt are gone.
-    if device == "cuda":
-        torch.cuda.empty_cache()
+    release_memory(device)
     tried = chosen or Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
     smaller = next_smaller(setting, tried)
     logger.warning(

@@ -40,6 +40,7 @@ class ReferenceEngine:
         """Attach `adapter` to a model with the weights of `backbone` and pad the prompts."""
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
         self.device, self.dtype = torch.device(device), dtype_of(precision)
+        self.recorded = None
         self.model = build_open_clip(backbone.config, backbone.weights).to(device)
         self.attachment = Attachment(self.model, adapter)
         self.model.train()

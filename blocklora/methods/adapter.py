@@ -54,7 +54,7 @@ class LowRankAdapter(Method):
             shots.images, labels, recipe, shape.image_size, shots.seed, compute.workers, on_gpu
         )
 
-        def attempt(chunks: Chunks) -> tuple[Adapter, History]:
+        def attempt(chunks: Chunks) -> tuple[Adapter, History, bool | None]:
             adapter = Adapter.initialise(
                 config,
                 shape.tower_shapes,
@@ -71,20 +71,25 @@ class LowRankAdapter(Method):
                 precision=compute.precision,
                 chunks=chunks,
             )
-            return adapter, train(engine, batches, recipe, steps, keeper)
+            history = train(engine, batches, recipe, steps, keeper)
+            return adapter, history, engine.recorded
 
         plan = None
         if engine_class.chunked:
             setting = Setting(
                 shape, config, tuple(map(tuple, prompts)), recipe.batch_size, compute.precision
             )
-            (adapter, history), plan = train_within_memory(setting, compute.device, attempt)
+            (adapter, history, recorded), plan = train_within_memory(
+                setting, compute.device, attempt
+            )
         else:
-            adapter, history = attempt(Chunks())
+            found = attempt(Chunks())
+        adapter, history, recorded = found
         facts = {
             "trainable_parameters": adapter.trainable_parameters,
             "adapted_matrices": adapter.adapted_matrices,
             "iterations": steps,
+            "recorded_steps": recorded,
             "planned_memory_bytes": None if plan is None else plan.peak_bytes,
         }
         return Fit(adapter, history, facts)

@@ -9,6 +9,7 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.adapters.merge import merge
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.engine import classifier as classifier_module
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.engine.masks import draw_masks, kept
@@ -70,6 +71,22 @@ def assert_same(found, expected, tolerance=1e-4):
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_fast_engine_equals_the_reference(backbone, config):
     assert_same(step(FastEngine, backbone, config), step(ReferenceEngine, backbone, config))
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_gradient_scaler_takes_the_gradients_of_the_fast_engine(config):
+    backbone = tiny_backbone()
+    adapter = trained_adapter(config, backbone)
+    engine = FastEngine(backbone, adapter, prompts(), logit_scale=100.0, seed=1)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = [parameter.detach().clone() for parameter in adapter.parameters()]
+    engine.step(*batch(), 0, scaler)
+    assert all(parameter.grad.is_contiguous() for parameter in adapter.parameters())
+    scaler.step(optimizer)
+    _, _, gradients = step(FastEngine, backbone, config)
+    for old, new, gradient in zip(before, adapter.parameters(), gradients, strict=True):
+        torch.testing.assert_close(old - new, gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunks", [Chunks(1), Chunks(15, 3), Chunks(images=1), Chunks(30, 2)])
@@ -183,3 +200,44 @@ def test_classifier_predicts_as_the_adapted_open_clip_model(backbone, config):
     torch.testing.assert_close(chosen, cosines.max(1).values, rtol=0, atol=1e-5)
     expected = (20 * cosines.double()).softmax(1).max(1).values
     torch.testing.assert_close(torch.from_numpy(probability).double(), expected, rtol=0, atol=1e-4)
+
+
+class Built(Exception):
+    """Raised when both towers are."""
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        ("cuda", "bf16", torch.float16),
+        ("cuda", "fp16", torch.float16),
+        ("cuda", "fp32", torch.float32),
+        ("cpu", "bf16", torch.bfloat16),
+        ("cpu", "fp32", torch.float32),
+    ],
+)
+def test_a_gpu_tests_in_a_precision_that_holds_the_weights(
+    monkeypatch, device, precision, expected
+):
+    built = []
+
+    def tower(backbone, device, dtype):
+        built.append((device, dtype))
+        if len(built) == 2:
+            raise Built
+
+    monkeypatch.setattr(classifier_module, "VisionTower", tower)
+    monkeypatch.setattr(classifier_module, "TextTower", tower)
+    with pytest.raises(Built):
+        Classifier(tiny_backbone(), prompts(), 20.0, device, precision)
+    assert built == [(device, expected)] * 2
+
+
+@pytest.mark.gpu
+def test_tests_of_a_bf16_run_on_a_gpu_are_close_to_fp32():
+    pixels = batch()[0].numpy()
+    found, expected = (
+        Classifier(tiny_backbone(), prompts(), 20.0, device, precision).cosines(pixels)
+        for device, precision in (("cuda", "bf16"), ("cpu", "fp32"))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)

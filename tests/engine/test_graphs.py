@@ -1,10 +1,15 @@
+import gc
 import logging
+import weakref
+from contextlib import nullcontext
+from threading import Event, Thread
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
-from blocklora.engine.fast import FastEngine
-from blocklora.engine.graphs import CudaGraphs, Recorded
+from blocklora.engine.fast import Chunks, FastEngine
+from blocklora.engine.graphs import CudaGraphs, Recordings
 from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 
 PROMPTS = [[1, 2, 3], [1, 4, 5, 3]]
@@ -26,7 +31,9 @@ class FakeGraphs:
                 place.copy_(value)
 
         for place in outputs:
-            place.fill_(torch.nan)  # recording computes nothing
+            place.fill_(
+                torch.nan if place.is_floating_point() else -1
+            )  # recording computes nothing
         return replay, outputs
 
 
@@ -36,20 +43,20 @@ def scaled_sum(x, y):
 
 def test_recorded_function_returns_what_the_function_does():
     graphs = FakeGraphs()
-    recorded = Recorded(scaled_sum, graphs)
+    recorded = Recordings(graphs)
     for size in (3, 3, 2, 3):
         x, y = torch.rand(size), torch.rand(size)
-        for found, expected in zip(recorded(x, y), scaled_sum(x, y), strict=True):
+        for found, expected in zip(recorded(scaled_sum, x, y), scaled_sum(x, y), strict=True):
             assert torch.equal(found, expected)
     assert (graphs.recorded, graphs.replayed) == (2, 4)
-    assert torch.equal(recorded(x, None)[0], x)
+    assert torch.equal(recorded(scaled_sum, x, None)[0], x)
     assert graphs.recorded == 3
 
 
 def test_outputs_outlive_the_next_call():
-    recorded = Recorded(scaled_sum, FakeGraphs())
-    first, _ = recorded(torch.ones(2), torch.zeros(2))
-    recorded(torch.zeros(2), torch.zeros(2))
+    recorded = Recordings(FakeGraphs())
+    first, _ = recorded(scaled_sum, torch.ones(2), torch.zeros(2))
+    recorded(scaled_sum, torch.zeros(2), torch.zeros(2))
     assert torch.equal(first, torch.ones(2))
 
 
@@ -57,20 +64,73 @@ def test_a_function_that_cannot_be_recorded_is_called_and_said_so_once(caplog):
     def fail(compute, inputs):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    recorded = Recorded(scaled_sum, fail)
+    recorded = Recordings(fail)
     with caplog.at_level(logging.WARNING):
         for size in (3, 2):
-            assert torch.equal(recorded(torch.ones(size), None)[0], torch.ones(size))
+            assert torch.equal(recorded(scaled_sum, torch.ones(size), None)[0], torch.ones(size))
     (record,) = caplog.records
     assert "cannot be recorded as a CUDA graph: operation not permitted" in record.getMessage()
+    assert recorded.works is False
 
 
-def test_memory_running_out_while_recording_is_not_hidden():
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
+)
+def test_memory_running_out_while_recording_is_not_hidden(error):
     def fail(compute, inputs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
-    with pytest.raises(torch.OutOfMemoryError):
-        Recorded(scaled_sum, fail)(torch.ones(2), None)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Recordings(fail)(scaled_sum, torch.ones(2), None)
+
+
+def test_an_engine_says_whether_its_steps_are_recorded():
+    def fail(compute, inputs):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    def recorded(recordings):
+        engine = tiny_engine()
+        engine._recordings = recordings
+        one_step(engine)
+        return engine.recorded
+
+    assert recorded(None) is None
+    assert recorded(Recordings(FakeGraphs())) is True
+    assert recorded(Recordings(fail)) is False
+
+
+class Outputs:
+    """Records by keeping the outputs, as a CUDA graph does, without what computes them."""
+
+    def __call__(self, compute, inputs):
+        return lambda: None, compute(*inputs)
+
+
+@pytest.mark.parametrize("recordings", [None, Recordings(Outputs())])
+@pytest.mark.parametrize("chunks", [Chunks(), Chunks(tokens=4, images=1)])
+def test_an_engine_is_freed_when_nothing_refers_to_it(recordings, chunks):
+    gc.disable()
+    try:
+        engine = tiny_engine(chunks=chunks)
+        engine._recordings = recordings
+        one_step(engine)
+        freed = weakref.ref(engine)
+        del engine
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+def tiny_engine(**options):
+    backbone = tiny_backbone()
+    adapter = trained_adapter(LORA, backbone)
+    return FastEngine(backbone, adapter, PROMPTS, logit_scale=100.0, seed=1, **options)
+
+
+def one_step(engine):
+    images = torch.zeros(2, SHAPE.image_size, SHAPE.image_size, 3, dtype=torch.uint8)
+    engine.step(images, torch.tensor([0, 1]), 0, torch.amp.GradScaler("cpu", enabled=False))
 
 
 def steps(device, graphs=None, **options):
@@ -84,7 +144,7 @@ def steps(device, graphs=None, **options):
         backbone, adapter, PROMPTS, logit_scale=100.0, seed=1, device=device, **options
     )
     if graphs is not None:
-        engine._run = Recorded(engine._compute, graphs)
+        engine._recordings = Recordings(graphs)
     scaler = torch.amp.GradScaler(device, enabled=False)
     generator = torch.Generator().manual_seed(0)
     results = []
@@ -98,11 +158,49 @@ def steps(device, graphs=None, **options):
 
 
 def test_recorded_steps_equal_plain_ones_and_gradients_add_up():
-    plain, recorded = steps("cpu"), steps("cpu", FakeGraphs())
+    graphs = FakeGraphs()
+    plain, recorded = steps("cpu"), steps("cpu", graphs)
+    assert (graphs.recorded, graphs.replayed) == (2, 4)
     for found, expected in zip(recorded, plain, strict=True):
         assert torch.equal(found, expected)
     per_step = len(plain) // 4
     assert not torch.equal(plain[2], plain[2 + per_step])
+
+
+def test_recording_lets_other_threads_use_the_gpu(monkeypatch):
+    modes = []
+
+    def graph(graph, pool, capture_error_mode="global"):
+        modes.append(capture_error_mode)
+        return nullcontext()
+
+    for name in ("Stream", "current_stream", "CUDAGraph", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    CudaGraphs()(scaled_sum, [torch.ones(2), None])
+    assert modes == ["thread_local"]
+
+
+@pytest.mark.gpu
+def test_batches_are_pinned_while_steps_are_recorded():
+    pinned, stopped = [], Event()
+
+    def pin():
+        while len(pinned) < 10_000 and not stopped.is_set():
+            pinned.append(torch.empty(4096).pin_memory())  # kept, so that each is a new one
+
+    thread = Thread(target=pin)
+    thread.start()
+    try:
+        recorded = Recordings(CudaGraphs())
+        for size in range(1, 50):
+            x = torch.ones(size, device="cuda")
+            assert torch.equal(recorded(scaled_sum, x, x)[0], 3 * x)
+    finally:
+        stopped.set()
+        thread.join()
+    assert recorded.works
 
 
 @pytest.mark.gpu

@@ -6,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.prompts import tokenize
-from blocklora.engine.batches import Batches, batch_indices
+from blocklora.engine.batches import IGNORED, Batches, batch_indices
 from blocklora.engine.fast import FastEngine
+from blocklora.engine.graphs import Recordings
 from blocklora.engine.loop import Keeper, cosine_learning_rate, train
 from blocklora.engine.randomness import torch_generator
 from blocklora.engine.recipe import Recipe
@@ -72,8 +74,22 @@ def keeper(path, digest="digest", seconds=1e9, **options):
     return CheckpointKeeper("tiny", path, digest, seconds, **options)
 
 
-def run(seed=3, workers=0, kept=None):
+class Elsewhere(torch.Tensor):
+    """A tensor that combines with its own kind alone, as one on a GPU does."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if any(type(value) is torch.Tensor for value in tree_leaves((args, kwargs))):
+            raise RuntimeError("expected all tensors to be on the same device")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def run(seed=3, workers=0, elsewhere=False, kept=None):
+    """Train; the losses and correct predictions may lie on a device of their own."""
     subject = engine(seed)
+    if elsewhere:
+        step = subject.step
+        subject.step = lambda *inputs: [value.as_subclass(Elsewhere) for value in step(*inputs)]
     history = train(subject, batches(seed, workers), RECIPE, STEPS, kept)
     return [p.detach().clone() for p in subject.adapter.parameters()], history
 
@@ -135,10 +151,57 @@ def test_batches_prepared_ahead_are_the_same():
 
 def test_batches_for_a_gpu_are_pinned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: ("pinned", tensor))
-    plain, pinned = batches().batch(2), replace(batches(), pinned=True).batch(2)
+    plain, pinned = batches().batch(2), replace(batches(), for_gpu=True).batch(2)
     for value, (mark, copy) in zip(plain, pinned, strict=True):
         assert mark == "pinned"
         assert torch.equal(value, copy)
+
+
+@pytest.fixture
+def unpinned(monkeypatch):
+    """Let batches be made for a GPU without one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 6, 32])
+def test_batches_for_a_gpu_have_one_size_and_the_images_of_others(unpinned, batch_size):
+    recipe = replace(RECIPE, batch_size=batch_size)
+    plain = replace(batches(), recipe=recipe)
+    size = min(batch_size, 6)
+    for step in range(8):
+        images, labels = plain.batch(step)
+        filled, marked = replace(plain, for_gpu=True).batch(step)
+        assert filled.shape[0] == marked.shape[0] == size
+        assert torch.equal(filled[: len(images)], images)
+        assert torch.equal(marked[: len(images)], labels)
+        assert (marked[len(images) :] == IGNORED).all()
+
+
+def test_what_fills_a_batch_up_leaves_training_as_it_is_with_one_recording(unpinned):
+    """Without dropout, whose masks depend on the size of a batch."""
+    config, shapes = replace(CONFIG, dropout=0.0), []
+
+    def record(compute, inputs):
+        shapes.append(inputs[0].shape)
+        outputs = compute(*inputs)
+
+        def replay():
+            for place, value in zip(outputs, compute(*inputs), strict=True):
+                place.copy_(value)
+
+        return replay, outputs
+
+    plain, filled = engine(config=config), engine(config=config)
+    filled._recordings = Recordings(record)
+    expected = train(plain, batches(), RECIPE, STEPS, Named())
+    found = train(filled, replace(batches(), for_gpu=True), RECIPE, STEPS, Named())
+    assert filled.recorded
+    assert shapes == [(4, 32, 32, 3)]
+    for ours, theirs in zip(found.rows, expected.rows, strict=True):
+        assert ours["train_accuracy"] == theirs["train_accuracy"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    for ours, theirs in zip(filled.adapter.parameters(), plain.adapter.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
@@ -152,6 +215,20 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, stop_after):
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {stop_after} of 12"):
         run(kept=keeper(path, stop_signal=stop))
     assert_equal(run(kept=keeper(path)), run())
+
+
+@pytest.mark.parametrize("stop_after", [2, 7])
+@pytest.mark.parametrize("interval", [0, 1e9])
+def test_checkpoints_between_two_rows_do_not_mix_devices(tmp_path, stop_after, interval):
+    path = tmp_path / "run.safetensors"
+    calls = iter(range(1, 100))
+
+    def stop():
+        return "SIGTERM" if next(calls) == stop_after else None
+
+    with pytest.raises(Interrupted):
+        run(elsewhere=True, kept=keeper(path, seconds=interval, stop_signal=stop))
+    assert_equal(run(elsewhere=True, kept=keeper(path, seconds=interval)), run())
 
 
 def test_a_run_whose_lock_was_lost_leaves_the_checkpoint_to_its_new_holder(tmp_path):

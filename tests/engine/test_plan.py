@@ -1,4 +1,5 @@
 import logging
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -122,6 +123,30 @@ def test_memory_running_out_leads_to_one_more_attempt_with_smaller_chunks(roomy,
     assert chosen.peak_bytes < planned_peak_bytes(SETTING, Chunks())
     (record,) = caplog.records
     assert "Tried to allocate 2.00 GiB.; once more with Chunks(tokens=" in record.getMessage()
+
+
+class Knot:
+    """Refers to itself, so that counting references does not free it."""
+
+    def __init__(self):
+        self.itself = self
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_the_first_attempt_held_is_released_before_the_second(roomy, device, monkeypatch):
+    first, released = [], []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append(first[0]() is None))
+
+    def attempt(chunks):
+        if first:
+            return first[0]() is None
+        knot = Knot()
+        first.append(weakref.ref(knot))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    gone, _ = train_within_memory(SETTING, device, attempt)
+    assert gone
+    assert released == ([True] if device == "cuda" else [])
 
 
 def test_on_a_gpu_chunks_follow_from_the_free_memory(monkeypatch):

@@ -1,10 +1,12 @@
 """Runs from files to files, by the command line."""
 
 import csv
+import gc
 import json
 import logging
 import re
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from blocklora.adapters.store import load_adapter
 from blocklora.backbones.weights import load_backbone, save_backbone
 from blocklora.cli import main
 from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
+from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import FastEngine
 from blocklora.files import write_json
 from tests.tiny import SHAPE, tiny_backbone
@@ -134,6 +137,7 @@ def test_a_run_leaves_record_history_and_adapter(prepared, tmp_path):
         assert cost["adapted_matrices"] == 15
         assert cost["trainable_parameters"] == 9 * (2 * 32 + 4 * 32) + 6 * (2 * 16 + 4 * 16)
         assert cost["iterations"] == 6
+        assert cost["recorded_steps"] is None  # nothing is recorded on a CPU
         assert cost["adapter_bytes"] == (folder / "adapter.safetensors").stat().st_size
         rows = list(csv.DictReader((folder / "history.csv").open()))
         assert [row["step"] for row in rows] == ["2", "4", "6"]
@@ -183,6 +187,46 @@ def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, mo
         *(load_adapter(folder / "adapter.safetensors").updates() for folder in folders), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * theirs.abs().max().item())
+
+
+def test_no_engine_is_alive_beside_the_evaluation_or_the_next_seed(prepared, tmp_path, monkeypatch):
+    """The loss of the first seed is not finite; its error must not keep its tensors either."""
+    engines, alive = [], []
+    step, prepare, test = FastEngine.step, FastEngine.__init__, Classifier.__init__
+
+    def living():
+        return sum(engine() is not None for engine in engines)
+
+    def spoiled(self, *inputs):
+        loss, correct = step(self, *inputs)
+        return (loss if self.seed == 2 else loss * float("nan")), correct
+
+    def noted(self, *arguments, **options):
+        alive.append(living())
+        engines.append(weakref.ref(self))
+        prepare(self, *arguments, **options)
+
+    def tested(self, *arguments, **options):
+        alive.append(living())
+        test(self, *arguments, **options)
+
+    monkeypatch.setattr(FastEngine, "step", spoiled)
+    monkeypatch.setattr(FastEngine, "__init__", noted)
+    monkeypatch.setattr(Classifier, "__init__", tested)
+    gc.disable()
+    try:
+        assert train(prepared, tmp_path, seeds=(1, 2)) == 1
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_record_says_whether_steps_were_recorded(prepared, tmp_path, monkeypatch, recorded):
+    monkeypatch.setattr(FastEngine, "recorded", recorded)
+    assert train(prepared, tmp_path) == 0
+    record = json.loads((run_folder(tmp_path, 1) / "metrics.json").read_text())
+    assert record["cost"]["recorded_steps"] is recorded
 
 
 def test_a_run_says_how_long_it_took_to_its_first_step(prepared, tmp_path, caplog):
