@@ -79,9 +79,7 @@ class LowRankAdapter(Method):
             setting = Setting(
                 shape, config, tuple(map(tuple, prompts)), recipe.batch_size, compute.precision
             )
-            (adapter, history, recorded), plan = train_within_memory(
-                setting, compute.device, attempt
-            )
+            found, plan = train_within_memory(setting, compute.device, attempt)
         else:
             found = attempt(Chunks())
         adapter, history, recorded = found

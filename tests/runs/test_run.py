@@ -22,6 +22,7 @@ from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import FastEngine
 from blocklora.files import write_json
+from blocklora.runs.predictions import read_predictions
 from tests.tiny import SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -89,9 +90,9 @@ def task_arguments(prepared, runs):
     ]  # fmt: skip
 
 
-def train(prepared, runs, seeds=(1,), method="block_lora", **changes):
+def fit(prepared, runs, seeds=(1,), method="block_lora", **changes):
     arguments = [
-        "train", *task_arguments(prepared, runs), "--method", method, "--shots", 2,
+        "fit", *task_arguments(prepared, runs), "--method", method, "--shots", 2,
         "--seeds", *seeds, "--shots-lists", *(prepared / f"seed{s}.csv" for s in seeds),
         "--shots-pixels", *(prepared / f"seed{s}.npz" for s in seeds),
         "--checkpoints", runs / "checkpoints",
@@ -105,6 +106,10 @@ def run_folder(runs, seed, method="block_lora"):
     return runs / "mini-clip/own" / method / f"2shot/seed{seed}"
 
 
+def predictions_of(runs, seed, part="test", method="block_lora"):
+    return read_predictions(run_folder(runs, seed, method) / f"tests/own/{part}.safetensors")
+
+
 def timeless(record):
     record["cost"] = {
         key: value
@@ -116,23 +121,27 @@ def timeless(record):
 
 
 def test_a_run_leaves_record_history_and_adapter(prepared, tmp_path):
-    assert train(prepared, tmp_path, seeds=(1, 2)) == 0
+    assert fit(prepared, tmp_path, seeds=(1, 2)) == 0
     for seed in (1, 2):
         folder = run_folder(tmp_path, seed)
         assert sorted(p.name for p in folder.iterdir()) == [
             "adapter.safetensors",
+            "fit.json",
             "history.csv",
-            "metrics.json",
+            "tests",
         ]
-        record = json.loads((folder / "metrics.json").read_text())
+        record = json.loads((folder / "fit.json").read_text())
         assert record["run"] == {
             "study": "small", "backbone": "mini-clip", "dataset": "own",
             "method": "block_lora", "shots": 2, "seed": seed,
         }  # fmt: skip
-        result, cost = record["result"], record["cost"]
-        assert result["test_images"] == 10
-        assert result["test_accuracy"] == result["test_correct"] / 10
-        assert (result["train_images"], result["classes"]) == (4, 2)
+        cost = record["cost"]
+        assert record["images"] == {"train_images": 4, "classes": 2}
+        for part, images in (("test", 10), ("train", 4)):
+            predictions = predictions_of(tmp_path, seed, part)
+            assert predictions.images == images
+            assert predictions.facts["classnames"] == list(CLASSES)
+            assert (predictions.probability >= 0.5).all()
         # 3 + 2 layers, q k v, rank 4 in 2 blocks, widths 32 and 16.
         assert cost["adapted_matrices"] == 15
         assert cost["trainable_parameters"] == 9 * (2 * 32 + 4 * 32) + 6 * (2 * 16 + 4 * 16)
@@ -149,17 +158,17 @@ def test_a_run_leaves_record_history_and_adapter(prepared, tmp_path):
 
 def test_one_seed_twice_gives_equal_bytes(prepared, tmp_path):
     for name in ("first", "second"):
-        assert train(prepared, tmp_path / name) == 0
+        assert fit(prepared, tmp_path / name) == 0
     first, second = (run_folder(tmp_path / name, 1) for name in ("first", "second"))
     file = "adapter.safetensors"
     assert (first / file).read_bytes() == (second / file).read_bytes()
-    records = [timeless(json.loads((f / "metrics.json").read_text())) for f in (first, second)]
+    records = [timeless(json.loads((f / "fit.json").read_text())) for f in (first, second)]
     assert records[0] == records[1]
 
 
 def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    assert train(prepared, tmp_path / "undisturbed") == 0
+    assert fit(prepared, tmp_path / "undisturbed") == 0
     step, used = FastEngine.step, []
 
     def fail_once(self, images, labels, number, scaler):
@@ -170,7 +179,7 @@ def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, mo
         return step(self, images, labels, number, scaler)
 
     monkeypatch.setattr(FastEngine, "step", fail_once)
-    assert train(prepared, tmp_path / "disturbed") == 0
+    assert fit(prepared, tmp_path / "disturbed") == 0
     assert "out of memory with Chunks(tokens=None, images=None)" in caplog.text
     # From the start, since no checkpoint was due, and in chunks.
     assert used[:3] == [(0, 1), (1, 1), (2, 1)]
@@ -178,7 +187,7 @@ def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, mo
     assert used[3][1] > 1
     folders = [run_folder(tmp_path / name, 1) for name in ("undisturbed", "disturbed")]
     planned = [
-        json.loads((folder / "metrics.json").read_text())["cost"]["planned_memory_bytes"]
+        json.loads((folder / "fit.json").read_text())["cost"]["planned_memory_bytes"]
         for folder in folders
     ]
     assert planned[0] is None
@@ -215,7 +224,7 @@ def test_no_engine_is_alive_beside_the_evaluation_or_the_next_seed(prepared, tmp
     monkeypatch.setattr(Classifier, "__init__", tested)
     gc.disable()
     try:
-        assert train(prepared, tmp_path, seeds=(1, 2)) == 1
+        assert fit(prepared, tmp_path, seeds=(1, 2)) == 1
     finally:
         gc.enable()
     assert alive == [0, 0, 0]
@@ -224,14 +233,14 @@ def test_no_engine_is_alive_beside_the_evaluation_or_the_next_seed(prepared, tmp
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_record_says_whether_steps_were_recorded(prepared, tmp_path, monkeypatch, recorded):
     monkeypatch.setattr(FastEngine, "recorded", recorded)
-    assert train(prepared, tmp_path) == 0
-    record = json.loads((run_folder(tmp_path, 1) / "metrics.json").read_text())
+    assert fit(prepared, tmp_path) == 0
+    record = json.loads((run_folder(tmp_path, 1) / "fit.json").read_text())
     assert record["cost"]["recorded_steps"] is recorded
 
 
 def test_a_run_says_how_long_it_took_to_its_first_step(prepared, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    assert train(prepared, tmp_path) == 0
+    assert fit(prepared, tmp_path) == 0
     assert re.search(r"ready for its first step after \d+\.\d s", caplog.text)
 
 
@@ -245,55 +254,86 @@ def test_both_engines_are_told_apart_and_agree_without_dropout(prepared, tmp_pat
     for engine in ("fast", "reference"):
         runs = tmp_path / engine
         arguments = [
-            "train", *task_arguments(prepared, runs), "--method", "clip_lora", "--shots", "2",
+            "fit", *task_arguments(prepared, runs), "--method", "clip_lora", "--shots", "2",
             "--seeds", "1", "--shots-lists", prepared / "seed1.csv", "--shots-pixels",
             prepared / "seed1.npz", "--checkpoints", runs / "c", "--engine", engine,
         ]  # fmt: skip
         arguments[2] = path
         assert main([str(argument) for argument in arguments]) == 0
         folder = run_folder(runs, 1, "clip_lora")
-        record = json.loads((folder / "metrics.json").read_text())
+        record = json.loads((folder / "fit.json").read_text())
         assert record["provenance"]["engine"] == engine
         adapters.append(load_adapter(folder / "adapter.safetensors"))
     for (_, ours), (_, theirs) in zip(*(a.updates() for a in adapters), strict=True):
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
-def test_zero_shot_writes_its_record_alone(prepared, tmp_path):
-    arguments = ["zero-shot", *task_arguments(prepared, tmp_path)]
-    assert main([str(argument) for argument in arguments]) == 0
+def zero_shot(prepared, runs, *more):
+    arguments = ["test", *task_arguments(prepared, runs), "--method", "zero_shot", *more]
+    return main([str(argument) for argument in arguments])
+
+
+def test_zero_shot_leaves_predictions_alone(prepared, tmp_path):
+    assert zero_shot(prepared, tmp_path) == 0
     folder = tmp_path / "mini-clip/own/zero_shot/0shot/seed0"
-    record = json.loads((folder / "metrics.json").read_text())
-    assert record["adapter"] is None
-    assert record["result"]["train_accuracy"] is None
-    assert record["cost"]["trainable_parameters"] == 0
-    assert [path.name for path in folder.iterdir()] == ["metrics.json"]
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    assert files == [Path("tests/own/test.safetensors")]
+    predictions = read_predictions(folder / files[0])
+    assert (predictions.images, predictions.facts["run"]["method"]) == (10, "zero_shot")
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "block_lora"])
+def test_shots_and_seeds_go_with_methods_that_are_fitted(prepared, tmp_path, capsys, method):
+    more = ["--shots", 2, "--seeds", 1] if method == "zero_shot" else []
+    assert zero_shot(prepared, tmp_path, "--method", method, *more) == 1
+    assert "--shots and --seeds" in capsys.readouterr().err
+
+
+def test_a_fit_is_tested_afterwards_as_at_once(prepared, tmp_path):
+    assert fit(prepared, tmp_path) == 0
+    path = run_folder(tmp_path, 1) / "tests/own/test.safetensors"
+    before = read_predictions(path)
+    path.unlink()
+    record = run_folder(tmp_path, 1) / "fit.json"
+    modified = record.stat().st_mtime_ns
+    arguments = ["test", *task_arguments(prepared, tmp_path), "--method", "block_lora"]
+    assert main([str(a) for a in (*arguments, "--shots", 2, "--seeds", 1)]) == 0
+    after = read_predictions(path)
+    for name in ("label", "predicted", "probability"):
+        assert np.array_equal(getattr(before, name), getattr(after, name))
+    assert record.stat().st_mtime_ns == modified
+
+
+def test_a_test_without_a_fit_is_refused(prepared, tmp_path, capsys):
+    arguments = ["test", *task_arguments(prepared, tmp_path), "--method", "block_lora"]
+    assert main([str(a) for a in (*arguments, "--shots", 2, "--seeds", 1)]) == 1
+    assert "block_lora/2shot/seed1: there is no fit of it" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_as_it_is(prepared, tmp_path):
-    assert train(prepared, tmp_path) == 0
-    metrics = run_folder(tmp_path, 1) / "metrics.json"
+    assert fit(prepared, tmp_path) == 0
+    metrics = run_folder(tmp_path, 1) / "fit.json"
     before = metrics.stat().st_mtime_ns
-    assert train(prepared, tmp_path) == 0
+    assert fit(prepared, tmp_path) == 0
     assert metrics.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("file", ["metrics.json", "adapter.safetensors"])
+@pytest.mark.parametrize("file", ["fit.json", "adapter.safetensors"])
 def test_a_result_cut_short_is_made_again(prepared, tmp_path, file):
-    assert train(prepared, tmp_path) == 0
+    assert fit(prepared, tmp_path) == 0
     path = run_folder(tmp_path, 1) / file
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert train(prepared, tmp_path) == 0
+    assert fit(prepared, tmp_path) == 0
     if file == "adapter.safetensors":
         assert path.read_bytes() == content
-    json.loads((run_folder(tmp_path, 1) / "metrics.json").read_text())
+    json.loads((run_folder(tmp_path, 1) / "fit.json").read_text())
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("method", "zero_shot", "is not a method with an adapter; there are clip_lora, block_lora"),
+        ("method", "zero_shot", "is not a method that is fitted; there are clip_lora, block_lora"),
         ("backbone_file", "nowhere.safetensors", "no such backbone file"),
         ("test_pixels", "seed1.npz", "seed1.npz"),
         ("shots_pixels", "seed2.npz", "holds other images than"),
@@ -306,9 +346,9 @@ def test_unusable_inputs_end_with_one_line_and_no_output(
     value = value if option == "method" else prepared / value
     if option == "shots_lists":
         write_shots(value, [LabelledImage("train/red cat/0.png", 0, CLASSES[0], "train")])
-    assert train(prepared, tmp_path, **{option: value}) == 1
+    assert fit(prepared, tmp_path, **{option: value}) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("blocklora train: error: ")
+    assert error.startswith("blocklora fit: error: ")
     assert message in error
     assert not list(tmp_path.rglob("*.json"))
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -321,20 +361,19 @@ def test_a_class_without_training_images_is_named(prepared, tmp_path, capsys):
         copied / "seed1.csv", [LabelledImage("train/red cat/0.png", 0, CLASSES[0], "train")]
     )
     decode(copied, "--shots-list", "seed1.csv", "seed1.npz")
-    assert train(copied, tmp_path / "runs") == 1
+    assert fit(copied, tmp_path / "runs") == 1
     assert 'the class "dog\'s $(house)" has no training image' in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there_is_refused(prepared, tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    arguments = ["zero-shot", *task_arguments(prepared, tmp_path), "--device", "cuda"]
-    assert main([str(argument) for argument in arguments]) == 1
+    assert zero_shot(prepared, tmp_path, "--device", "cuda") == 1
     assert "PyTorch sees no CUDA GPU here" in capsys.readouterr().err
 
 
 def test_a_trained_adapter_classifies_images_as_its_merged_weights_do(prepared, tmp_path, capsys):
-    assert train(prepared, tmp_path) == 0
+    assert fit(prepared, tmp_path) == 0
     folder = run_folder(tmp_path, 1)
     files = ["--adapter", folder / "adapter.safetensors"]
     files += ["--backbone-file", prepared / "backbone.safetensors"]
@@ -345,9 +384,11 @@ def test_a_trained_adapter_classifies_images_as_its_merged_weights_do(prepared, 
     correct = sum(
         name == image.parent.name for image, (_, name, _) in zip(images, lines, strict=True)
     )
-    record = json.loads((folder / "metrics.json").read_text())
-    assert correct == record["result"]["test_correct"]
-    assert all(0.5 <= float(probability) <= 1 for _, _, probability in lines)
+    predictions = predictions_of(tmp_path, 1)
+    assert correct == predictions.correct
+    by_name = sorted(zip(predictions.label, range(10), strict=True), key=lambda e: CLASSES[e[0]])
+    expected = [f"{predictions.probability[index]:.4f}" for _, index in by_name]
+    assert [probability for _, _, probability in lines] == expected
 
     merged = tmp_path / "merged.safetensors"
     assert main([str(a) for a in ("merge", *files, "--output", merged)]) == 0
@@ -363,7 +404,7 @@ def test_a_trained_adapter_classifies_images_as_its_merged_weights_do(prepared, 
 
 
 def test_an_unreadable_image_is_named(prepared, tmp_path, capsys):
-    assert train(prepared, tmp_path) == 0
+    assert fit(prepared, tmp_path) == 0
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
     adapter = run_folder(tmp_path, 1) / "adapter.safetensors"
