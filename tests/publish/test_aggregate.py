@@ -6,8 +6,10 @@ import pytest
 
 from blocklora.cli import main
 from blocklora.errors import UserError
-from blocklora.runs.aggregate import COLUMNS, aggregate
-from blocklora.study.model import Run, load_study
+from blocklora.runs.aggregate import aggregate
+from blocklora.runs.columns import COLUMNS
+from blocklora.runs.predictions import Predictions, read_predictions, write_predictions
+from blocklora.study.model import Run, Test, load_study
 from tests.publish.samples import CLIP_LORA, METHODS, ROOT, write_records, write_study
 
 RUN = Run("ViT-B-16-quickgelu", "dtd", "block_lora", 4, 2)
@@ -20,12 +22,26 @@ def made(tmp_path):
     return path, runs, tmp_path / "runs.csv"
 
 
+TEST = Test(RUN, "dtd")
+
+
 def rewrite(runs, change, run=RUN):
-    path = runs / run.folder / "metrics.json"
+    path = runs / run.folder / "fit.json"
     record = json.loads(path.read_text())
     change(record)
     path.write_text(json.dumps(record))
     return path
+
+
+def write_again(runs, change=None, **arrays):
+    """Write the predictions of a test with other facts or arrays."""
+    path = runs / TEST.file
+    found = read_predictions(path)
+    facts = dict(found.facts)
+    if change is not None:
+        change(facts)
+    values = {name: getattr(found, name) for name in ("label", "predicted", "probability")}
+    write_predictions(path, Predictions(**values | arrays, facts=facts))
 
 
 def test_every_run_becomes_one_row_in_the_order_of_the_study(made):
@@ -53,12 +69,12 @@ def test_zero_shot_rows_leave_the_adapter_empty(made):
 def test_columns_are_those_of_the_architecture_document():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = text.split("## The aggregate: `runs.csv`")[1].split("`")[1]
-    assert tuple(name.strip() for name in section.split(",")) == COLUMNS
+    assert [name.strip() for name in section.split(",")] == list(COLUMNS)
 
 
 def test_missing_runs_are_an_error_that_lists_them(made):
     study_path, runs, output = made
-    (runs / RUN.folder / "metrics.json").unlink()
+    (runs / RUN.folder / "fit.json").unlink()
     with pytest.raises(UserError, match=f"1 of 26 runs are missing: {RUN.folder}; .*--partial"):
         aggregate(study_path, runs, output)
     assert not output.exists()
@@ -66,7 +82,7 @@ def test_missing_runs_are_an_error_that_lists_them(made):
 
 def test_partial_aggregates_log_the_missing_runs(made, caplog):
     study_path, runs, output = made
-    (runs / RUN.folder / "metrics.json").unlink()
+    (runs / RUN.folder / "fit.json").unlink()
     with caplog.at_level(logging.WARNING):
         aggregate(study_path, runs, output, partial=True)
     assert RUN.folder in caplog.text
@@ -76,25 +92,24 @@ def test_partial_aggregates_log_the_missing_runs(made, caplog):
 @pytest.mark.parametrize("text", ["", '{"schema": 1, "run"', "[]", "\x00\x01", '{"schema": 1}'])
 def test_a_corrupt_record_is_named(made, text):
     study_path, runs, output = made
-    path = runs / RUN.folder / "metrics.json"
+    path = runs / RUN.folder / "fit.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"seed2/metrics\.json"):
+    with pytest.raises(UserError, match=r"seed2/fit\.json"):
         aggregate(study_path, runs, output)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r["run"].update(seed=3), "is the record of seed 3, its place is that of 2"),
-        (lambda r: r["run"].update(study="mini"), "is the record of study 'mini'"),
-        (lambda r: r["adapter"].update(rank=8), "was trained with the adapter"),
-        (lambda r: r.update(adapter=None), "was trained with the adapter None"),
+        (lambda r: r["run"].update(seed=3), "is of seed 3, its place is that of 2"),
+        (lambda r: r["run"].update(study="mini"), "is of study 'mini'"),
+        (lambda r: r["method"].update(rank=8), "was fitted with"),
+        (lambda r: r.update(method=None), "was fitted with None"),
         (lambda r: r.update(schema=9), "record of schema 9"),
-        (lambda r: r["result"].update(test_accuracy=1.5), "test_accuracy is 1.5"),
-        (lambda r: r["result"].update(test_accuracy=float("nan")), "test_accuracy is nan"),
-        (lambda r: r["result"].update(test_accuracy=None), "test_accuracy is None"),
-        (lambda r: r["result"].update(test_accuracy=0.9), "is not 520 of 1000 images"),
-        (lambda r: r["cost"].pop("step_seconds"), "field 'step_seconds'"),
+        (lambda r: r["cost"].update(training_seconds=-1), "training_seconds is -1, no time"),
+        (lambda r: r["cost"].update(training_seconds=None), "training_seconds is None"),
+        (lambda r: r["cost"].pop("training_seconds"), "field 'training_seconds'"),
+        (lambda r: r["provenance"].pop("fit_digest"), "field 'fit_digest'"),
     ],
 )
 def test_a_record_that_cannot_be_this_run_is_refused(made, change, message):
@@ -104,24 +119,75 @@ def test_a_record_that_cannot_be_this_run_is_refused(made, change, message):
         aggregate(study_path, runs, output)
 
 
+def test_a_value_that_older_records_lack_is_an_empty_cell(made):
+    study_path, runs, output = made
+    rewrite(runs, lambda r: r["cost"].pop("step_seconds"))
+    aggregate(study_path, runs, output)
+    rows = [row for row in csv.DictReader(output.open()) if row["method"] != "zero_shot"]
+    assert sorted({row["step_seconds"] for row in rows}) == ["", "0.016"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r["result"].update(test_images=500, test_correct=260), "test images differ"),
-        (lambda r: r["result"].update(classes=9), "classes differ"),
-        (lambda r: r["provenance"].update(backbone_sha256="0"), "weights differ"),
+        (lambda f: f["run"].update(seed=3), "is of seed 3, its place is that of 2"),
+        (lambda f: f.update(dataset="eurosat"), "holds predictions of the test images of eurosat"),
+        (lambda f: f.update(part="train"), "holds predictions of the train images of dtd"),
+        (lambda f: f.update(classnames=["one"]), "none of its 1 classes"),
+        (lambda f: f.pop("classnames"), "field 'classnames'"),
+        (lambda f: f.pop("run"), "field 'run'"),
+    ],
+)
+def test_predictions_that_cannot_be_of_this_run_are_refused(made, change, message):
+    study_path, runs, output = made
+    write_again(runs, change)
+    with pytest.raises(UserError, match=message):
+        aggregate(study_path, runs, output)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00" * 99])
+def test_damaged_predictions_are_named(made, content):
+    study_path, runs, output = made
+    (runs / TEST.file).write_bytes(content)
+    with pytest.raises(UserError, match=r"tests/dtd/test\.safetensors"):
+        aggregate(study_path, runs, output)
+
+
+def half(runs):
+    found = read_predictions(runs / TEST.file)
+    arrays = {n: getattr(found, n)[:500] for n in ("label", "predicted", "probability")}
+    write_again(runs, **arrays)
+
+
+def other_labels(runs):
+    write_again(runs, label=read_predictions(runs / TEST.file).label[::-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (half, "numbers of test images differ"),
+        (other_labels, "labels of test images differ"),
+        (
+            lambda runs: write_again(runs, lambda f: f["classnames"].append("more")),
+            "class names differ",
+        ),
+        (
+            lambda runs: write_again(runs, lambda f: f.update(backbone_sha256="0")),
+            "weights differ",
+        ),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(made, change, message):
     study_path, runs, output = made
-    rewrite(runs, change)
+    change(runs)
     with pytest.raises(UserError, match=message):
         aggregate(study_path, runs, output)
 
 
 def test_what_runs_may_differ_in_is_logged(made, caplog):
     study_path, runs, output = made
-    rewrite(runs, lambda r: r["provenance"].update(precision="bf16", run_digest="old"))
+    write_again(runs, lambda facts: facts.update(precision="bf16", test_digest="old"))
     with caplog.at_level(logging.WARNING):
         aggregate(study_path, runs, output)
     assert "runs differ in precision: bf16, fp32" in caplog.text
@@ -138,9 +204,9 @@ def test_a_study_may_grow_without_its_runs_being_refused(made):
 
 def test_the_command_reports_a_fault_in_one_line(made, capsys):
     study_path, runs, output = made
-    (runs / RUN.folder / "metrics.json").write_text("{")
+    (runs / RUN.folder / "fit.json").write_text("{")
     options = ["--study", str(study_path), "--runs", str(runs), "--output", str(output)]
     assert main(["aggregate", *options]) == 1
     message = capsys.readouterr().err
-    assert "seed2/metrics.json: not a readable JSON file" in message
+    assert "seed2/fit.json: not a readable JSON file" in message
     assert "Traceback" not in message

@@ -20,7 +20,7 @@ PIXELS = '"""Pixels."""\ndef scale(x):\n    return x\n'
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package whose step `train` starts from training.py; returns a function to its digest."""
+    """A package whose digest starts from training.py; returns a function to its digest."""
     (tmp_path / "data").mkdir()
     (tmp_path / "study").mkdir()
     files = {
@@ -35,8 +35,8 @@ def package(tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
-    steps = {"train": provenance.Step(("blocklora.training",), ("*.csv",))}
-    monkeypatch.setattr(provenance, "STEPS", steps)
+    deciding = ("blocklora.training", "blocklora.client", "blocklora.data")
+    monkeypatch.setattr(provenance, "DECIDING", deciding)
 
     def digest(name=None, old="", new=""):
         if name:
@@ -44,7 +44,7 @@ def package(tmp_path, monkeypatch):
             assert old in text
             (tmp_path / name).write_text(text.replace(old, new) if old else text + new)
         clear_caches()
-        return provenance.code_digest("train")
+        return provenance.code_digest("blocklora.training", data=("*.csv",))
 
     yield digest
     clear_caches()
@@ -83,11 +83,7 @@ def test_what_decides_no_number_leaves_the_digest(package, name, old, new):
         ("training.py", "* RATE", "+ RATE"),
         ("training.py", "def step(x)", "def step(y)"),
         ("data/pixels.py", "return x", "return -x"),
-        (
-            "client.py",
-            "return 1",
-            "return 2",
-        ),  # its name begins like that of `cli`, which is passive
+        ("client.py", "return 1", "return 2"),
         ("data/pixels.py", "", "D = None\n"),
         ("table.csv", "1", "3"),
     ],
@@ -96,9 +92,9 @@ def test_a_change_of_code_or_data_changes_the_digest(package, name, old, new):
     assert package() != package(name, old, new)
 
 
-def test_every_step_starts_from_modules_that_exist():
-    digests = {step: provenance.code_digest(step) for step in provenance.STEPS}
-    assert all(len(digest) == 64 for digest in digests.values())
+def test_an_entry_that_is_not_in_the_package_is_an_error():
+    with pytest.raises(LookupError, match=r"blocklora\.nowhere is an entry"):
+        provenance.code_digest("blocklora.nowhere")
 
 
 def test_versions_are_those_installed():

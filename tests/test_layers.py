@@ -1,0 +1,68 @@
+"""Each layer of the package imports only what lies below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from blocklora import provenance
+
+# From the bottom to the top; modules of one line may import each other. `commands` is what people
+# and the workflow call, so it may use everything.
+LAYERS = (
+    ("__init__", "errors"),
+    ("fields", "files", "yamlfiles", "csvfiles", "tensorfiles"),
+    ("provenance",),
+    ("data",),
+    ("backbones",),
+    ("adapters",),
+    ("engine",),
+    ("methods",),
+    ("miniature",),
+    ("study",),
+    ("runs",),
+    ("theory",),
+    ("performance",),
+    ("publish",),
+    ("experiments",),
+    ("commands", "cli", "__main__"),
+)
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def part(module):
+    """Return the folder or file of the package that a module is in."""
+    return [*module.split("."), "__init__"][1]
+
+
+def imports(module):
+    """Yield the modules of the package that a module imports when it runs."""
+    known = provenance._modules().keys()
+    for node in provenance._nodes(provenance._tree(module), without=""):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("blocklora"):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in known else node.module for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.startswith("blocklora"))
+
+
+def test_every_part_of_the_package_has_a_layer():
+    package = Path(provenance.__file__).parent
+    found = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert found - {"__pycache__"} == RANKS.keys()
+
+
+@pytest.mark.parametrize("module", sorted(provenance._modules()))
+def test_module_imports_only_what_lies_below_it(module):
+    upward = [name for name in imports(module) if RANKS[part(name)] > RANKS[part(module)]]
+    assert upward == []
+
+
+def test_what_decides_numbers_imports_no_plumbing():
+    """Else a change of it might decide a number without being part of a digest."""
+    allowed = ("blocklora.errors", "blocklora.fields", *provenance.PLUMBING)
+    entries = ("blocklora.engine", "blocklora.methods", "blocklora.adapters")
+    for module in provenance._modules():
+        if module.startswith(entries) and provenance.decides(module):
+            odd = {n for n in imports(module) if not provenance.decides(n)} - {*allowed}
+            assert odd == set(), module
