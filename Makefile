@@ -7,6 +7,7 @@
 #   make lint     check style, the workflow's included
 #   make report   write Snakemake's HTML report of a finished study; STUDY=mini by default
 #   make env      create the environment only, in .venv
+#   make schemas  write the schemas that editors read in workflow/schemas
 #   make lock     resolve the packages of pyproject.toml anew into requirements.lock
 #   make clean    delete the environment and all caches, but no results and no data
 
@@ -20,7 +21,7 @@ INSTALLED := .venv/.installed-$(PYTHON_VERSION)
 # Snakemake's jobs find `blocklora` there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test test-faults test-slurm lint report env lock clean
+.PHONY: demo test test-faults test-slurm lint report env schemas lock clean
 
 demo: env
 	snakemake --cores 1 --resources gpu=1
@@ -58,6 +59,10 @@ endif
 	.venv/bin/uv pip sync --python .venv --require-hashes --compile-bytecode requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv --no-deps --no-build-isolation -e .
 	touch $@
+
+schemas: env
+	blocklora schema study > workflow/schemas/study.schema.yaml
+	blocklora schema config > workflow/schemas/config.schema.yaml
 
 lock: env
 	uv pip compile --quiet --universal --generate-hashes --all-extras --no-annotate --no-header \

@@ -27,6 +27,20 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     status.add_argument("--json", action="store_true", help="print every run as JSON")
     status.set_defaults(run=_status)
 
+    schema = subparsers.add_parser(
+        "schema",
+        help="print the schema of study or configuration files",
+        description="Print the JSON schema of study or configuration files as YAML, for editors.",
+    )
+    schema.add_argument("name", choices=("study", "config"))
+    schema.set_defaults(run=_schema)
+
+
+def _schema(options: Namespace) -> None:
+    from blocklora.study.schema import schema_text
+
+    print(schema_text(options.name), end="")
+
 
 def _check_study(options: Namespace) -> None:
     from blocklora.study.config import find_study

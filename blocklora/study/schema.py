@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from blocklora.engine.engines import ENGINES
+from blocklora.engine.precisions import PRECISIONS
 from blocklora.engine.recipe import Recipe
 from blocklora.fields import properties
 from blocklora.methods import METHODS
@@ -49,13 +51,24 @@ def load_schema(name: str) -> dict[str, Any]:
     schema = yaml.safe_load(file.read_text(encoding="utf-8"))
     if name == "study":
         schema["$defs"] |= _described_parts()
+    else:
+        for key, words in (("precision", PRECISIONS), ("engine", ENGINES)):
+            schema["properties"][key] = _one_of(words)
     return schema
+
+
+def schema_text(name: str) -> str:
+    """Return a schema as YAML, for editors."""
+    return yaml.safe_dump(load_schema(name), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _one_of(words: Iterable[str]) -> dict[str, Any]:
+    return {"description": f"one of {', '.join(words)}", "enum": list(words)}
 
 
 def _described_parts() -> dict[str, Any]:
     """Return the parts of the schema of studies that follow from descriptions."""
     recipe = properties(Recipe)
-    kinds = {"description": f"one of {', '.join(METHODS)}", "enum": list(METHODS)}
     return {
         "recipe": {
             "description": "a mapping of the hyperparameters of training",
@@ -74,7 +87,7 @@ def _described_parts() -> dict[str, Any]:
             "description": f"a mapping with the key kind, one of {', '.join(METHODS)}",
             "type": "object",
             "required": ["kind"],
-            "properties": {"kind": kinds},
+            "properties": {"kind": _one_of(METHODS)},
             "allOf": [
                 {
                     "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},

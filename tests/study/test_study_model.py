@@ -3,12 +3,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from blocklora.adapters.config import AdapterConfig
+from blocklora.engine.precisions import PRECISIONS
+from blocklora.errors import UserError
 from blocklora.study.config import resolve_device, seed_groups
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, load_study
+from blocklora.study.schema import load_schema, schema_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,15 +157,13 @@ def test_auto_is_cuda_where_the_driver_lists_a_card(monkeypatch, tmp_path, listi
 
 @pytest.mark.parametrize("name", ["study", "config"])
 def test_every_key_of_a_schema_says_what_is_allowed(name):
-    folder = ROOT / "workflow" / "schemas"
-
     def keys(schema):
         if isinstance(schema, dict):
             yield from schema.get("properties", {}).items()
             for part in schema.values():
                 yield from keys(part)
 
-    schema = yaml.safe_load((folder / f"{name}.schema.yaml").read_text())
+    schema = load_schema(name)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     silent = [
         key
@@ -171,3 +171,45 @@ def test_every_key_of_a_schema_says_what_is_allowed(name):
         if value is not True and not value.keys() & {"description", "$ref"}
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", ["study", "config"])
+def test_the_schemas_of_editors_are_those_that_are_checked(name):
+    """`make schemas` writes them."""
+    path = ROOT / "workflow" / "schemas" / f"{name}.schema.yaml"
+    assert path.read_text(encoding="utf-8") == schema_text(name)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_configuration_says_which_precisions_need_a_gpu(precision):
+    """The comment in config.yaml agrees with what the device is asked for."""
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    (comment,) = [line for line in text.splitlines() if line.startswith("# In which precision")]
+    assert precision in comment
+    assert (f"{precision} needs a GPU" in comment) == (not PRECISIONS[precision].on_cpu)
+
+
+def test_a_method_may_have_its_own_recipe(document, write, before):
+    document["methods"]["block_lora"]["recipe"] = {"learning_rate": 0.5, "prompt": "one {}"}
+    study = load_study(write())
+    recipe = study.methods["block_lora"].recipe
+    assert (recipe.learning_rate, recipe.prompt) == (0.5, "one {}")
+    assert recipe.batch_size == study.recipe.batch_size
+    after = digests(study)
+    assert {run.method for run in before if before[run] != after[run]} == {"block_lora"}
+
+
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [
+        ({"learning_rat": 1}, "methods.block_lora.recipe.learning_rat: unknown key; did you mean"),
+        ({"batch_size": 0}, "methods.block_lora.recipe.batch_size: 0 is not allowed"),
+        ({"learning_rate": 1e-9}, "methods.block_lora.recipe.final_learning_rate: 1e-06 is not"),
+        ({"crop_scale": [1, 0.5]}, "methods.block_lora.recipe.crop_scale: [1, 0.5] is not allow"),
+    ],
+)
+def test_a_fault_in_a_methods_recipe_is_one_line(document, write, own, line):
+    document["methods"]["block_lora"]["recipe"] = own
+    with pytest.raises(UserError) as caught:
+        load_study(write())
+    assert str(caught.value).partition(": ")[2].startswith(line)
