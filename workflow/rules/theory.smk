@@ -62,7 +62,7 @@ for measure in MEASURES.values():
             results=untracked(RESULTS),
             device=untracked(DEVICE if measure.on_gpu else "cpu"),
         message:
-            f"Computing {measure.about}"
+            f"Computing {measure.name}"
         shell:
             "blocklora measure {params.name} --study {params.study:q} --results {params.results:q}"
             " --device {params.device} --precision {params.precision} --output {output:q}"
