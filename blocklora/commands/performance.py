@@ -107,7 +107,8 @@ def _plan(options: Namespace) -> None:
     from blocklora.performance.forecast import document, forecasts, table
     from blocklora.study.config import find_study
     from blocklora.study.model import load_study
-    from blocklora.theory.sources import Context, dataset_prompts, model_shapes
+    from blocklora.theory.context import Context
+    from blocklora.theory.sources import dataset_prompts, model_shapes
 
     if options.rate is not None and options.rate <= 0:
         raise UserError(f"--rate {options.rate} has to be positive")

@@ -52,7 +52,7 @@ def _measure(options: Namespace) -> None:
 
     from blocklora.csvfiles import write_rows
     from blocklora.study.model import load_study
-    from blocklora.theory.sources import Context
+    from blocklora.theory.context import Context
 
     measure = MEASURES[options.name]
     if len(options.output) != len(measure.tables):

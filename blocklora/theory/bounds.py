@@ -17,13 +17,14 @@ from math import log, sqrt
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
+from blocklora.theory.context import Context
 from blocklora.theory.parameters import (
     Shapes,
     counted_parameters,
     effective_parameters,
     factor_parameters,
 )
-from blocklora.theory.sources import Context, class_counts, model_shapes
+from blocklora.theory.sources import class_counts, model_shapes
 
 SIGMA_ZERO_ONE = 0.5
 STORED_BITS = 32

@@ -21,8 +21,8 @@ from blocklora.data.preprocess import evaluation_transform
 from blocklora.engine.classifier import Classifier
 from blocklora.study.model import Run
 from blocklora.theory.coding import compress
+from blocklora.theory.context import Context, adapted_runs
 from blocklora.theory.risk import guessing_error
-from blocklora.theory.sources import Context, adapted_runs
 
 MAX_LOSS = 0.01  # of training accuracy, as a fraction, that compression may cost
 DELTA = 0.05  # probability with which a bound may fail

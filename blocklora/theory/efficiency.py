@@ -20,10 +20,11 @@ from blocklora.backbones.config import ClipConfig
 from blocklora.engine.fast import Chunks
 from blocklora.engine.plan import Setting, fake_step
 from blocklora.study.model import Study
+from blocklora.theory.context import Context
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import Groups, step_flops
 from blocklora.theory.parameters import counted_parameters, factor_parameters
-from blocklora.theory.sources import Context, dataset_prompts, model_shapes
+from blocklora.theory.sources import dataset_prompts, model_shapes
 
 RANKS = (2, 4, 8, 16)
 BLOCKS = (1, 2, 4, 8)

@@ -1,16 +1,15 @@
-"""What measures know of a study: where its files are, its models, datasets and runs."""
+"""The shapes of a study's models and the prompts of its datasets, from files where not known."""
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from blocklora.backbones.config import ClipConfig
-from blocklora.csvfiles import read_rows
 from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
-from blocklora.study.model import Run, Study
+from blocklora.study.model import Study
+from blocklora.theory.context import Context
 
 # Lengths of the prompts of the eleven datasets, start and end of text included, equal prompts
 # counted once. The class names are those of the registry's split files and list of ImageNet, of
@@ -18,50 +17,6 @@ from blocklora.study.model import Run, Study
 # tensorflow-datasets 4.9.10 (sun397_labels.txt) in CoOp's form (datasets/sun397.py).
 PROMPT_LENGTHS = Path(__file__).with_name("prompt_lengths.csv")
 PLAIN_PROMPT = "a photo of a {}."
-
-RUN_COLUMNS = ("backbone", "dataset", "method", "shots", "seed", "rank")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a measure is computed from and how; the files are where docs/architecture.md says.
-
-    Attributes:
-        study: the study.
-        results: folder of its results.
-        device: "cpu" or "cuda".
-        precision: one of `PRECISIONS` of `blocklora/engine/precisions.py`.
-    """
-
-    study: Study
-    results: Path
-    device: str = "cpu"
-    precision: str = "fp32"
-
-    @property
-    def runs(self) -> Path:
-        """The file of all runs."""
-        return self.results / "runs.csv"
-
-    def table(self, name: str) -> Path:
-        """Return the file of a table of the theory."""
-        return self.results / "theory" / f"{name}.csv"
-
-    def adapter(self, run: Run) -> Path:
-        """Return the adapter file of a run."""
-        return self.results / "runs" / run.folder / "adapter.safetensors"
-
-    def backbone(self, name: str) -> Path:
-        """Return the file of a backbone."""
-        return self.results / "backbones" / f"{name}.safetensors"
-
-    def manifest(self, dataset: str) -> Path:
-        """Return the list of a dataset's images."""
-        return self.results / "data" / dataset / "manifest.csv"
-
-    def shots_pixels(self, dataset: str, shots: int, seed: int) -> Path:
-        """Return the store of the training images of a shots list."""
-        return self.results / "pixels" / dataset / f"{shots}shot" / f"seed{seed}.npz"
 
 
 def model_shapes(context: Context) -> dict[str, ClipConfig]:
@@ -153,29 +108,6 @@ def stand_ins(lengths: Sequence[tuple[int, int]], classes: int) -> list[list[int
     tokens = [length for count, length in lengths for _ in range(count)]
     prompts = [[index] + [0] * (length - 1) for index, length in enumerate(tokens)]
     return prompts + [prompts[0]] * (classes - len(prompts))
-
-
-def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Run, dict[str, str]]]:
-    """Return the runs with an adapter, and their rows of runs.csv, which have `columns`.
-
-    Raises:
-        UserError: runs.csv is missing, damaged or of another study.
-    """
-    found = []
-    for row in read_rows(context.runs, (*RUN_COLUMNS, *columns)):
-        if not row["rank"]:
-            continue
-        try:
-            shots, seed = int(row["shots"]), int(row["seed"])
-        except ValueError as error:
-            raise UserError(f"{context.runs}: damaged ({error}); delete it and run again") from None
-        if row["method"] not in context.study.adapter_methods:
-            raise UserError(
-                f"{context.runs}: the study has no adapter {row['method']}; it has "
-                f"{', '.join(context.study.adapter_methods)}; make the file again"
-            )
-        found.append((Run(row["backbone"], row["dataset"], row["method"], shots, seed), row))
-    return found
 
 
 def _listed_lengths(study: Study) -> dict[str, list[tuple[int, int]]]:

@@ -8,8 +8,8 @@ from tqdm import tqdm
 from blocklora.adapters.store import load_adapter
 from blocklora.study.model import Run
 from blocklora.study.pairs import block_pairs, merged_pairs
+from blocklora.theory.context import Context, adapted_runs
 from blocklora.theory.decomposition import overlap_rows, spectra, spectrum_rows
-from blocklora.theory.sources import Context, adapted_runs
 
 
 def rows(context: Context) -> dict[str, list[dict[str, Any]]]:

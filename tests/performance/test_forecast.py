@@ -129,7 +129,8 @@ def test_vit_b16_on_imagenet_fits_a_laptop():
     """In bf16 a step with the 1000 prompts of ImageNet fits 4 GB without chunks."""
     from blocklora.backbones.openai import openai_config
     from blocklora.study.model import load_study
-    from blocklora.theory.sources import PLAIN_PROMPT, Context, dataset_prompts
+    from blocklora.theory.context import Context
+    from blocklora.theory.sources import PLAIN_PROMPT, dataset_prompts
 
     context = Context(load_study(ROOT / "studies/paper.yaml"), Path())
     prompts = tuple(map(tuple, dataset_prompts(context, PLAIN_PROMPT)["imagenet"]))
