@@ -43,7 +43,12 @@ DECIDING = (
     "blocklora.theory",
 )
 # They lie in folders of the above, but write files or describe what others decide.
-PLUMBING = ("blocklora.adapters.store", "blocklora.methods.base", "blocklora.theory.measures")
+PLUMBING = (
+    "blocklora.adapters.store",
+    "blocklora.methods.base",
+    "blocklora.theory.context",
+    "blocklora.theory.measures",
+)
 
 VERSIONS_OF = ("blocklora", "numpy", "open_clip_torch", "pillow", "torch", "torchvision")
 LOGGERS = ("logger", "log", "logging", "warnings")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklora.commands.arguments import positive
-from blocklora.commands.theory import add_shape_arguments
+from blocklora.commands.theory import add_results
 from blocklora.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _add_plan(subparsers: _SubParsersAction) -> None:
         help="10^12 operations per second that a step achieves, as measured by `blocklora bench`",
     )
     plan.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    add_shape_arguments(plan)
+    add_results(plan)
     plan.add_argument("--output", type=Path, help="JSON file to write")
     plan.set_defaults(run=_plan)
 
@@ -107,6 +107,7 @@ def _plan(options: Namespace) -> None:
     from blocklora.performance.forecast import document, forecasts, table
     from blocklora.study.config import find_study
     from blocklora.study.model import load_study
+    from blocklora.theory.context import Context
     from blocklora.theory.sources import dataset_prompts, model_shapes
 
     if options.rate is not None and options.rate <= 0:
@@ -114,8 +115,10 @@ def _plan(options: Namespace) -> None:
     study = load_study(find_study(options.study, "studies"))
     budget = int(USABLE_SHARE * options.gpu_memory)
     rate = None if options.rate is None else options.rate * 1e12
-    prompts = dataset_prompts(study, options.manifests)
-    shapes = model_shapes(study, options.backbones)
+    context = Context(study, options.results or Path("results", study.name))
+    templates = {study.methods[name].recipe.prompt for name in study.adapter_methods}
+    prompts = {template: dataset_prompts(context, template) for template in templates}
+    shapes = model_shapes(context)
     kinds = list(forecasts(study, shapes, prompts, options.precision, budget))
     print(table(kinds, rate))
     if options.output is not None:

@@ -55,7 +55,7 @@ class Forecast:
 def forecasts(
     study: Study,
     shapes: Mapping[str, ClipConfig],
-    prompts: Mapping[str, Prompts],
+    prompts: Mapping[str, Mapping[str, Prompts]],
     precision: str,
     budget_bytes: int,
 ) -> Iterator[Forecast]:
@@ -64,7 +64,7 @@ def forecasts(
     Args:
         study: the study.
         shapes: of its backbones.
-        prompts: one per class of each dataset, as token ids.
+        prompts: one per class, as token ids, by template and dataset.
         precision: "fp32", "bf16" or "fp16".
         budget_bytes: memory that tensors may take.
 
@@ -74,10 +74,10 @@ def forecasts(
     registry = load_registry()
     for backbone, clip in shapes.items():
         for dataset in study.datasets:
-            tokens = tuple(map(tuple, prompts[dataset]))
             entry = registry.get(dataset)
             for method in study.adapter_methods:
-                config, recipe = study.methods[method].adapter, study.recipe
+                config, recipe = study.methods[method].adapter, study.methods[method].recipe
+                tokens = tuple(map(tuple, prompts[recipe.prompt][dataset]))
                 setting = Setting(clip, config, tokens, recipe.batch_size, precision)
                 chosen = plan(setting, budget_bytes)
                 steps = {shots: recipe.iterations_per_shot * shots for shots in study.shots}
@@ -157,7 +157,7 @@ def document(
                 "method": kind.method,
                 "classes": kind.classes,
                 "prompt_tokens": kind.prompt_tokens,
-                "batch_size": study.recipe.batch_size,
+                "batch_size": study.methods[kind.method].recipe.batch_size,
                 "chunks": vars(kind.plan.chunks),
                 "planned_memory_bytes": kind.plan.peak_bytes,
                 "flops_per_step": kind.flops_per_step,

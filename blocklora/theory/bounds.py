@@ -11,35 +11,21 @@ r Σ d_out for training B alone and r Σ d_in for training A alone. A method ent
 The 0-1 loss is 1/2-sub-Gaussian (Hoeffding's lemma).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log, sqrt
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
+from blocklora.theory.context import Context
 from blocklora.theory.parameters import (
     Shapes,
     counted_parameters,
     effective_parameters,
     factor_parameters,
 )
+from blocklora.theory.sources import class_counts, model_shapes
 
-COLUMNS = (
-    "backbone",
-    "dataset",
-    "method",
-    "shots",
-    "classes",
-    "samples",
-    "parameters",
-    "effective_parameters",
-    "bits",
-    "sigma",
-    "bound",
-    "effective_bound",
-    "ratio_to_lora",
-    "effective_ratio_to_lora",
-)
 SIGMA_ZERO_ONE = 0.5
 STORED_BITS = 32
 
@@ -52,6 +38,19 @@ class Count:
     parameters: int
     effective: int
     lora: int
+
+
+def rows(context: Context) -> Iterator[dict[str, Any]]:
+    """Yield the rows of bounds.csv.
+
+    Raises:
+        UserError: the shape of a backbone or the number of classes of a dataset is not known.
+    """
+    study = context.study
+    classes = class_counts(context)
+    methods = {name: study.methods[name].adapter for name in study.adapter_methods}
+    for backbone, clip in model_shapes(context).items():
+        yield from bound_rows(backbone, counts(methods, clip.tower_shapes), classes, study.shots)
 
 
 def information_bound(
@@ -102,12 +101,9 @@ def bound_rows(
     backbone: str,
     counted: Iterable[Count],
     classes: Mapping[str, int],
-    shots: Iterable[int],
-    bits: int = STORED_BITS,
-    sigma: float = SIGMA_ZERO_ONE,
+    shots: Sequence[int],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of bounds.csv: each dataset (name to classes), method and shot count."""
-    shots = list(shots)
+    """Yield the rows of a backbone: each dataset (name to classes), method and shot count."""
     for dataset, number in classes.items():
         for count in counted:
             for k in shots:
@@ -121,10 +117,10 @@ def bound_rows(
                     "samples": samples,
                     "parameters": count.parameters,
                     "effective_parameters": count.effective,
-                    "bits": bits,
-                    "sigma": sigma,
-                    "bound": information_bound(count.parameters, samples, bits, sigma),
-                    "effective_bound": information_bound(count.effective, samples, bits, sigma),
+                    "bits": STORED_BITS,
+                    "sigma": SIGMA_ZERO_ONE,
+                    "bound": information_bound(count.parameters, samples),
+                    "effective_bound": information_bound(count.effective, samples),
                     "ratio_to_lora": sqrt(count.parameters / count.lora),
                     "effective_ratio_to_lora": sqrt(count.effective / count.lora),
                 }

@@ -4,7 +4,7 @@ Parameters and bytes are counted on real adapters, operations once by formula an
 on the fast engine's step with fake tensors, which also tells the planned memory.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,28 +20,12 @@ from blocklora.backbones.config import ClipConfig
 from blocklora.engine.fast import Chunks
 from blocklora.engine.plan import Setting, fake_step
 from blocklora.study.model import Study
+from blocklora.theory.context import Context
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import Groups, step_flops
-from blocklora.theory.parameters import (
-    counted_parameters,
-    factor_parameters,
-)
+from blocklora.theory.parameters import counted_parameters, factor_parameters
+from blocklora.theory.sources import dataset_prompts, model_shapes
 
-COLUMNS = (
-    "backbone",
-    "dataset",
-    "classes",
-    "method",
-    "rank",
-    "blocks",
-    "partition",
-    "parameters",
-    "adapter_bytes",
-    "optimizer_bytes",
-    "flops_per_step_formula",
-    "flops_per_step_counted",
-    "planned_memory_bytes",
-)
 RANKS = (2, 4, 8, 16)
 BLOCKS = (1, 2, 4, 8)
 HELD_BYTES = 12  # of a parameter outside of the backward pass: itself and two moments, fp32
@@ -78,33 +62,32 @@ def configurations(study: Study) -> list[AdapterConfig]:
     ]
 
 
-def efficiency_rows(
-    study: Study,
-    shapes: Mapping[str, ClipConfig],
-    prompts: Mapping[str, Sequence[Sequence[int]]],
-    precision: str,
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of efficiency.csv.
+def rows(context: Context) -> Iterator[dict[str, Any]]:
+    """Yield the rows of efficiency.csv; the precision is that of the planned memory.
 
-    Args:
-        study: backbones, datasets, batch size and adapters.
-        shapes: of the backbones.
-        prompts: token ids of the class prompts of each dataset.
-        precision: "fp32", "bf16" or "fp16", for the planned memory.
+    The prompt and the batch size are those of the study's first adapter, as all else is.
+
+    Raises:
+        UserError: the shape of a backbone or the prompts of a dataset are not known.
     """
-    for backbone, clip in shapes.items():
-        for dataset in study.datasets:
+    study = context.study
+    if not study.adapter_methods:
+        return
+    recipe = study.methods[study.adapter_methods[0]].recipe
+    prompts = dataset_prompts(context, recipe.prompt)
+    for backbone, clip in model_shapes(context).items():
+        for dataset, tokens in prompts.items():
             for config in configurations(study):
                 yield {
                     "backbone": backbone,
                     "dataset": dataset,
-                    "classes": len(prompts[dataset]),
+                    "classes": len(tokens),
                     "method": "lora" if config.blocks == 1 else "block_lora",
                     "rank": config.rank,
                     "blocks": config.blocks,
                     "partition": config.partition,
                     **vars(footprint(clip, config)),
-                    **step_cost(clip, config, prompts[dataset], study.recipe.batch_size, precision),
+                    **step_cost(clip, config, tokens, recipe.batch_size, context.precision),
                 }
 
 

@@ -4,23 +4,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
 from blocklora.study.model import Run
+from blocklora.theory.context import Context, adapted_runs
 
-COLUMNS = (
-    "backbone",
-    "dataset",
-    "method",
-    "shots",
-    "seed",
-    "train_accuracy",
-    "test_accuracy",
-    "gap",
-    "bound",
-    "vacuous",
-)
 RUN_COLUMNS = ("train_accuracy", "test_accuracy", "trainable_parameters")
 BOUND_COLUMNS = ("backbone", "dataset", "method", "shots", "parameters", "bound")
+
+
+def rows(context: Context) -> Iterator[dict[str, Any]]:
+    """Yield the rows of gaps.csv; see `gap_rows`."""
+    bounds = read_rows(context.table("bounds"), BOUND_COLUMNS)
+    return gap_rows(adapted_runs(context, RUN_COLUMNS), bounds)
 
 
 def gap_rows(

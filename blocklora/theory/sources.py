@@ -1,15 +1,15 @@
-"""What the theory needs to know of a study's models, datasets and runs, from files where given."""
+"""The shapes of a study's models and the prompts of its datasets, from files where not known."""
 
 import csv
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from blocklora.backbones.config import ClipConfig
-from blocklora.csvfiles import read_rows
 from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
-from blocklora.study.model import Run, Study
+from blocklora.study.model import Study
+from blocklora.theory.context import Context
 
 # Lengths of the prompts of the eleven datasets, start and end of text included, equal prompts
 # counted once. The class names are those of the registry's split files and list of ImageNet, of
@@ -18,33 +18,23 @@ from blocklora.study.model import Run, Study
 PROMPT_LENGTHS = Path(__file__).with_name("prompt_lengths.csv")
 PLAIN_PROMPT = "a photo of a {}."
 
-RUN_COLUMNS = ("backbone", "dataset", "method", "shots", "seed", "rank")
 
-
-def model_shapes(study: Study, files: Iterable[Path]) -> dict[str, ClipConfig]:
+def model_shapes(context: Context) -> dict[str, ClipConfig]:
     """Return the shape of every backbone of a study.
 
-    Args:
-        study: the study.
-        files: backbone files `<backbone>.safetensors`; those of OpenAI's models may be missing,
-            whose shapes open_clip describes.
+    Open_clip describes the shapes of OpenAI's models, so that their files are not needed.
 
     Raises:
-        UserError: a file is of no backbone of the study or not what its metadata say, or the
-            shape of a backbone is not known.
+        UserError: a file is missing or not what its metadata say.
     """
     from blocklora.backbones.openai import openai_config
 
-    given = _by_name(files, study.backbones, "backbone", lambda path: path.stem)
-    shapes = {}
-    for name, entry in study.backbones.items():
-        if name in given:
-            shapes[name] = read_shape(given[name])
-        elif entry.source == "openai":
-            shapes[name] = openai_config(name)
-        else:
-            raise UserError(f"backbone {name}: its shape is in its file; give it to --backbones")
-    return shapes
+    return {
+        name: openai_config(name)
+        if entry.source == "openai"
+        else read_shape(_made(context, context.backbone(name), f"the shape of the backbone {name}"))
+        for name, entry in context.study.backbones.items()
+    }
 
 
 def read_shape(path: Path) -> ClipConfig:
@@ -65,54 +55,49 @@ def read_shape(path: Path) -> ClipConfig:
     return backbone.config
 
 
-def class_counts(study: Study, manifests: Iterable[Path]) -> dict[str, int]:
+def class_counts(context: Context) -> dict[str, int]:
     """Return the number of classes of every dataset of a study.
 
-    Args:
-        study: the study.
-        manifests: files `<dataset>/manifest.csv`; only the user's own datasets need them.
-
     Raises:
-        UserError: a manifest is of no dataset of the study, or the manifest of one is missing.
+        UserError: the manifest of a dataset that is not published is missing or damaged.
     """
-    given = _manifests(study, manifests)
-    registry = load_registry()
-    counts = {}
-    for name in study.datasets:
-        if name in given:
-            counts[name] = len(classnames(iterate_manifest(given[name])))
-        elif name in registry:
-            counts[name] = registry[name].classes
-        else:
-            raise _unknown(name, "number of classes")
-    return counts
+    registry, local = load_registry(), context.study.local_datasets
+    return {
+        name: len(_class_names(context, name)) if name in local else registry[name].classes
+        for name in context.study.datasets
+    }
 
 
-def dataset_prompts(study: Study, manifests: Iterable[Path]) -> dict[str, list[list[int]]]:
+def unlisted_datasets(study: Study) -> tuple[str, ...]:
+    """Return the datasets whose class prompts are not known without their manifests."""
+    prompts = {study.methods[name].recipe.prompt for name in study.adapter_methods}
+    listed = _listed_lengths(study) if prompts <= {PLAIN_PROMPT} else ()
+    return tuple(name for name in study.datasets if name not in listed)
+
+
+def dataset_prompts(context: Context, prompt: str) -> dict[str, list[list[int]]]:
     """Return one prompt per class, as token ids, for every dataset of a study.
 
     Without a manifest the ids stand for tokens of the right number; different prompts stay
     different.
 
+    Args:
+        context: the study and its results.
+        prompt: the template of the prompts.
+
     Raises:
-        UserError: a manifest is of no dataset of the study, or the prompts of a dataset are not
-            known without one.
+        UserError: the manifest of a dataset whose prompts are not listed is missing or damaged.
     """
     from blocklora.backbones.prompts import class_prompts, tokenize
 
-    given = _manifests(study, manifests)
     registry = load_registry()
-    lengths = _prompt_lengths() if study.recipe.prompt == PLAIN_PROMPT else {}
-    prompts = {}
-    for name in study.datasets:
-        if name in given:
-            names = classnames(iterate_manifest(given[name]))
-            prompts[name] = tokenize(class_prompts(names, study.recipe.prompt), 10**6)
-        elif name in lengths:
-            prompts[name] = stand_ins(lengths[name], registry[name].classes)
-        else:
-            raise _unknown(name, "prompts' length")
-    return prompts
+    lengths = _listed_lengths(context.study) if prompt == PLAIN_PROMPT else {}
+    return {
+        name: stand_ins(lengths[name], registry[name].classes)
+        if name in lengths
+        else tokenize(class_prompts(_class_names(context, name), prompt), 10**6)
+        for name in context.study.datasets
+    }
 
 
 def stand_ins(lengths: Sequence[tuple[int, int]], classes: int) -> list[list[int]]:
@@ -125,45 +110,33 @@ def stand_ins(lengths: Sequence[tuple[int, int]], classes: int) -> list[list[int
     return prompts + [prompts[0]] * (classes - len(prompts))
 
 
-def adapted_runs(aggregate: Path, columns: Sequence[str] = ()) -> list[tuple[Run, dict[str, str]]]:
-    """Return the runs with an adapter of a runs.csv, and their rows, which have `columns`.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    found = []
-    for row in read_rows(aggregate, (*RUN_COLUMNS, *columns)):
-        if not row["rank"]:
-            continue
-        try:
-            shots, seed = int(row["shots"]), int(row["seed"])
-        except ValueError as error:
-            raise UserError(f"{aggregate}: damaged ({error}); delete it and run again") from None
-        found.append((Run(row["backbone"], row["dataset"], row["method"], shots, seed), row))
-    return found
-
-
-def _prompt_lengths() -> dict[str, list[tuple[int, int]]]:
+def _listed_lengths(study: Study) -> dict[str, list[tuple[int, int]]]:
+    """Return (different prompts, tokens) of the published datasets that are listed."""
     lengths: dict[str, list[tuple[int, int]]] = {}
     with PROMPT_LENGTHS.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            lengths.setdefault(row["dataset"], []).append((int(row["prompts"]), int(row["tokens"])))
+            if row["dataset"] not in study.local_datasets:
+                sizes = int(row["prompts"]), int(row["tokens"])
+                lengths.setdefault(row["dataset"], []).append(sizes)
     return lengths
 
 
-def _manifests(study: Study, files: Iterable[Path]) -> dict[str, Path]:
-    return _by_name(files, study.datasets, "dataset", lambda path: path.parent.name)
+def _class_names(context: Context, dataset: str) -> list[str]:
+    path = _made(context, context.manifest(dataset), f"the class names of the dataset {dataset}")
+    return classnames(iterate_manifest(path))
 
 
-def _by_name(
-    files: Iterable[Path], allowed: Collection[str], kind: str, name_of: Callable[[Path], str]
-) -> dict[str, Path]:
-    named = {name_of(path): path for path in files}
-    for name, path in named.items():
-        if name not in allowed:
-            raise UserError(f"{path}: the study has no {kind} {name}; it has {', '.join(allowed)}")
-    return named
+def _made(context: Context, path: Path, content: str) -> Path:
+    """Return the file `path` of the results, which tells `content`.
 
-
-def _unknown(dataset: str, what: str) -> UserError:
-    return UserError(f"dataset {dataset}: its {what} is in its manifest; give it to --manifests")
+    Raises:
+        UserError: the workflow has not made it yet.
+    """
+    if path.is_file():
+        return path
+    study = context.study
+    target = Path("results", study.name, path.relative_to(context.results))
+    raise UserError(
+        f"{path}: no such file, and it tells {content}; make it by "
+        f"`snakemake --cores 1 {target} --config study={study.path}`"
+    )

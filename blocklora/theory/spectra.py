@@ -1,158 +1,41 @@
-"""Spectra of trained updates, computed from their thin factors.
+"""Spectra of all runs of a study, and the overlap of the methods within each cell of it."""
 
-No d × d matrix is made: with B = Q_b R_b and Aᵀ = Q_a R_a, the singular values of B A are those of
-the small matrix R_b R_aᵀ.
-"""
-
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor
+from tqdm import tqdm
 
-from blocklora.adapters.adapter import Adapter
-from blocklora.adapters.algebra import merge_arms, tile_down
-
-COLUMNS = (
-    "backbone",
-    "dataset",
-    "method",
-    "shots",
-    "seed",
-    "tower",
-    "layer",
-    "matrix",
-    "effective_rank",
-    "frobenius_norm",
-    "spectral_norm",
-    "arms_max_relative_difference",
-)
-OVERLAP_COLUMNS = (
-    "backbone",
-    "dataset",
-    "shots",
-    "seed",
-    "method",
-    "other_method",
-    "tower",
-    "layer",
-    "matrix",
-    "output_overlap",
-    "input_overlap",
-    "chance",
-)
+from blocklora.adapters.store import load_adapter
+from blocklora.study.model import Run
+from blocklora.study.pairs import block_pairs, merged_pairs
+from blocklora.theory.context import Context, adapted_runs
+from blocklora.theory.decomposition import overlap_rows, spectra, spectrum_rows
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """The thin singular value decomposition of a matrix.
+def rows(context: Context) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of spectra.csv and those of overlaps.csv.
 
-    Attributes:
-        left: singular vectors of the output side, shape (d_out, inner).
-        values: singular values, descending, shape (inner,).
-        right: singular vectors of the input side, shape (d_in, inner).
+    Block-LoRA is compared with LoRA of the same rank, and with LoRA of its merged arms, where
+    both were trained on the same backbone, dataset, shot count and seed.
+
+    Raises:
+        UserError: runs.csv or an adapter file is missing or damaged.
     """
-
-    left: Tensor
-    values: Tensor
-    right: Tensor
-
-    @property
-    def rank(self) -> int:
-        """The number of singular values above rounding (numpy's `matrix_rank` criterion)."""
-        size = max(len(self.left), len(self.right))
-        threshold = self.values.max() * size * torch.finfo(self.values.dtype).eps
-        return int((self.values > threshold).sum())
-
-
-def thin_svd(up: Tensor, down: Tensor) -> Spectrum:
-    """Return the decomposition of `up` (d_out, inner) times `down` (inner, d_in) in float64."""
-    output_basis, output_factor = torch.linalg.qr(up.detach().double())
-    input_basis, input_factor = torch.linalg.qr(down.detach().double().mT)
-    left, values, right = torch.linalg.svd(output_factor @ input_factor.mT, full_matrices=False)
-    return Spectrum(output_basis @ left, values, input_basis @ right.mT)
-
-
-def spectra(adapter: Adapter) -> dict[str, Spectrum]:
-    """Return the spectrum of s·ΔW of every adapted matrix, by names like `vision.3.q`."""
-    return {
-        name: thin_svd(
-            adapter.config.scale * merge_arms(up.detach().double()),
-            tile_down(down, adapter.config),
-        )
-        for name, down, up in adapter.matrices()
-    }
-
-
-def effective_rank(values: Tensor) -> float:
-    """Return exp(H(p)), p being the singular values divided by their sum; 0 for a zero matrix.
-
-    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality": between 1
-    and the rank, and equal to it if all values are equal.
-    """
-    total = values.sum()
-    if total == 0:
-        return 0.0
-    return float(torch.special.entr(values / total).sum().exp())
-
-
-def subspace_overlap(first: Tensor, second: Tensor) -> float:
-    """Return ||UᵀV||_F² / min(i, j) of orthonormal columns U (d, i) and V (d, j).
-
-    From 0 (orthogonal) to 1 (one contains the other): Hu et al. 2022 (LoRA, arXiv 2106.09685),
-    section 7.2, equation (4).
-    """
-    return float((first.T @ second).square().sum() / min(first.shape[1], second.shape[1]))
-
-
-def arms_difference(up: Tensor) -> float:
-    """Return the largest difference of an entry between two arms, relative to the largest entry.
-
-    `up` has the shape (arms, d_out, inner); arms of zeros are equal.
-    """
-    largest = up.abs().max()
-    return float((up.amax(0) - up.amin(0)).max() / largest) if largest else 0.0
-
-
-def spectrum_rows(adapter: Adapter, found: dict[str, Spectrum]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of spectra.csv of one run, without the columns that name the run.
-
-    The difference between arms is None for an adapter with one arm.
-    """
-    for name, _, up in adapter.matrices():
-        values = found[name].values
-        yield {
-            **_split(name),
-            "effective_rank": effective_rank(values),
-            "frobenius_norm": float(values.square().sum().sqrt()),
-            "spectral_norm": float(values.max()),
-            "arms_max_relative_difference": arms_difference(up.detach()) if len(up) > 1 else None,
-        }
-
-
-def overlap_rows(
-    first: dict[str, Spectrum], second: dict[str, Spectrum]
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of overlaps.csv of two runs' spectra, without the columns that name them.
-
-    Only matrices adapted in both runs are compared. `chance` is the overlap of random subspaces
-    of the same dimensions, max(i, j)/d; a matrix that is zero in a run has no subspace and gets
-    no row.
-    """
-    for name, one in first.items():
-        other = second.get(name)
-        if other is None or not (one.rank and other.rank):
-            continue
-        i, j = one.rank, other.rank
-        yield {
-            **_split(name),
-            "output_overlap": subspace_overlap(one.left[:, :i], other.left[:, :j]),
-            "input_overlap": subspace_overlap(one.right[:, :i], other.right[:, :j]),
-            "chance": max(i, j) / len(one.left),
-        }
-
-
-def _split(name: str) -> dict[str, str]:
-    tower, layer, matrix = name.split(".")
-    return {"tower": tower, "layer": layer, "matrix": matrix}
+    cells: dict[tuple[str, str, int, int], list[Run]] = {}
+    for run, _ in adapted_runs(context):
+        cells.setdefault((run.backbone, run.dataset, run.shots, run.seed), []).append(run)
+    pairs = block_pairs(context.study) + merged_pairs(context.study)
+    found: dict[str, list[dict[str, Any]]] = {"spectra": [], "overlaps": []}
+    for members in tqdm(cells.values(), desc="spectra", unit="cell", disable=None, leave=False):
+        of_method = {}
+        for run in members:
+            adapter = load_adapter(context.adapter(run))
+            of_method[run.method] = spectra(adapter)
+            for row in spectrum_rows(adapter, of_method[run.method]):
+                found["spectra"].append(asdict(run) | row)
+        for method, other in pairs:
+            if method in of_method and other in of_method:
+                pair = asdict(members[0]) | {"method": method, "other_method": other}
+                for row in overlap_rows(of_method[method], of_method[other]):
+                    found["overlaps"].append(pair | row)
+    return found

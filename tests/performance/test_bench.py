@@ -260,12 +260,11 @@ def test_bench_runs_on_a_bare_image_and_plan_imports_little_more(tmp_path):
     study |= {"name": "small", "datasets": ["one"], "shots": [1]}
     study["own_datasets"] = {"one": {"images": str(tmp_path)}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    save_backbone(tmp_path / "mini-clip.safetensors", SHAPE, tiny_backbone().weights, "random")
-    write_manifest(tmp_path / "one/manifest.csv", [LabelledImage("a.png", 0, "cat", "train")])
-    options = [
-        "--study", "small.yaml", "--backbones", "mini-clip.safetensors",
-        "--manifests", "one/manifest.csv",
-    ]  # fmt: skip
+    save_backbone(
+        tmp_path / "backbones/mini-clip.safetensors", SHAPE, tiny_backbone().weights, "random"
+    )
+    write_manifest(tmp_path / "data/one/manifest.csv", [LabelledImage("a.png", 0, "cat", "train")])
+    options = ["--study", "small.yaml", "--results", "."]
     done = subprocess.run(
         [sys.executable, "-c", BENCH_THEN_PLAN, *options],
         capture_output=True,

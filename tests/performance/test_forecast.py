@@ -65,14 +65,15 @@ def study_arguments(tmp_path):
     study["own_datasets"] = {"own": {"images": str(tmp_path / "images")}}
     (tmp_path / "images").mkdir()
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    save_backbone(tmp_path / "mini-clip.safetensors", SHAPE, tiny_backbone().weights, "random")
+    save_backbone(
+        tmp_path / "backbones/mini-clip.safetensors", SHAPE, tiny_backbone().weights, "random"
+    )
     images = [LabelledImage(f"train/{i}.png", i, name, "train") for i, name in enumerate(NAMES)]
-    write_manifest(tmp_path / "own/manifest.csv", images)
+    write_manifest(tmp_path / "data/own/manifest.csv", images)
     return [
         "plan",
         *("--study", str(tmp_path / "small.yaml")),
-        *("--backbones", str(tmp_path / "mini-clip.safetensors")),
-        *("--manifests", str(tmp_path / "own/manifest.csv")),
+        *("--results", str(tmp_path)),
     ]
 
 
@@ -127,8 +128,11 @@ def test_a_size_that_is_none_is_refused(size, study_arguments, capsys):
 def test_vit_b16_on_imagenet_fits_a_laptop():
     """In bf16 a step with the 1000 prompts of ImageNet fits 4 GB without chunks."""
     from blocklora.backbones.openai import openai_config
-    from blocklora.theory.sources import _prompt_lengths, stand_ins
+    from blocklora.study.model import load_study
+    from blocklora.theory.context import Context
+    from blocklora.theory.sources import PLAIN_PROMPT, dataset_prompts
 
-    prompts = tuple(map(tuple, stand_ins(_prompt_lengths()["imagenet"], 1000)))
+    context = Context(load_study(ROOT / "studies/paper.yaml"), Path())
+    prompts = tuple(map(tuple, dataset_prompts(context, PLAIN_PROMPT)["imagenet"]))
     setting = Setting(openai_config("ViT-B-16-quickgelu"), LORA, prompts, 32, "bf16")
     assert 2e9 < planned_peak_bytes(setting, Chunks()) < 3.4e9

@@ -69,7 +69,7 @@ def merged_rank(block):
 @pytest.mark.parametrize("blocks", [2, 4])
 def test_arms_stay_equal_to_the_last_bit_in_the_training_loop(backbone, blocks):
     engine = engine_for(replace(LORA, blocks=blocks, dropout=0.25), backbone)
-    history = train(engine, FixedBatches(), RECIPE, STEPS, "arms")
+    history = train(engine, FixedBatches(), RECIPE, STEPS)
     assert history.rows[-1]["loss"] < history.rows[0]["loss"]
     for tower in engine.adapter.towers.values():
         arms = tower.up.detach()
@@ -118,7 +118,7 @@ def test_the_default_epsilon_changes_next_to_nothing(backbone):
     block = replace(LORA, blocks=2)
     engines = [engine_for(config, backbone) for config in (block, merged_rank(block))]
     losses = [
-        [row["loss"] for row in train(engine, FixedBatches(), RECIPE, STEPS, "arms").rows]
+        [row["loss"] for row in train(engine, FixedBatches(), RECIPE, STEPS).rows]
         for engine in engines
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from blocklora.csvfiles import read_rows, write_rows
 from blocklora.errors import UserError
 from blocklora.study.model import Run
-from blocklora.theory.bounds import COLUMNS, bound_rows, counts, information_bound
-from blocklora.theory.gaps import COLUMNS as GAP_COLUMNS
+from blocklora.theory.bounds import bound_rows, counts, information_bound
 from blocklora.theory.gaps import gap_rows
+from blocklora.theory.measures import columns_of
 from blocklora.theory.parameters import (
     counted_parameters,
     effective_parameters,
@@ -116,7 +116,7 @@ def test_ratio_to_lora_for_square_matrices(blocks, ratio):
 
 def test_rows_scale_with_shots_and_classes():
     rows = list(bound_rows("b", counts({"l": CLIP_LORA}, VIT_B16), {"a": 10, "b": 40}, [1, 4]))
-    assert all(tuple(row) == COLUMNS for row in rows)
+    assert all(tuple(row) == columns_of("bounds") for row in rows)
     bound = {(r["dataset"], r["shots"]): r["bound"] for r in rows if r["method"] == "l"}
     assert bound["a", 4] == bound["b", 1] == pytest.approx(bound["a", 1] / 2)
 
@@ -135,7 +135,7 @@ BOUND = {
 
 def test_gap_is_training_minus_test_accuracy():
     (row,) = gap_rows([(RUN, ROW)], [BOUND])
-    assert tuple(row) == GAP_COLUMNS
+    assert tuple(row) == columns_of("gaps")
     assert row["gap"] == pytest.approx(0.3)
     assert row["vacuous"] is True
     (row,) = gap_rows([(RUN, ROW)], [{**BOUND, "bound": "0.99"}])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from blocklora.adapters.adapter import Adapter
-from blocklora.theory.compression import STEPS, Code, compress, integer_bits
+from blocklora.theory.coding import STEPS, Code, compress, integer_bits
 from blocklora.theory.risk import guessing_error, occam_bound
 from tests.tiny import LORA
 

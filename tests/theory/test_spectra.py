@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocklora.adapters.adapter import Adapter
-from blocklora.theory.spectra import (
-    COLUMNS,
-    OVERLAP_COLUMNS,
+from blocklora.theory.decomposition import (
     arms_difference,
     effective_rank,
     overlap_rows,
@@ -18,6 +16,7 @@ from blocklora.theory.spectra import (
     spectrum_rows,
     subspace_overlap,
 )
+from blocklora.theory.measures import columns_of
 from tests.tiny import LORA
 
 SHAPES = {"vision": (2, 24), "text": (1, 16)}
@@ -101,7 +100,7 @@ def test_chance_is_the_mean_overlap_of_random_subspaces():
 def test_an_adapter_overlaps_itself_fully():
     rows = list(overlap_rows(spectra(filled(LORA)), spectra(filled(LORA))))
     assert len(rows) == 9
-    assert set(OVERLAP_COLUMNS) >= set(rows[0])
+    assert set(columns_of("overlaps")) >= set(rows[0])
     for row in rows:
         assert row["output_overlap"] == pytest.approx(1)
         assert row["input_overlap"] == pytest.approx(1)
@@ -115,7 +114,7 @@ def test_untrained_updates_have_no_overlap_and_rank_zero():
 
 def test_rows_name_every_matrix_and_measure_the_arms():
     rows = rows_of(filled(replace(LORA, blocks=2), arms_equal=True))
-    assert set(COLUMNS) >= set(rows[0])
+    assert set(columns_of("spectra")) >= set(rows[0])
     assert [(r["tower"], r["layer"], r["matrix"]) for r in rows][3] == ("vision", "1", "q")
     assert {row["arms_max_relative_difference"] for row in rows} == {0.0}
     assert all(r["arms_max_relative_difference"] is None for r in rows_of(filled(LORA)))

@@ -41,7 +41,7 @@ for word in "$@"; do
     if [[ $word == --* ]]; then option=$word; else given[$option]+=" $word"; fi
 done
 echo "$*" >> "$CALLS"
-files="${given[--output]} ${given[--overlaps]}"
+files="${given[--output]}"
 cell=$(echo ${given[--runs]}/${given[--backbone]}/${given[--dataset]} | tr -d ' ')
 case $1 in
     zero-shot) files="$cell/zero_shot/0shot/seed0/metrics.json" ;;

@@ -23,7 +23,7 @@ MODULES = (
     "blocklora.data.fetch",
     "blocklora.publish.tables.cost",
     "blocklora.theory.efficiency",
-    "blocklora.theory.guarantees",
+    "blocklora.theory.compression",
     "jsonschema",
 )
 CLIENT = """

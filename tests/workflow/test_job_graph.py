@@ -6,12 +6,14 @@ its records of a finished study.
 
 import os
 import re
+import shutil
 from collections import Counter
 
 import pytest
 import yaml
 
 from blocklora.cli import build_parser
+from blocklora.data.registry import PACKAGED
 
 STUDY = """
 name: small
@@ -242,6 +244,19 @@ def test_efficiency_needs_neither_data_nor_weights(prepare, tmp_path):
         "--config", "study=paper", "--", "results/paper/tables/efficiency.md"
     )
     assert jobs == {"efficiency": 1, "table_efficiency": 1}
+
+
+def test_efficiency_makes_the_manifest_of_a_dataset_whose_prompts_are_not_listed(prepare, tmp_path):
+    """A dataset can be published before anybody listed the lengths of its prompts."""
+    registry = tmp_path / "registry"
+    shutil.copytree(PACKAGED, registry)
+    published = yaml.safe_load((registry / "paper.yaml").read_text())
+    (registry / "later.yaml").write_text(yaml.safe_dump({"later": published["dtd"]}))
+    snakemake = prepare(tmp_path / "workflow", BLOCKLORA_REGISTRY=str(registry))
+    (snakemake.folder / "small.yaml").write_text(STUDY.replace("[dtd, eurosat]", "[dtd, later]"))
+    snakemake.configure(study="small.yaml")
+    jobs = snakemake.jobs("results/small/theory/efficiency.csv")
+    assert jobs == {"fetch_dataset": 1, "make_manifest": 1, "efficiency": 1}
 
 
 @pytest.mark.parametrize(

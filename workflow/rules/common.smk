@@ -12,7 +12,8 @@ from blocklora.study import digests
 from blocklora.study.config import find_study, resolve_device, seed_groups
 from blocklora.study.model import Run, Test, load_study
 from blocklora.study.validation import check_config
-from blocklora.theory.sources import PLAIN_PROMPT
+from blocklora.theory.measures import MEASURES
+from blocklora.theory.sources import unlisted_datasets
 
 
 def load_configured_study():
@@ -174,25 +175,6 @@ def run_files(run):
         left = METHODS[STUDY.methods[run.method].kind].files
         names += [f"{run.folder}/{name}" for name in (RECORD, HISTORY, *left)]
     return [f"<results>/runs/{name}" for name in names]
-
-
-ADAPTERS = [
-    f"<results>/runs/{run.folder}/adapter.safetensors"
-    for run in STUDY.runs()
-    if run.method in STUDY.adapter_methods
-]
-
-
-def described_inputs(wildcards):
-    """Return the files of models and datasets whose shape and class names are not known."""
-    plain = STUDY.recipe.prompt == PLAIN_PROMPT
-    datasets = STUDY.local_datasets if plain else STUDY.datasets
-    return {
-        "backbones": [
-            f"<results>/backbones/{name}.safetensors" for name in STUDY.backbones_from("miniature")
-        ],
-        "manifests": [f"<results>/data/{name}/manifest.csv" for name in datasets],
-    }
 
 
 # What tables, figures and claims are made from, by the option that names it.
