@@ -113,7 +113,7 @@ def add_shape_arguments(parser: ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="FILE",
-        help="files <backbone>.safetensors; not needed for OpenAI's models",
+        help="files <backbone>.safetensors whose shapes are taken instead of the described ones",
     )
     parser.add_argument(
         "--manifests",

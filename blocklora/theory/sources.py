@@ -26,25 +26,16 @@ def model_shapes(study: Study, files: Iterable[Path]) -> dict[str, ClipConfig]:
 
     Args:
         study: the study.
-        files: backbone files `<backbone>.safetensors`; those of OpenAI's models may be missing,
-            whose shapes open_clip describes.
+        files: backbone files `<backbone>.safetensors`, whose shapes count; any may be missing.
 
     Raises:
-        UserError: a file is of no backbone of the study or not what its metadata say, or the
-            shape of a backbone is not known.
+        UserError: a file is of no backbone of the study or not what its metadata say.
     """
-    from blocklora.backbones.openai import openai_config
-
     given = _by_name(files, study.backbones, "backbone", lambda path: path.stem)
-    shapes = {}
-    for name, entry in study.backbones.items():
-        if name in given:
-            shapes[name] = read_shape(given[name])
-        elif entry.source == "openai":
-            shapes[name] = openai_config(name)
-        else:
-            raise UserError(f"backbone {name}: its shape is in its file; give it to --backbones")
-    return shapes
+    return {
+        name: read_shape(given[name]) if name in given else study.backbone_config(name)
+        for name in study.backbones
+    }
 
 
 def read_shape(path: Path) -> ClipConfig:

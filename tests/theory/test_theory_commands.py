@@ -14,8 +14,8 @@ import yaml
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.store import load_adapter, save_adapter
-from blocklora.backbones.openai import openai_config
 from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.published import published_config
 from blocklora.backbones.weights import save_backbone
 from blocklora.cli import main
 from blocklora.csvfiles import write_rows
@@ -149,8 +149,6 @@ def test_missing_knowledge_is_asked_for(results, tmp_path, capsys):
     study = ("bounds", "--study", results / "small.yaml", "--output", tmp_path / "x.csv")
     assert run(*study) == 1
     assert "dataset own: its number of classes is in its manifest" in capsys.readouterr().err
-    assert run(*study, "--manifests", results / "data/own/manifest.csv") == 1
-    assert "backbone mini-clip: its shape is in its file" in capsys.readouterr().err
     manifest = results / "data/other/manifest.csv"
     assert run(*study, "--manifests", manifest) == 1
     assert "the study has no dataset other; it has own" in capsys.readouterr().err
@@ -317,6 +315,6 @@ def test_stand_ins_have_the_lengths_and_the_number_asked_for():
 
 def test_shape_of_a_backbone_file_is_read_from_it(results):
     assert read_shape(results / "backbones/mini-clip.safetensors") == SHAPE
-    assert openai_config("ViT-B-16-quickgelu").tower_shapes == {
+    assert published_config("ViT-B-16-quickgelu").tower_shapes == {
         "vision": (12, 768), "text": (12, 512),
     }  # fmt: skip

@@ -184,15 +184,10 @@ ADAPTERS = [
 
 
 def described_inputs(wildcards):
-    """Return the files of models and datasets whose shape and class names are not known."""
+    """Return the files of datasets whose class names are not known."""
     plain = STUDY.recipe.prompt == PLAIN_PROMPT
     datasets = STUDY.local_datasets if plain else STUDY.datasets
-    return {
-        "backbones": [
-            f"<results>/backbones/{name}.safetensors" for name in STUDY.backbones_from("miniature")
-        ],
-        "manifests": [f"<results>/data/{name}/manifest.csv" for name in datasets],
-    }
+    return {"manifests": [f"<results>/data/{name}/manifest.csv" for name in datasets]}
 
 
 # What tables, figures and claims are made from, by the option that names it.
@@ -224,7 +219,7 @@ if len(STUDY.methods) <= 7:  # as many curves as readers can tell apart
     FIGURES["bounds"] = ("Theory", ["bounds", "gaps"])
     FIGURES["spectra"] = ("Theory", ["spectra"])
 TABLE_FORMS = ["csv", "md", "tex", "html"]
-if STUDY.backbones_from("openai"):
+if any(entry.family.published_as(name) for name, entry in STUDY.backbones.items()):
     TABLES["calibration"] = ("Accuracy", ["aggregate"])
 if len(STUDY.adapter_methods) > 2:
     TABLES["ablation"] = FIGURES["ablation"] = ("Accuracy", ["aggregate"])

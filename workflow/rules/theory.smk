@@ -23,8 +23,8 @@ rule bounds:
     message:
         "Computing the bounds"
     shell:
-        "blocklora bounds --study {params.study:q} --backbones {input.backbones:q}"
-        " --manifests {input.manifests:q} --output {output:q} > {log:q} 2>&1"
+        "blocklora bounds --study {params.study:q} --manifests {input.manifests:q}"
+        " --output {output:q} > {log:q} 2>&1"
 
 
 rule gaps:
@@ -145,6 +145,5 @@ rule efficiency:
     message:
         "Computing what LoRA and Block-LoRA cost"
     shell:
-        "blocklora efficiency --study {params.study:q} --backbones {input.backbones:q}"
-        " --manifests {input.manifests:q} --precision {params.precision} --output {output:q}"
-        " > {log:q} 2>&1"
+        "blocklora efficiency --study {params.study:q} --manifests {input.manifests:q}"
+        " --precision {params.precision} --output {output:q} > {log:q} 2>&1"
