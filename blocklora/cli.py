@@ -14,7 +14,6 @@ COMMAND_MODULES = (
     "blocklora.commands.study",
     "blocklora.commands.data",
     "blocklora.commands.backbones",
-    "blocklora.commands.miniature",
     "blocklora.commands.runs",
     "blocklora.commands.theory",
     "blocklora.commands.performance",

@@ -37,6 +37,18 @@ def pair_of(description: str, item: str, **schema: Any) -> Any:
     return Annotated[tuple[float, float], Allowed(description, listed)]
 
 
+def mapping_of(description: str, config: type) -> Any:
+    """Return the type of a mapping with the fields of a configuration, all of them."""
+    return Annotated[config, Allowed(description, mapping_schema(properties(config)))]
+
+
+def mapping_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of a mapping with exactly these keys."""
+    closed = {"type": "object", "additionalProperties": False}
+    return {**closed, "required": list(fields), "properties": dict(fields)}
+
+
+Natural = Annotated[int, Allowed("a whole number of at least 0", {"type": "integer", "minimum": 0})]
 Count = Annotated[int, Allowed("a whole number of at least 1", {"type": "integer", "minimum": 1})]
 NotNegative = Annotated[float, Allowed("a number of at least 0", {"type": "number", "minimum": 0})]
 Positive = Annotated[float, Allowed("a number above 0", {"type": "number", "exclusiveMinimum": 0})]

@@ -37,6 +37,7 @@ def read_tensors(
     framework: str = "numpy",
     device: str = "cpu",
     facts_only: bool = False,
+    facts_needed: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the facts and the tensors of a file.
 
@@ -47,13 +48,15 @@ def read_tensors(
         framework: "numpy" or "pt", whose tensors are returned.
         device: where tensors of torch are put.
         facts_only: True returns no tensors and does not read them.
+        facts_needed: False returns no facts for a file without them, of another program.
 
     Raises:
         UserError: the file is missing, cut short, or has no such metadata.
     """
     try:
         with safe_open(path, framework=framework, device=device) as file:
-            facts = json.loads((file.metadata() or {})[ENTRY])
+            metadata = file.metadata() or {}
+            facts = json.loads(metadata[ENTRY] if facts_needed else metadata.get(ENTRY, "{}"))
             names = () if facts_only else file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
         if not isinstance(facts, dict):
@@ -61,6 +64,5 @@ def read_tensors(
     except FileNotFoundError:
         raise UserError(f"{path}: no such {kind}") from None
     except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
-        article = "an" if kind[0] in "aeiou" else "a"
-        raise UserError(f"{path}: not {article} readable {kind} ({error}); {remedy}") from None
+        raise UserError(f"{path}: not a readable {kind} ({error}); {remedy}") from None
     return facts, tensors

@@ -1,17 +1,14 @@
 """Adapter files: safetensors with everything needed to use them in the metadata."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from blocklora.adapters.adapter import Adapter, Factors
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
-from blocklora.files import atomic_path
+from blocklora.tensorfiles import read_tensors, write_tensors
 
 FORMAT = "blocklora-adapter-1"
 
@@ -39,9 +36,7 @@ def save_adapter(
         "backbone_sha256": backbone_sha256,
         **record,
     }
-    # One metadata entry: safetensors writes several in no fixed order.
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"blocklora": json.dumps(facts, sort_keys=True)})
+    write_tensors(path, tensors, facts)
 
 
 def read_adapter_record(path: str | Path) -> dict[str, Any]:
@@ -103,20 +98,11 @@ def load_adapter(
 
 
 def _read(path: str | Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["blocklora"])
-            names = file.keys() if with_tensors else ()
-            tensors = {name: file.get_tensor(name) for name in names}
-        if facts["format"] != FORMAT:
-            raise UserError(f"{path}: adapter format {facts['format']!r} is not {FORMAT!r}")
-        if missing := {"config", "backbone", "backbone_sha256"} - facts.keys():
-            raise KeyError(min(missing))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such adapter file") from None
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: not a readable adapter file ({error}); it may have been cut short: "
-            "delete it and train the run again"
-        ) from None
+    kind = "adapter file"
+    remedy = "it may have been cut short: delete it and train the run again"
+    facts, tensors = read_tensors(path, kind, remedy, framework="pt", facts_only=not with_tensors)
+    if missing := {"format", "config", "backbone", "backbone_sha256"} - facts.keys():
+        raise UserError(f"{path}: not a readable {kind} (it lacks {min(missing)}); {remedy}")
+    if facts["format"] != FORMAT:
+        raise UserError(f"{path}: adapter format {facts['format']!r} is not {FORMAT!r}")
     return facts, tensors

@@ -6,14 +6,12 @@ are read with `weights_only`, archives by `blocklora.backbones.torchscript`. A c
 the model exactly; in particular no tensor is interpolated, ignored or made up.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from blocklora.backbones.config import ClipConfig
@@ -21,6 +19,7 @@ from blocklora.backbones.model import tensor_shapes
 from blocklora.backbones.torchscript import is_torchscript, read_torchscript
 from blocklora.errors import UserError
 from blocklora.files import read_json
+from blocklora.tensorfiles import read_tensors
 
 # Scalars of OpenAI's archive that open_clip keeps in the configuration instead.
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
@@ -50,7 +49,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
-        tensors, quick_gelu = _read_safetensors(path)
+        facts, tensors = read_tensors(
+            path, "safetensors file", "fetch it again", framework="pt", facts_needed=False
+        )
+        quick_gelu = facts.get("config", {}).get("quick_gelu")
     elif is_torchscript(path):
         tensors, quick_gelu = read_torchscript(path), True
     else:
@@ -95,19 +97,6 @@ def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, T
         name: found[name].reshape(shape).to(torch.float32, copy=True).contiguous()
         for name, shape in expected.items()
     }
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], bool | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable safetensors file ({error}); fetch it again"
-        ) from None
-    config = json.loads(metadata.get("blocklora", "{}")).get("config", {})
-    return tensors, config.get("quick_gelu")
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,12 @@ from typing import Any
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
+# Of open_clip's descriptions: everything by which a plain CLIP is told from another one.
+OPEN_CLIP_KEYS = {
+    *("embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "image_size", "patch_size", "width"),
+    *("layers", "heads", "head_width", "context_length", "vocab_size"),
+}
+
 PREFIXES = {"vision": "visual.transformer.resblocks", "text": "transformer.resblocks"}
 """Where open_clip keeps the blocks of each tower."""
 
@@ -50,8 +56,16 @@ class ClipConfig:
 
     @classmethod
     def from_open_clip(cls, name: str, config: dict[str, Any]) -> "ClipConfig":
-        """Return the shape described by open_clip's JSON `config` of model `name`."""
+        """Return the shape described by open_clip's JSON `config` of model `name`.
+
+        Raises:
+            ValueError: the model has parts that this project does not compute.
+        """
         vision, text = config["vision_cfg"], config["text_cfg"]
+        keys = config.keys() | vision.keys() | text.keys()
+        if (unknown := keys - OPEN_CLIP_KEYS) or not isinstance(vision["layers"], int):
+            found = min(unknown, default="convolutions")
+            raise ValueError(f"this is no plain CLIP with two transformers: it has {found}")
         return cls(
             name=name,
             embed_dim=config["embed_dim"],

@@ -1,61 +1,58 @@
-"""Checkpoints of OpenAI's models: found, downloaded, and trusted by their digest."""
+"""Checkpoints of published models: found, downloaded, and trusted by their digest."""
 
-import logging
 from pathlib import Path
 
-from blocklora.backbones.openai import HUB_FILE, openai_model
+from blocklora.backbones.published import PublishedModel
 from blocklora.data.download import Downloader, locked
 from blocklora.data.registry import RemoteFile
 from blocklora.errors import UserError
 from blocklora.files import file_digest
 
-logger = logging.getLogger(__name__)
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
-def obtain_checkpoint(name: str, weights_root: Path, downloader: Downloader) -> Path:
-    """Return the file below `weights_root` that holds OpenAI's model `name`.
+def obtain_checkpoint(model: PublishedModel, weights_root: Path, downloader: Downloader) -> Path:
+    """Return the file below `weights_root` that holds a model.
 
-    If there is none, it is downloaded from the hub to `<weights_root>/<name>.safetensors`. The
-    repositories are public: no token is looked for, so none can leak.
+    If there is none, it is downloaded from the hub under the name of the model. The repositories
+    are public: no token is looked for, so none can leak.
 
     Raises:
         UserError: the hub cannot be reached, or what it sends has another checksum.
     """
-    found = find_checkpoint(name, weights_root)
+    found = find_checkpoint(model, weights_root)
     if found is not None:
         return found
-    model = openai_model(name)
-    target = weights_root / f"{name}.safetensors"
-    checksum = f"sha256:{model.hub_sha256}"
+    target = weights_root / model.hub_file
     with locked(weights_root, target.name):
         if not target.exists():  # another process may have fetched it
             try:
+                checksum = f"sha256:{model.sha256}"
                 file = RemoteFile(target.name, None, checksum, (model.hub_address,))
                 downloader.fetch(file, target)
             except UserError as error:
                 raise UserError(
-                    f"{error}\nTry again, or fetch {model.archive_address} by other means and "
-                    f"put it into {weights_root}"
+                    f"{error}\nTry again, or fetch {model.archive or model.hub_address} by other "
+                    f"means and put it into {weights_root}"
                 ) from None
     return target
 
 
-def find_checkpoint(name: str, weights_root: Path) -> Path | None:
-    """Return the file below `weights_root` that holds OpenAI's model `name`, if there is one.
+def find_checkpoint(model: PublishedModel, weights_root: Path) -> Path | None:
+    """Return the file below `weights_root` that holds a model, if there is one.
 
-    Looked for, in this order: `<name>.safetensors` (what `obtain_checkpoint` leaves), `.pt`,
-    `.pth` and `.bin`; OpenAI's file name; the hub client's cache layout.
+    Looked for, in this order: the model's name with each of `SUFFIXES`; the publisher's file name;
+    the hub client's cache layout.
     """
-    model = openai_model(name)
-    cached = f"models--{model.repository.replace('/', '--')}/snapshots/{model.revision}/{HUB_FILE}"
-    names = [f"{name}{suffix}" for suffix in (".safetensors", ".pt", ".pth", ".bin")]
-    for candidate in (*names, model.archive, cached):
+    folder = f"models--{model.repository.replace('/', '--')}/snapshots/{model.revision}"
+    names = [*(f"{model.name}{suffix}" for suffix in SUFFIXES), model.archive_file]
+    for candidate in [*filter(None, names), f"{folder}/{model.file}"]:
         if (weights_root / candidate).is_file():
             return weights_root / candidate
     return None
 
 
-def verify_checkpoint(path: Path, name: str) -> str | None:
+def verify_checkpoint(path: Path, model: PublishedModel) -> str | None:
     """Check a file against the digests that are known for it and say in words what it is.
 
     Known are the published digests and that in `<file>.sha256`, as written by `sha256sum`.
@@ -64,11 +61,12 @@ def verify_checkpoint(path: Path, name: str) -> str | None:
     Raises:
         UserError: the digest differs from that in `<file>.sha256`.
     """
-    model, digest = openai_model(name), file_digest(path)
-    if digest == model.hub_sha256:
-        return f"OpenAI's weights from {model.repository}@{model.revision}, SHA-256 {digest}"
+    digest = file_digest(path)
+    if digest == model.sha256:
+        place = f"{model.repository}@{model.revision}"
+        return f"{model.publisher}'s weights from {place}, SHA-256 {digest}"
     if digest == model.archive_sha256:
-        return f"OpenAI's archive {model.archive}, SHA-256 {digest}"
+        return f"{model.publisher}'s archive {model.archive_file}, SHA-256 {digest}"
     beside = path.with_name(f"{path.name}.sha256")
     if not beside.is_file():
         return None

@@ -1,53 +1,79 @@
-"""Subcommands of `blocklora.backbones`."""
+"""Subcommands that write backbone files, one for each `Family.command`."""
 
 import logging
 import shlex
-from argparse import Namespace, _SubParsersAction
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from blocklora.commands.arguments import positive
 from blocklora.errors import UserError
+
+if TYPE_CHECKING:
+    from blocklora.backbones.published import PublishedModel
+    from blocklora.study.model import Study
 
 logger = logging.getLogger(__name__)
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this package's subcommands to the command line."""
-    parser = subparsers.add_parser(
+    """Add this module's subcommands to the command line."""
+    fetch = subparsers.add_parser(
         "fetch-backbone",
-        help="fetch OpenAI's CLIP weights and write the backbone file",
-        description="Take OpenAI's CLIP weights from --checkpoint, from --weights-root or from "
-        "the hub, in this order, check them and write them as one backbone file.",
+        help="fetch published CLIP weights and write the backbone file",
+        description="Take a published model's weights from --checkpoint, from --weights-root or "
+        "from the hub, in this order, check them and write them as one backbone file.",
     )
-    parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument("--backbone", required=True, help="a backbone of the study")
-    parser.add_argument(
+    _add_common_options(fetch)
+    fetch.add_argument(
         "--weights-root", type=Path, required=True, help="folder of downloaded or own checkpoints"
     )
-    parser.add_argument("--checkpoint", type=Path, help="use this file, whatever its checksum")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
+    fetch.add_argument("--checkpoint", type=Path, help="use this file, whatever its checksum")
+    fetch.add_argument("--offline", action="store_true", help="never use the network")
+    fetch.set_defaults(run=_fetch_backbone)
+    pretrain = subparsers.add_parser(
+        "pretrain-backbone",
+        help="pretrain the small CLIP of a miniature study",
+        description="Pretrain a small CLIP on drawn image-caption pairs, on the CPU.",
+    )
+    _add_common_options(pretrain)
+    pretrain.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads")
+    pretrain.set_defaults(run=_pretrain_backbone)
+
+
+def _add_common_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--study", type=Path, required=True, help="study file")
+    parser.add_argument("--backbone", required=True, help="a backbone of the study")
     parser.add_argument("--output", type=Path, required=True, help="backbone file (safetensors)")
-    parser.set_defaults(run=fetch_backbone)
 
 
-def fetch_backbone(options: Namespace) -> None:
-    """Run `fetch-backbone`."""
-    from blocklora.backbones.hub import verify_checkpoint
-    from blocklora.backbones.openai import openai_config
+def _study_with(options: Namespace, command: str) -> "Study":
+    """Return the study, whose `--backbone` is one that the subcommand makes."""
     from blocklora.study.model import load_study
 
-    name = options.backbone
-    backbone = load_study(options.study).backbones.get(name)
-    if backbone is None:
+    study, name = load_study(options.study), options.backbone
+    entry = study.backbones.get(name)
+    if entry is None:
         raise UserError(f"{options.study}: no backbone {name} in this study")
-    if backbone.source != "openai":
+    if entry.family.command != command:
         raise UserError(
-            f"{options.study}: backbone {name} has the source {backbone.source}, it is not fetched"
+            f"{options.study}: backbone {name} has the source {entry.source}: its file is made by "
+            f"`blocklora {entry.family.command}`, not by {command}"
         )
-    config = openai_config(name)
-    path = options.checkpoint or _checkpoint_of_openai(options)
+    return study
+
+
+def _fetch_backbone(options: Namespace) -> None:
+    from blocklora.backbones.hub import verify_checkpoint
+    from blocklora.backbones.published import published_model
+
+    name = options.backbone
+    config = _study_with(options, "fetch-backbone").backbone_config(name)
+    model = published_model(name)
+    path = options.checkpoint or _published_checkpoint(options, model)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
-    origin = verify_checkpoint(path, name)
+    origin = verify_checkpoint(path, model)
     if origin is None and not options.checkpoint:
         raise UserError(
             f"{path}: its SHA-256 is not that of any published file of {name}. If it is damaged, "
@@ -66,22 +92,34 @@ def fetch_backbone(options: Namespace) -> None:
     save_backbone(options.output, config, weights, origin or f"the file {path.name}, unverified")
 
 
-def _checkpoint_of_openai(options: Namespace) -> Path:
+def _published_checkpoint(options: Namespace, model: "PublishedModel") -> Path:
     """Return the checkpoint below `--weights-root`, downloaded first if need be."""
     from blocklora.backbones.hub import find_checkpoint, obtain_checkpoint
-    from blocklora.backbones.openai import openai_model
     from blocklora.data.download import Downloader
 
-    name, root = options.backbone, options.weights_root
+    root = options.weights_root
     if not options.offline:
-        return obtain_checkpoint(name, root, Downloader())
-    if found := find_checkpoint(name, root):
+        return obtain_checkpoint(model, root, Downloader())
+    if found := find_checkpoint(model, root):
         return found
-    command = ["blocklora", "fetch-backbone", "--study", options.study, "--backbone", name]
+    command = ["blocklora", "fetch-backbone", "--study", options.study, "--backbone", model.name]
     command += ["--weights-root", root, "--output", options.output]
+    archive = f" or {model.publisher}'s {model.archive_file}" if model.archive else ""
     raise UserError(
-        f"backbone {name}: {root} has neither {name}.safetensors nor OpenAI's "
-        f"{openai_model(name).archive}, and --offline forbids fetching. On a machine with network "
-        f"run\n  {shlex.join(map(str, command))}\nand copy {name}.safetensors from its "
-        f"--weights-root into {root} here"
+        f"backbone {model.name}: {root} does not have {model.hub_file}{archive}, and --offline "
+        f"forbids fetching. On a machine with network run\n  {shlex.join(map(str, command))}\n"
+        f"and copy {model.hub_file} from its --weights-root into {root} here"
     )
+
+
+def _pretrain_backbone(options: Namespace) -> None:
+    from blocklora.miniature.settings import read_settings
+
+    settings = read_settings(_study_with(options, "pretrain-backbone").miniature)
+
+    import torch
+
+    from blocklora.miniature.pretrain import pretrain_backbone
+
+    torch.set_num_threads(options.threads)
+    pretrain_backbone(options.backbone, settings, options.output)

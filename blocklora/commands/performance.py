@@ -68,7 +68,7 @@ def _add_bench(subparsers: _SubParsersAction) -> None:
     bench.add_argument(
         "--model",
         default="ViT-B-16-quickgelu",
-        help="one of OpenAI's models, or a backbone file, of which only the shape is used",
+        help="a published model, or a backbone file, of which only the shape is used",
     )
     bench.add_argument(
         "--classes", type=int, nargs="+", help="1 to 1000: the first of ImageNet's names"
@@ -182,7 +182,7 @@ def _bench(options: Namespace) -> None:
 
 
 def _shape(model: str) -> "ClipConfig":
-    from blocklora.backbones.openai import openai_config
+    from blocklora.backbones.published import published_config
     from blocklora.theory.sources import read_shape
 
-    return read_shape(Path(model)) if model.endswith(".safetensors") else openai_config(model)
+    return read_shape(Path(model)) if model.endswith(".safetensors") else published_config(model)

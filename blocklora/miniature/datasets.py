@@ -59,7 +59,7 @@ def draw_dataset(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
     `miniature` section, alone.
 
     Raises:
-        UserError: the settings are wrong, or no such dataset is drawn.
+        UserError: no such dataset is drawn.
     """
     if name not in DATASETS:
         raise UserError(f"{name}: no such drawn dataset; there are {', '.join(DATASETS)}")

@@ -18,16 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blocklora.backbones.config import ClipConfig, TowerConfig
+from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import build_open_clip
 from blocklora.backbones.prompts import tokenize
 from blocklora.backbones.weights import save_backbone
+from blocklora.miniature.family import clip_config
 from blocklora.miniature.pairs import FORMS, NAMES, Pairs, all_captions
-from blocklora.miniature.settings import Settings, Tower
+from blocklora.miniature.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 # Large against the updates of so short a training: words no caption had then stay as different
 # from one another as those that some had.
 EMBEDDING_STD = 0.1
@@ -39,25 +39,6 @@ BETAS = (0.9, 0.98)
 LARGEST_GRADIENT = 1.0  # norm
 LOG_LINES = 10
 HELD_OUT = 512  # pictures
-
-
-def clip_config(name: str, settings: Settings) -> ClipConfig:
-    """Return the shape of the small CLIP called `name`."""
-
-    def tower(shape: Tower) -> TowerConfig:
-        return TowerConfig(shape.width, shape.layers, shape.heads)
-
-    return ClipConfig(
-        name=name,
-        embed_dim=settings.embed_dim,
-        quick_gelu=True,
-        image_size=settings.image_size,
-        patch_size=settings.patch_size,
-        vision=tower(settings.vision),
-        text=tower(settings.text),
-        context_length=settings.context_length,
-        vocab_size=VOCABULARY,
-    )
 
 
 def pretrain_backbone(name: str, settings: Settings, path: str | Path) -> None:

@@ -37,9 +37,7 @@ def method_label(method: str) -> str:
 
 def published_backbone(study: Study, backbone: str) -> str | None:
     """Return the published name of a backbone, or None where nothing published is comparable."""
-    if study.backbones[backbone].source != "openai":
-        return None
-    return names()["backbones"].get(backbone)
+    return study.backbones[backbone].family.published_as(backbone)
 
 
 def is_paper_average(study: Study) -> bool:

@@ -5,17 +5,14 @@ none of it (`randomness.py`). It is safetensors with JSON metadata, so nothing i
 is named by the run's digest, so that it is never taken for that of another configuration.
 """
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from blocklora.engine.loop import Progress
 from blocklora.errors import UserError
-from blocklora.files import atomic_path
+from blocklora.tensorfiles import read_tensors, write_tensors
 
 FORMAT = "blocklora-checkpoint-1"
 
@@ -33,8 +30,7 @@ def save_checkpoint(
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
     facts = {"format": FORMAT, "run_digest": run_digest, **vars(progress)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"blocklora": json.dumps(facts)})
+    write_tensors(path, tensors, facts)
 
 
 def load_checkpoint(
@@ -48,25 +44,23 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint is cut short, of another version or of another run.
     """
-    remedy = "; to start the run over, delete the file or pass --restart to `blocklora fit`"
+    remedy = "to start the run over, delete the file or pass --restart to `blocklora fit`"
+    facts, tensors = read_tensors(path, "checkpoint", remedy, framework="pt")
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["blocklora"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found_format, found_digest = facts.pop("format"), facts.pop("run_digest")
         if found_format != FORMAT:
             raise UserError(
                 f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, so "
-                f"another version of blocklora wrote it{remedy}"
+                f"another version of blocklora wrote it; {remedy}"
             )
         if found_digest != run_digest:
             raise UserError(
                 f"{path}: this checkpoint belongs to another configuration of the run, with the "
-                f"digest {found_digest[:12]}…, not {run_digest[:12]}…{remedy}"
+                f"digest {found_digest[:12]}…, not {run_digest[:12]}…; {remedy}"
             )
         progress = Progress(**facts)
-    except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({error}){remedy}") from None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable checkpoint ({error}); {remedy}") from None
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, index, *rest = name.split(".")

@@ -1,6 +1,5 @@
 """How far a study is, read from its files alone: records, locks, checkpoints and logs."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -11,8 +10,6 @@ from statistics import median
 from textwrap import shorten
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from blocklora.engine.engines import ENGINES
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
@@ -22,6 +19,7 @@ from blocklora.runs.lock import Holder, is_alive, read_holder
 from blocklora.runs.predictions import read_test_facts
 from blocklora.study.digests import fit_digest, test_digest
 from blocklora.study.model import Run, Study
+from blocklora.tensorfiles import read_tensors
 
 STATES = ("done", "running", "failed", "missing")
 # Everything a result can depend on beside the study: the configuration is not known here.
@@ -196,10 +194,9 @@ def _steps(study: Study, run: Run) -> int:
 
 def _progress(path: Path) -> tuple[int, float]:
     try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})["blocklora"])
+        facts, _ = read_tensors(path, "checkpoint", "", facts_only=True)
         return int(facts["step"]), float(facts["seconds"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (UserError, KeyError, TypeError, ValueError):
         return 0, 0.0
 
 

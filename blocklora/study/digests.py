@@ -59,15 +59,13 @@ def test_pixels_digest(study: Study, dataset: str) -> str:
 
 def backbone_digest(study: Study, backbone: str) -> str:
     """Return the digest of the weights of a backbone."""
-    source = study.backbones[backbone].source
-    drawn = source == "miniature"
-    code = "blocklora.miniature.pretrain" if drawn else "blocklora.backbones.checkpoints"
+    source, family = study.backbones[backbone].source, study.backbones[backbone].family
     return json_digest(
         {
             "name": backbone,
             "source": source,
-            "miniature": study.miniature if drawn else None,
-            "code": code_digest(code),
+            "definition": family.definition(backbone, study.miniature),
+            "code": code_digest(family.code),
         }
     )
 

@@ -6,18 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
+from blocklora.backbones import FAMILIES
+from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.family import Family
 from blocklora.engine.recipe import Recipe
 from blocklora.fields import from_values
 from blocklora.files import json_digest
 from blocklora.methods import METHODS
-from blocklora.study.validation import OPENAI_IMAGE_SIZES, check_study, drawn_datasets
+from blocklora.study.validation import check_study, drawn_datasets
 
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """Where CLIP weights come from: OpenAI's release ("openai") or pretraining ("miniature")."""
+    """Where weights come from: a publisher's release, such as "openai", or "miniature"."""
 
     source: str
+
+    @property
+    def family(self) -> Family:
+        """The family that has this source."""
+        return FAMILIES[self.source]
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Study:
         path: the file.
         name: the folder of the results, and the stem of the file.
         title: what the study is, for captions.
-        backbones: by open_clip's name, or any name for a miniature.
+        backbones: by the name of the published model, or any name for a miniature.
         datasets: names of the registry or of `own_datasets`.
         shots: training images per class, ascending.
         seeds: ascending.
@@ -139,9 +147,9 @@ class Study:
         local = drawn_datasets() | self.own_datasets.keys()
         return tuple(name for name in self.datasets if name in local)
 
-    def backbones_from(self, source: str) -> tuple[str, ...]:
-        """Return the names of the backbones with this source."""
-        return tuple(name for name, entry in self.backbones.items() if entry.source == source)
+    def backbones_made_by(self, command: str) -> tuple[str, ...]:
+        """Return the names of the backbones whose files this subcommand writes."""
+        return tuple(n for n, entry in self.backbones.items() if entry.family.command == command)
 
     def runs(self) -> Iterator[Run]:
         """Yield every run: backbones, datasets, methods, shots and seeds in the file's order."""
@@ -163,9 +171,15 @@ class Study:
 
     def image_size(self, backbone: str) -> int:
         """Return the side of the square images a backbone sees, in pixels."""
-        if self.backbones[backbone].source == "openai":
-            return OPENAI_IMAGE_SIZES[backbone]
-        return self.miniature["image_size"]
+        return self.backbone_config(backbone).image_size
+
+    def backbone_config(self, backbone: str) -> ClipConfig:
+        """Return the shape of a backbone.
+
+        Raises:
+            UserError: open_clip describes the model otherwise than its weights.
+        """
+        return self.backbones[backbone].family.config(backbone, self.miniature)
 
 
 def load_study(path: str | Path) -> Study:

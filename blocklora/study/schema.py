@@ -2,7 +2,8 @@
 
 A line names the dotted key, the value found and what is allowed. What is allowed stands in the
 schema, as the `description` of each key. Most of a schema is a file; what it says of methods and of
-the recipe is made of the types that describe them (`blocklora/fields.py`).
+the recipe is made of the types that describe them (`blocklora/fields.py`), and the sources of
+backbones are those of their families.
 """
 
 import difflib
@@ -15,11 +16,13 @@ from typing import Any
 
 import yaml
 
+from blocklora.backbones import FAMILIES
 from blocklora.engine.engines import ENGINES
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.engine.recipe import Recipe
-from blocklora.fields import properties
+from blocklora.fields import mapping_schema, properties
 from blocklora.methods import METHODS
+from blocklora.miniature.settings import Settings
 
 
 def schema_faults(document: Any, name: str) -> list[str]:
@@ -70,12 +73,17 @@ def _described_parts() -> dict[str, Any]:
     """Return the parts of the schema of studies that follow from descriptions."""
     recipe = properties(Recipe)
     return {
+        "backbone": {
+            "description": f"a mapping with the key source, one of {', '.join(FAMILIES)}",
+            **mapping_schema({"source": _one_of(FAMILIES)}),
+        },
+        "miniature": {
+            "description": "a mapping of the settings of drawn images and of the small CLIP",
+            **mapping_schema(properties(Settings)),
+        },
         "recipe": {
             "description": "a mapping of the hyperparameters of training",
-            "type": "object",
-            "additionalProperties": False,
-            "required": list(recipe),
-            "properties": recipe,
+            **mapping_schema(recipe),
         },
         "own_recipe": {
             "description": "a mapping of the hyperparameters in which a method has its own values",

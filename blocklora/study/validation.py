@@ -8,21 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blocklora.backbones import FAMILIES
 from blocklora.errors import UserError
 from blocklora.fields import from_values
 from blocklora.files import file_digest
 from blocklora.methods import METHODS
+from blocklora.miniature.settings import read_settings
 from blocklora.study.schema import closest, schema_faults, show
 from blocklora.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     from blocklora.data.registry import Dataset
-
-OPENAI_IMAGE_SIZES = {
-    "ViT-B-16-quickgelu": 224,
-    "ViT-B-32-quickgelu": 224,
-    "ViT-L-14-quickgelu": 224,
-}
 
 
 def check_study(path: str | Path) -> dict[str, Any]:
@@ -138,32 +134,22 @@ def _dataset_faults(study: Mapping[str, Any]) -> Iterator[str]:
 def _backbone_faults(study: Mapping[str, Any]) -> Iterator[str]:
     drawn = [f"datasets: {name}" for name in study["datasets"] if name in drawn_datasets()]
     for name, entry in study["backbones"].items():
-        if entry["source"] == "miniature":
+        source = entry["source"]
+        family = FAMILIES[source]
+        known = family.names and family.names(source)
+        if family.drawn:
             drawn.append(f"backbones: {name}")
-        elif name not in OPENAI_IMAGE_SIZES:
-            allowed = ", ".join(OPENAI_IMAGE_SIZES)
+        if known is not None and name not in known:
             yield (
-                f"backbones.{name}: OpenAI has no such model{closest(name, OPENAI_IMAGE_SIZES)} "
-                f"(allowed: {allowed})"
+                f"backbones.{name}: {family.sources[source]} has no such model"
+                f"{closest(name, known)} (allowed: {', '.join(known)})"
             )
     if "miniature" in study:
-        yield from _miniature_faults(study["miniature"])
+        yield from (f"miniature.{fault}" for fault in read_settings(study["miniature"]).faults())
     if drawn and "miniature" not in study:
         yield f"miniature: missing; it must be the settings of what is drawn, for {drawn[0]}"
     if not drawn and "miniature" in study:
         yield "miniature: no dataset or backbone of this study is drawn; delete the key"
-
-
-def _miniature_faults(settings: Mapping[str, Any]) -> Iterator[str]:
-    pairs = [("patch_size", settings["patch_size"], "image_size", settings["image_size"])]
-    for name in ("vision", "text"):
-        tower = settings[name]
-        pairs.append((f"{name}.heads", tower["heads"], f"{name}.width", tower["width"]))
-    for key, divisor, whole_key, whole in pairs:
-        if whole % divisor:
-            yield (
-                f"miniature.{key}: {divisor} is not allowed; it must divide {whole_key}, {whole}"
-            )
 
 
 def _raise_if_any(path: str | Path, faults: list[str]) -> None:

@@ -22,8 +22,8 @@ class Measure:
             rows of the file, or a mapping from tables to rows where there are several.
         tables: columns of each file, by its name without `.csv`.
         needs: what must be there first, in the words of `workflow/rules/theory.smk`: "runs",
-            "adapters", "weights", "manifests" and "shots_pixels"; "shapes", "class_counts" and
-            "prompts" for the files that tell them where they are not known; or another table.
+            "adapters", "weights", "manifests" and "shots_pixels"; "class_counts" and "prompts" for
+            the files that tell them where they are not known; or another table.
         precise: whether the numbers depend on the precision.
         on_gpu: whether a GPU is used where there is one.
         local: whether it is too short to be submitted to a cluster.
@@ -60,7 +60,7 @@ MEASURES: Mapping[str, Measure] = {
                     *("bound", "effective_bound", "ratio_to_lora", "effective_ratio_to_lora"),
                 )
             },
-            needs=("shapes", "class_counts"),
+            needs=("class_counts",),
             runtime="10m",
         ),
         Measure(
@@ -124,7 +124,7 @@ MEASURES: Mapping[str, Measure] = {
                     *("flops_per_step_formula", "flops_per_step_counted", "planned_memory_bytes"),
                 )
             },
-            needs=("shapes", "prompts"),
+            needs=("prompts",),
             precise=True,
             memory_mb=8000,
             data=("theory/prompt_lengths.csv",),

@@ -22,19 +22,11 @@ PLAIN_PROMPT = "a photo of a {}."
 def model_shapes(context: Context) -> dict[str, ClipConfig]:
     """Return the shape of every backbone of a study.
 
-    Open_clip describes the shapes of OpenAI's models, so that their files are not needed.
-
     Raises:
-        UserError: a file is missing or not what its metadata say.
+        UserError: the shape of a backbone is not known.
     """
-    from blocklora.backbones.openai import openai_config
-
-    return {
-        name: openai_config(name)
-        if entry.source == "openai"
-        else read_shape(_made(context, context.backbone(name), f"the shape of the backbone {name}"))
-        for name, entry in context.study.backbones.items()
-    }
+    study = context.study
+    return {name: study.backbone_config(name) for name in study.backbones}
 
 
 def read_shape(path: Path) -> ClipConfig:

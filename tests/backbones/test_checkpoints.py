@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
@@ -15,8 +16,15 @@ from torch import nn
 
 from blocklora.backbones.checkpoints import canonical_weights, read_checkpoint
 from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.hub import SUFFIXES
 from blocklora.backbones.model import build_open_clip, tensor_shapes
-from blocklora.backbones.openai import OPENAI_MODELS, openai_config, openai_model
+from blocklora.backbones.published import (
+    MODELS,
+    PUBLISHED,
+    models,
+    published_config,
+    published_model,
+)
 from blocklora.backbones.torchscript import read_torchscript
 from blocklora.backbones.weights import load_backbone, save_backbone
 from blocklora.errors import UserError
@@ -62,7 +70,7 @@ def test_every_form_loads_to_equal_outputs(file, weights, tmp_path):
 
 
 def test_a_full_vit_b_16_loads_equally_from_every_published_form(tmp_path):
-    config = openai_config(NAME)
+    config = published_config(NAME)
     generator = torch.Generator().manual_seed(0)
     expected = {
         name: torch.randn(shape, generator=generator).half().float()
@@ -76,15 +84,67 @@ def test_a_full_vit_b_16_loads_equally_from_every_published_form(tmp_path):
         assert loaded.keys() == expected.keys()
 
 
-@pytest.mark.parametrize("name", OPENAI_MODELS)
+@pytest.mark.parametrize("model", models().values(), ids=models())
+def test_every_entry_names_a_pinned_file_that_can_be_published(model):
+    assert model.source in PUBLISHED.sources
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", model.repository)
+    assert re.fullmatch(r"[0-9a-f]{40}", model.revision)
+    assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
+    assert Path(model.hub_file).suffix in SUFFIXES
+    assert (model.archive is None) == (model.archive_sha256 is None)
+    if model.archive is not None:
+        assert re.fullmatch(r"[0-9a-f]{64}", model.archive_sha256)
+        assert model.archive.startswith("https://")
+        assert Path(model.archive_file).suffix in SUFFIXES
+    assert type(model.quick_gelu) is bool
+    assert len(model.mean) == len(model.std) == 3
+
+
+def test_entries_are_published_under_names_of_the_published_tables():
+    from blocklora.publish.published import load_published
+
+    names = {model.published_as for model in models().values()} - {None}
+    assert names <= set(load_published()["backbone"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "ViT-B-16"}, "QuickGELU mismatch: this open_clip describes ViT-B-16 "
+         "with the exact GELU, but OpenAI's weights of .* were trained with QuickGELU"),
+        ({"architecture": "ViT-B-16-SigLIP"}, "no plain CLIP with two transformers: it has"),
+        ({"architecture": "RN50-quickgelu"}, "no plain CLIP with two transformers: it has convo"),
+        ({"architecture": "ViT-C-16"}, "the installed open_clip has no model ViT-C-16"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_open_clip_describes_otherwise_is_refused(change, message, monkeypatch):
+    model = replace(models()[NAME], name="changed", **change)
+    monkeypatch.setattr("blocklora.backbones.published.models", lambda: {"changed": model})
+    with pytest.raises(UserError, match=message):
+        published_config.__wrapped__("changed")
+
+
+@pytest.mark.parametrize("fault", ["size: 224", "source: typo"])
+def test_a_wrong_entry_is_refused_by_its_name(fault, tmp_path, monkeypatch):
+    file = tmp_path / "models.yaml"
+    key = fault.partition(":")[0]
+    lines = [x for x in MODELS.read_text().splitlines() if not x.strip().startswith(f"{key}: ")]
+    place = lines.index(f"  {NAME}:") + 1
+    file.write_text("\n".join([*lines[:place], f"    {fault}", *lines[place:]]))
+    monkeypatch.setattr("blocklora.backbones.published.MODELS", file)
+    with pytest.raises(UserError, match=f"models.{NAME}: not the entry of a model"):
+        models.__wrapped__()
+
+
+@pytest.mark.parametrize("name", models())
 def test_shapes_are_those_of_open_clip(name):
     from open_clip.model import CLIP
 
-    config = openai_config(name)
+    config = published_config(name)
     with torch.device("meta"):
         model = CLIP(**config.to_open_clip())
     assert tensor_shapes(config) == {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    assert config.quick_gelu
+    assert config.quick_gelu == models()[name].quick_gelu
     assert ClipConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
@@ -97,7 +157,7 @@ def test_shapes_are_those_of_open_clip(name):
     ],
 )
 def test_models_have_the_published_sizes(name, parameters, vision, text):
-    config = openai_config(name)
+    config = published_config(name)
     counted = sum(torch.Size(shape).numel() for shape in tensor_shapes(config).values())
     assert counted == parameters
     assert (config.vision.layers, config.vision.width, config.vision.heads) == vision
@@ -121,7 +181,7 @@ def test_missing_extra_and_misshapen_tensors_are_named_together(weights, tmp_pat
 
 def test_another_model_is_refused_with_a_short_message(weights, tmp_path):
     path = safetensors_file(tmp_path / "other.safetensors", weights, CONFIG)
-    message = refusal(path, openai_config(NAME))
+    message = refusal(path, published_config(NAME))
     assert "and " in message
     assert "more" in message
     assert len(message) < 1500
@@ -159,9 +219,9 @@ def test_a_quickgelu_mismatch_told_by_a_config_beside_is_an_error(weights, tmp_p
 
 def test_a_name_without_quickgelu_is_an_error():
     with pytest.raises(UserError, match="write ViT-B-16-quickgelu in the study"):
-        openai_model("ViT-B-16")
+        published_model("ViT-B-16")
     with pytest.raises(UserError, match="use one of ViT-B-16-quickgelu"):
-        openai_model("RN50")
+        published_model("RN50")
 
 
 @pytest.mark.parametrize("file", FORMS)

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from blocklora.backbones import openai
-from blocklora.backbones.openai import OPENAI_MODELS
+from blocklora.backbones import published as published_module
+from blocklora.backbones.published import models
 from blocklora.backbones.weights import load_backbone
 from blocklora.commands.backbones import add_commands
 from blocklora.data.download import WORK
@@ -29,6 +29,8 @@ from tests.backbones.checkpoint_files import (
 )
 from tests.data.http_server import Server
 
+OPENAI = models()[NAME]
+
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 
@@ -41,8 +43,8 @@ def weights() -> dict[str, torch.Tensor]:
 def hub(monkeypatch):
     """A hub on loopback that redirects, as the real one does; nobody waits between attempts."""
     server = Server()
-    model = OPENAI_MODELS[NAME]
-    server.add(f"{model.repository}/resolve/{model.revision}/{openai.HUB_FILE}", redirect="/blob")
+    model = OPENAI
+    server.add(f"{model.repository}/resolve/{model.revision}/{OPENAI.file}", redirect="/blob")
     monkeypatch.setenv("HF_ENDPOINT", server.url("").replace("//", "//user:password@"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -56,19 +58,19 @@ def published(weights, tmp_path, monkeypatch):
     folder = tmp_path / "published"
     folder.mkdir()
     archive = openai_archive(folder / "ViT-B-16.pt", weights, CONFIG)
-    hub_file = safetensors_file(folder / openai.HUB_FILE, weights, CONFIG)
+    hub_file = safetensors_file(folder / OPENAI.file, weights, CONFIG)
     model = replace(
-        OPENAI_MODELS[NAME],
-        hub_sha256=hashlib.sha256(hub_file.read_bytes()).hexdigest(),
+        OPENAI,
+        sha256=hashlib.sha256(hub_file.read_bytes()).hexdigest(),
         archive_sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
     )
-    monkeypatch.setattr(openai, "OPENAI_MODELS", {NAME: model})
-    monkeypatch.setattr(openai, "openai_config", lambda name: CONFIG)
+    monkeypatch.setattr(published_module, "models", lambda: {NAME: model})
     study = SimpleNamespace(
         backbones={
             NAME: BackboneSource("openai"),
             "drawn": BackboneSource("miniature"),
-        }
+        },
+        backbone_config=lambda name: CONFIG,
     )
     monkeypatch.setattr("blocklora.study.model.load_study", lambda path: study)
     return SimpleNamespace(archive=archive, hub_file=hub_file, root=tmp_path / "weights")
@@ -107,8 +109,7 @@ def test_the_hub_is_asked_without_a_token_and_the_cache_serves_offline(
     hub.add("blob", published.hub_file.read_bytes())
     first = load_backbone(fetch())
     assert [path for path, _ in hub.asked] == [
-        f"/{OPENAI_MODELS[NAME].repository}/resolve/{OPENAI_MODELS[NAME].revision}"
-        f"/{openai.HUB_FILE}",
+        f"/{OPENAI.repository}/resolve/{OPENAI.revision}/{OPENAI.file}",
         "/blob",
     ]
     assert "hf_secret" not in str(hub.asked)
@@ -166,8 +167,7 @@ def test_offline_without_a_file_names_the_command_that_fetches_it(fetch, publish
     [
         "ViT-B-16.pt",
         f"{NAME}.pt",
-        f"models--timm--vit_base_patch16_clip_224.openai/snapshots/"
-        f"{OPENAI_MODELS[NAME].revision}/{openai.HUB_FILE}",
+        f"models--timm--vit_base_patch16_clip_224.openai/snapshots/{OPENAI.revision}/{OPENAI.file}",
     ],
 )
 def test_files_of_the_usual_caches_are_found_and_verified(place, fetch, published, weights, caplog):

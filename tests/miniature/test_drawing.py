@@ -86,21 +86,6 @@ def test_figures_are_seen_whole(name, size, seed):
     assert (border > 127).mean() < 0.2
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"patch_size": 5}, "miniature.patch_size: 5 does not divide image_size 32"),
-        ({"steps": 0}, "miniature.steps: 0 is not a whole number from 1"),
-        ({"learning_rate": -1}, "miniature.learning_rate: -1 is not a number above 0"),
-        ({"text": {"width": 64, "layers": 2, "heads": 5}}, "miniature.text.heads: 5 does not"),
-        ({"colour": "red"}, "miniature: needs exactly the keys"),
-    ],
-)
-def test_wrong_settings_are_named(change, message, tmp_path):
-    with pytest.raises(UserError, match=message.replace(".", r"\.")):
-        draw_dataset("mini_objects", tmp_path, {**SETTINGS, **change})
-
-
 def test_a_dataset_that_is_not_drawn_is_refused(tmp_path):
     with pytest.raises(UserError, match="imagenet: no such drawn dataset"):
         draw_dataset("imagenet", tmp_path, SETTINGS)

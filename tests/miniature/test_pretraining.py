@@ -10,10 +10,10 @@ import torch
 from blocklora.backbones.model import build_open_clip
 from blocklora.backbones.prompts import tokenize
 from blocklora.errors import UserError
+from blocklora.miniature.family import clip_config
 from blocklora.miniature.pairs import NAMES, Pairs, all_captions
 from blocklora.miniature.pretrain import (
     Words,
-    clip_config,
     contrastive_loss,
     normalise,
     pretrain,

@@ -127,12 +127,12 @@ def test_a_size_that_is_none_is_refused(size, study_arguments, capsys):
 
 def test_vit_b16_on_imagenet_fits_a_laptop():
     """In bf16 a step with the 1000 prompts of ImageNet fits 4 GB without chunks."""
-    from blocklora.backbones.openai import openai_config
+    from blocklora.backbones.published import published_config
     from blocklora.study.model import load_study
     from blocklora.theory.context import Context
     from blocklora.theory.sources import PLAIN_PROMPT, dataset_prompts
 
     context = Context(load_study(ROOT / "studies/paper.yaml"), Path())
     prompts = tuple(map(tuple, dataset_prompts(context, PLAIN_PROMPT)["imagenet"]))
-    setting = Setting(openai_config("ViT-B-16-quickgelu"), LORA, prompts, 32, "bf16")
+    setting = Setting(published_config("ViT-B-16-quickgelu"), LORA, prompts, 32, "bf16")
     assert 2e9 < planned_peak_bytes(setting, Chunks()) < 3.4e9

@@ -111,6 +111,8 @@ def test_a_fault_is_one_line_with_file_key_value_and_what_is_allowed(
             "miniature.vision.layers: 0 is not allowed; it must be a whole number",
         ),
         ("text", None, "miniature.text: missing; it must be a mapping of the width, layers and"),
+        ("learning_rate", -1, "miniature.learning_rate: -1 is not allowed; it must be a number ab"),
+        ("seed", -1, "miniature.seed: -1 is not allowed; it must be a whole number of at least 0"),
         ("patch_size", 7, "miniature.patch_size: 7 is not allowed; it must divide image_size, 32"),
         ("text.heads", 3, "miniature.text.heads: 3 is not allowed; it must divide text.width, 64"),
     ],

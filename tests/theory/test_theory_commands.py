@@ -19,8 +19,8 @@ import yaml
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.merge import merge
 from blocklora.adapters.store import load_adapter, save_adapter
-from blocklora.backbones.openai import openai_config
 from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.published import published_config
 from blocklora.backbones.weights import save_backbone
 from blocklora.cli import main
 from blocklora.csvfiles import write_rows
@@ -171,17 +171,13 @@ def test_bounds_of_the_paper_need_no_file_but_the_study(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["bounds", "efficiency"])
 def test_a_missing_file_is_named_with_the_command_that_makes_it(name, results, tmp_path, capsys):
-    folder = copy(results, tmp_path / "results")
-    for path, content in (
-        ("backbones/mini-clip.safetensors", "the shape of the backbone mini-clip"),
-        ("data/own/manifest.csv", "the class names of the dataset own"),
-    ):
-        (folder / path).unlink()
-        assert measure(name, folder, tmp_path / "x.csv") == 1
-        error = capsys.readouterr().err
-        assert f"{folder / path}: no such file, and it tells {content}" in error
-        made = f"`snakemake --cores 1 results/small/{path} --config study={folder}/small.yaml`"
-        assert made in error
+    folder, path = copy(results, tmp_path / "results"), "data/own/manifest.csv"
+    (folder / path).unlink()
+    assert measure(name, folder, tmp_path / "x.csv") == 1
+    error = capsys.readouterr().err
+    assert f"{folder / path}: no such file, and it tells the class names of the dataset" in error
+    made = f"`snakemake --cores 1 results/small/{path} --config study={folder}/small.yaml`"
+    assert made in error
     assert not (tmp_path / "x.csv").exists()
 
 
@@ -413,6 +409,6 @@ def test_stand_ins_have_the_lengths_and_the_number_asked_for():
 
 def test_shape_of_a_backbone_file_is_read_from_it(results):
     assert read_shape(results / "backbones/mini-clip.safetensors") == SHAPE
-    assert openai_config("ViT-B-16-quickgelu").tower_shapes == {
+    assert published_config("ViT-B-16-quickgelu").tower_shapes == {
         "vision": (12, 768), "text": (12, 512),
     }  # fmt: skip

@@ -9,7 +9,7 @@ rule fetch_backbone:
     benchmark:
         "<benchmarks>/fetch_backbone/{backbone}.tsv"
     wildcard_constraints:
-        backbone=closed(STUDY.backbones_from("openai")),
+        backbone=closed(STUDY.backbones_made_by("fetch-backbone")),
     retries: 0 if config["offline"] else 2
     localrule: True
     conda:
@@ -39,7 +39,7 @@ rule pretrain_backbone:
     benchmark:
         "<benchmarks>/pretrain_backbone/{backbone}.tsv"
     wildcard_constraints:
-        backbone=closed(STUDY.backbones_from("miniature")),
+        backbone=closed(STUDY.backbones_made_by("pretrain-backbone")),
     conda:
         "../../environment.yml"
     threads: 1

@@ -206,7 +206,7 @@ if len(STUDY.methods) <= 7:  # as many curves as readers can tell apart
     FIGURES["bounds"] = ("Theory", ["bounds", "gaps"])
     FIGURES["spectra"] = ("Theory", ["spectra"])
 TABLE_FORMS = ["csv", "md", "tex", "html"]
-if STUDY.backbones_from("openai"):
+if any(entry.family.published_as(name) for name, entry in STUDY.backbones.items()):
     TABLES["calibration"] = ("Accuracy", ["aggregate"])
 if len(STUDY.adapter_methods) > 2:
     TABLES["ablation"] = FIGURES["ablation"] = ("Accuracy", ["aggregate"])

@@ -16,10 +16,7 @@ NEEDED_FILES = {
         shots=STUDY.shots,
         seed=STUDY.seeds,
     ),
-    # Shapes, numbers of classes and lengths of prompts are known of what is published.
-    "shapes": expand(
-        "<results>/backbones/{name}.safetensors", name=STUDY.backbones_from("miniature")
-    ),
+    # Numbers of classes and lengths of prompts are known of what is published.
     "class_counts": expand("<results>/data/{name}/manifest.csv", name=STUDY.local_datasets),
     "prompts": expand("<results>/data/{name}/manifest.csv", name=unlisted_datasets(STUDY)),
     # A measure may need the table of another one.

@@ -1,0 +1,140 @@
+"""Published CLIP models: which there are, and where their files are (`models.yaml`)."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from blocklora.backbones.config import OPENAI_MEAN, OPENAI_STD, ClipConfig
+from blocklora.backbones.family import Drawing, Family
+from blocklora.errors import UserError
+from blocklora.fields import from_values
+from blocklora.yamlfiles import read_yaml
+
+MODELS = Path(__file__).with_name("models.yaml")
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A published model; the fields are explained in `models.yaml`."""
+
+    name: str
+    publisher: str
+    source: str
+    architecture: str
+    quick_gelu: bool
+    repository: str
+    revision: str
+    file: str
+    sha256: str
+    archive: str | None = None
+    archive_sha256: str | None = None
+    published_as: str | None = None
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @property
+    def hub_address(self) -> str:
+        """Where the hub, or the mirror named by HF_ENDPOINT, holds the weights."""
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        return f"{endpoint}/{self.repository}/resolve/{self.revision}/{self.file}"
+
+    @property
+    def hub_file(self) -> str:
+        """The name that the hub's file gets in the folder of weights."""
+        return f"{self.name}{PurePosixPath(self.file).suffix}"
+
+    @property
+    def archive_file(self) -> str | None:
+        """The name of the publisher's own file."""
+        return self.archive and PurePosixPath(self.archive).name
+
+
+@cache
+def models() -> dict[str, PublishedModel]:
+    """Return every published model by its name in study files.
+
+    Raises:
+        UserError: an entry has a wrong key, or a source that is not listed.
+    """
+    found, document = {}, read_yaml(MODELS)
+    for name, entry in document["models"].items():
+        try:
+            about = {"name": name, "publisher": document["sources"][entry["source"]]}
+            found[name] = from_values(PublishedModel, about | entry)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{MODELS}: models.{name}: not the entry of a model: {error}") from None
+    return found
+
+
+def published_model(name: str) -> PublishedModel:
+    """Return the published model that study files call `name`.
+
+    Raises:
+        UserError: there is no such model, or the name asks for the exact GELU.
+    """
+    known = models()
+    if name in known:
+        return known[name]
+    model = known.get(f"{name}-quickgelu")
+    if model is not None:
+        raise UserError(
+            f"backbone {name}: QuickGELU mismatch: {model.publisher}'s weights were trained with "
+            f"QuickGELU, the model {name} computes the exact GELU; write {model.name} in the study"
+        )
+    raise UserError(
+        f"backbone {name}: no published weights are known for it; use one of {', '.join(known)}"
+    )
+
+
+@cache
+def published_config(name: str) -> ClipConfig:
+    """Return the shape of a published model from the files of the installed open_clip.
+
+    The package is located, not imported, which would cost seconds.
+
+    Raises:
+        UserError: there is no such model, or open_clip describes it with another activation, not
+            at all, or with parts that this project does not compute.
+    """
+    model = published_model(name)
+    package = find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise UserError("open_clip_torch is not installed")
+    path = Path(package.origin).parent / "model_configs" / f"{model.architecture}.json"
+    if not path.is_file():
+        raise UserError(f"{path}: the installed open_clip has no model {model.architecture}")
+    described = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = ClipConfig.from_open_clip(name, described)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if config.quick_gelu != model.quick_gelu:
+        words = {True: "with QuickGELU", False: "with the exact GELU"}
+        raise UserError(
+            f"{path}: QuickGELU mismatch: this open_clip describes {model.architecture} "
+            f"{words[config.quick_gelu]}, but {model.publisher}'s weights of {name} were trained "
+            f"{words[model.quick_gelu]}; install the locked version of open_clip, or name another "
+            f"architecture in {MODELS.name}"
+        )
+    return replace(config, mean=model.mean, std=model.std)
+
+
+def _definition(name: str, drawing: Drawing) -> dict[str, Any]:
+    model = published_model(name)
+    kept = ("architecture", "quick_gelu", "sha256", "mean", "std")
+    return {key: getattr(model, key) for key in kept}
+
+
+PUBLISHED = Family(
+    sources=read_yaml(MODELS)["sources"],
+    command="fetch-backbone",
+    code="blocklora.backbones.checkpoints",
+    config=lambda name, drawing: published_config(name),
+    definition=_definition,
+    names=lambda source: tuple(n for n, model in models().items() if model.source == source),
+    published_as=lambda name: published_model(name).published_as,
+)
