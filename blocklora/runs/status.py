@@ -37,7 +37,7 @@ STEP_LOGS = (
     "decode_shots/{dataset}/{shots}shot-seed{seed}.log",
     "fetch_backbone/{backbone}.log",
     "pretrain_backbone/{backbone}.log",
-    "zero_shot/{backbone}/{dataset}.log",
+    "test/{backbone}/{dataset}/{zero_shot}.log",
     "gate/{backbone}/{dataset}.log",
 )
 ERROR = re.compile(r"^blocklora ([a-z-]+): error: ")
@@ -209,7 +209,8 @@ def _state_without_record(
     """Return state and reason of a run that has no record."""
     if run.folder in holders:
         return "running", str(holders[run.folder])
-    steps = [step.format(size=study.image_size(run.backbone), **asdict(run)) for step in STEP_LOGS]
+    known = {"size": study.image_size(run.backbone), "zero_shot": study.zero_shot, **asdict(run)}
+    steps = [step.format(**known) for step in STEP_LOGS]
     own = logs.of_job(run)
     for log in [*steps, *filter(None, [own])]:
         if error := logs.error(log):
@@ -232,7 +233,7 @@ class _Logs:
     def of_job(self, run: Run) -> str | None:
         """Return the log of the job that does `run`, below the folder; None if there is none."""
         if run.shots == 0:
-            names = [f"zero_shot/{run.backbone}/{run.dataset}.log"]
+            names = [f"test/{run.backbone}/{run.dataset}/{run.method}.log"]
         else:
             cell = Path("fit", run.backbone, run.dataset, run.method)
             pattern = f"{run.shots}shot-seeds*.log"
