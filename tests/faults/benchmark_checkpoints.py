@@ -17,10 +17,11 @@ import torch
 
 from blocklora import cli
 from blocklora.adapters.adapter import Adapter
-from blocklora.engine import loop
+from blocklora.engine.loop import Progress
 from blocklora.engine.randomness import torch_generator
 from blocklora.errors import Interrupted
-from blocklora.runs.checkpoint import Progress, save_checkpoint
+from blocklora.runs import keeper
+from blocklora.runs.checkpoint import save_checkpoint
 from tests.faults.pipeline import find, make_backbone, make_study, remove_outputs, stages
 from tests.tiny import LORA
 
@@ -43,9 +44,9 @@ class TimedSaves:
             raise Interrupted("half-way")
 
 
-def train(arguments: tuple[str, ...], saves: TimedSaves) -> float:
-    """Call `blocklora train` in this process and return the seconds it took."""
-    loop.save_checkpoint = saves
+def fit(arguments: tuple[str, ...], saves: TimedSaves) -> float:
+    """Call `blocklora fit` in this process and return the seconds it took."""
+    keeper.save_checkpoint = saves
     started = perf_counter()
     cli.main(list(arguments))
     return perf_counter() - started
@@ -58,24 +59,24 @@ def of_a_run(folder: Path) -> None:
     study.write_text(text)
     os.chdir(folder)
     make_backbone(folder)
-    stage = find(study, "train")
+    stage = find(study, "fit")
     for earlier in stages(study)[: stages(study).index(stage)]:
         assert cli.main(list(earlier.arguments)) == 0
     often = stage.arguments
     default = often[: often.index("--checkpoint-seconds")]
-    train(default, TimedSaves())  # warms up
+    fit(default, TimedSaves())  # warms up
     remove_outputs(folder, stage)
     saves = TimedSaves()
-    seconds = train(default, saves)
+    seconds = fit(default, saves)
     print(
         f"checkpoints: {100 * saves.seconds / seconds:.2f} % of {seconds:.1f} s "
         f"({len(saves.ends)} of {1000 * saves.seconds / len(saves.ends):.1f} ms)"
     )
     remove_outputs(folder, stage)
-    train(often, TimedSaves(stop_after=300))
+    fit(often, TimedSaves(stop_after=300))
     saves = TimedSaves(stop_after=1)
     started = perf_counter()
-    train(often, saves)
+    fit(often, saves)
     print(f"resumed: next step after {saves.ends[0] - started:.2f} s")
 
 

@@ -22,6 +22,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from blocklora.runs.predictions import DTYPES, read_predictions
+
 ROOT = Path(__file__).parents[2]
 CLASSES = (
     "red cat",
@@ -34,6 +36,13 @@ RESULTS = Path("results")
 SEEDS = (1, 2)
 SHOTS = 2
 METHODS = ("clip_lora", "block_lora")
+FIT_FILES = (
+    "fit.json",
+    "history.csv",
+    "adapter.safetensors",
+    "tests/own/test.safetensors",
+    "tests/own/train.safetensors",
+)
 PRELOAD = (
     "blocklora.commands.data",
     "blocklora.data.decode",
@@ -43,6 +52,7 @@ PRELOAD = (
     "blocklora.publish.tables.fewshot",
     "blocklora.commands.theory",
     "blocklora.runs.fit",
+    "blocklora.runs.testing",
     "open_clip.tokenizer",
 )
 
@@ -116,18 +126,17 @@ def stages(study: Path) -> list[Stage]:
         results / "backbones/mini-clip.safetensors", "--manifest", manifest,
         "--test-pixels", results / "pixels/own/test-32px.npy", "--runs", runs,
     )  # fmt: skip
-    zero_shot = "runs/mini-clip/own/zero_shot/0shot/seed0/metrics.json"
-    add("zero-shot", *task, outputs=(zero_shot,), option=None)
-    add("gate", "--metrics", results / zero_shot, "--backbone", "mini-clip", "--dataset", "own",
+    zero_shot = "runs/mini-clip/own/zero_shot/0shot/seed0/tests/own/test.safetensors"
+    add("test", *task, "--method", "zero_shot", outputs=(zero_shot,), option=None)
+    add("gate", "--predictions", results / zero_shot, "--backbone", "mini-clip", "--dataset", "own",
         "--mode", "stop", outputs=("gates/mini-clip/own.json",))  # fmt: skip
     for method in METHODS:
         folders = [f"runs/mini-clip/own/{method}/{SHOTS}shot/seed{seed}" for seed in SEEDS]
-        files = ("adapter.safetensors", "history.csv", "metrics.json")
-        add("train", *task, "--method", method, "--shots", SHOTS, "--seeds", *SEEDS,
+        add("fit", *task, "--method", method, "--shots", SHOTS, "--seeds", *SEEDS,
             "--shots-lists", *(results / f"shots/own/{SHOTS}shot/seed{s}.csv" for s in SEEDS),
             "--shots-pixels", *(results / f"pixels/own/{SHOTS}shot/seed{s}.npz" for s in SEEDS),
             "--checkpoints", results / "checkpoints", "--checkpoint-seconds", 0,
-            outputs=tuple(f"{folder}/{file}" for folder in folders for file in files),
+            outputs=tuple(f"{folder}/{file}" for folder in folders for file in FIT_FILES),
             option=None)  # fmt: skip
     add("aggregate", "--study", study, "--runs", runs, outputs=("runs.csv",))
     published = ("--study", study, "--aggregate", results / "runs.csv")
@@ -237,26 +246,26 @@ def content(path: Path) -> object:
     data = path.read_bytes()
     if path.name == "history.csv":
         return [line.rpartition(",")[0] for line in data.decode().splitlines()]
-    if path.name != "metrics.json":
-        return data if path.name != "runs.csv" else _without_costs(data.decode())
+    if path.name == "runs.csv":
+        header, *rows = (line.split(",") for line in data.decode().splitlines())
+        return [_timeless(dict(zip(header, row, strict=True))) for row in rows]
+    if path.parent.parent.name == "tests":
+        predictions = read_predictions(path)
+        arrays = {name: getattr(predictions, name).tolist() for name in DTYPES}
+        return arrays | _timeless(predictions.facts)
+    if path.name != "fit.json":
+        return data
     record = json.loads(data)
-    record["provenance"].pop("started")
-    record["cost"] = {
-        key: value
-        for key, value in record["cost"].items()
-        if not key.endswith("_seconds") and key != "peak_memory_bytes"
+    return record | {part: _timeless(record[part]) for part in ("cost", "provenance")}
+
+
+def _timeless(values: Mapping[str, object]) -> dict[str, object]:
+    """Return what depends neither on the clock nor on the machine's memory."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not name.endswith(("seconds", "memory_bytes")) and name != "started"
     }
-    return record
-
-
-def _without_costs(text: str) -> list[list[str]]:
-    header, *rows = (line.split(",") for line in text.splitlines())
-    kept = [
-        i
-        for i, name in enumerate(header)
-        if not name.endswith("_seconds") and name != "peak_memory_bytes"
-    ]
-    return [[row[i] for i in kept] for row in rows]
 
 
 def assert_equal_results(folder: Path, reference: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.faults.pipeline import (
+    FIT_FILES,
     assert_equal_results,
     content,
     find,
@@ -29,7 +30,7 @@ def assert_refused(outcome, stage, named, folder):
     assert f"blocklora {stage.name}: error: " in outcome.text
     assert named in outcome.text
     assert "Traceback" not in outcome.text
-    # The other seed of a job that trains two is finished all the same.
+    # The other seed of a job that fits two is finished all the same.
     left = [output for output in stage.outputs if (folder / output).exists()]
     assert [output for output in left if "seed2" not in output] == []
 
@@ -42,10 +43,12 @@ def assert_refused(outcome, stage, named, folder):
         (MANIFEST, "verify-data", ""),
         (MANIFEST, "shots", ""),
         (SHOTS_LIST, "decode-images", SHOTS_PIXELS),
-        (TEST_PIXELS, "zero-shot", ""),
-        (BACKBONE, "zero-shot", ""),
-        (SHOTS_PIXELS, "train", ""),
-        (f"{RUN}/metrics.json", "aggregate", ""),
+        (TEST_PIXELS, "test", ""),
+        (BACKBONE, "test", ""),
+        (SHOTS_PIXELS, "fit", ""),
+        (f"{RUN}/fit.json", "aggregate", ""),
+        (f"{RUN}/tests/own/test.safetensors", "aggregate", ""),
+        (f"{RUN}/tests/own/train.safetensors", "aggregate", ""),
     ],
 )
 def test_a_file_cut_short_is_named_and_made_again(
@@ -66,11 +69,11 @@ def test_a_file_cut_short_is_named_and_made_again(
     assert_equal_results(copied, finished[0])
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "adapter.safetensors"])
-def test_a_result_cut_short_is_trained_again(runner, study, finished, copied, name):
+@pytest.mark.parametrize("name", [name for name in FIT_FILES if name != "history.csv"])
+def test_a_result_cut_short_is_made_again(runner, study, finished, copied, name):
     file = copied / RUN / name
     file.write_bytes(file.read_bytes()[:40])
-    assert runner(copied, find(study, "train", RUN).arguments).status == 0
+    assert runner(copied, find(study, "fit", RUN).arguments).status == 0
     assert_equal_results(copied, finished[0])
 
 
@@ -142,7 +145,7 @@ def test_a_dataset_that_disappears_is_named_and_may_come_back(
 
 
 def test_pixels_of_other_images_are_refused(runner, study, copied):
-    stage = find(study, "zero-shot")
+    stage = find(study, "test")
     remove_outputs(copied, stage)
     np.save(copied / TEST_PIXELS, np.zeros((3, 32, 32, 3), np.uint8))
     assert_refused(runner(copied, stage.arguments), stage, TEST_PIXELS, copied)

@@ -24,14 +24,14 @@ def files_of(folder, suffix):
 
 @pytest.fixture
 def stage(study, copied):
-    """The training of two seeds, not done yet."""
-    stage = find(study, "train", RUN)
+    """The fit of two seeds, not done yet."""
+    stage = find(study, "fit", RUN)
     remove_outputs(copied, stage)
     return stage
 
 
-def train_until_checkpoint(runner, copied, stage, number):
-    """Start training, send a signal as soon as a checkpoint is seen, and return the exit status."""
+def fit_until_checkpoint(runner, copied, stage, number):
+    """Start to fit, send a signal as soon as a checkpoint is seen, and return the exit status."""
     while True:
         process = runner.start(copied, stage.arguments)
         while process.is_alive() and not files_of(copied, "safetensors"):
@@ -48,7 +48,7 @@ def train_until_checkpoint(runner, copied, stage, number):
 def test_a_signal_saves_the_work_and_asks_to_be_started_again(
     runner, finished, copied, stage, number
 ):
-    assert train_until_checkpoint(runner, copied, stage, number) == 75
+    assert fit_until_checkpoint(runner, copied, stage, number) == 75
     assert f"error: run {RUN}: stopped by {number.name} after step" in runner.text()
     assert len(files_of(copied, "safetensors")) == 1
     assert files_of(copied, "lock") == []
@@ -62,7 +62,7 @@ def test_a_signal_saves_the_work_and_asks_to_be_started_again(
 def test_a_killed_run_goes_on_from_its_checkpoint_under_the_lock_it_left(
     runner, finished, copied, stage
 ):
-    assert train_until_checkpoint(runner, copied, stage, signal.SIGKILL) == -9
+    assert fit_until_checkpoint(runner, copied, stage, signal.SIGKILL) == -9
     assert len(files_of(copied, "lock")) == 1
     outcome = runner(copied, stage.arguments)
     assert outcome.status == 0
@@ -107,7 +107,7 @@ def cut_short(path):
 def test_a_useless_checkpoint_is_refused_until_told_to_start_over(
     runner, finished, copied, stage, damage, reason
 ):
-    train_until_checkpoint(runner, copied, stage, signal.SIGKILL)
+    fit_until_checkpoint(runner, copied, stage, signal.SIGKILL)
     (checkpoint,) = files_of(copied, "safetensors")
     damage(checkpoint)
     refused = runner(copied, stage.arguments)

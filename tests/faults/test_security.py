@@ -86,7 +86,7 @@ SECRET = "hf_kept-to-myself"
 
 def test_a_token_in_the_environment_is_in_no_file_and_no_message(runner, study, copied):
     environment = dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "TOKEN"), SECRET)
-    for stage in (find(study, "zero-shot"), find(study, "train"), find(study, "aggregate")):
+    for stage in (find(study, "test"), find(study, "fit"), find(study, "aggregate")):
         remove_outputs(copied, stage)
         outcome = runner(copied, stage.arguments, environment=environment)
         assert outcome.status == 0

@@ -20,7 +20,7 @@ from tests.slurm.cluster import missing_programs, running_cluster
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "workflow/profiles/slurm"
 RESULTS = "results/mini"
-TRAINING = "train_seeds_1_2"
+FIT = "fit_adapter_seeds_1_2"
 DEADLINE_SECONDS = 1500  # a hanging cluster ends the test, whoever called it
 
 
@@ -33,7 +33,7 @@ class Disturbed:
         output: of Snakemake.
         requeued: folder of the run whose job was queued again in the midst of it.
         cancelled: folder of the run whose job was cancelled in the midst of it.
-        visible_gpus: what Slurm told those two trainings to use.
+        visible_gpus: what Slurm told those two fits to use.
         states_while_drained: of all jobs, seconds after the last one had ended.
         seconds: of the whole study.
     """
@@ -73,10 +73,10 @@ def local(tmp_path_factory):
 def disturbed(cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     shutil.copy(ROOT / "config.yaml", folder)
-    # The profile's own jobs; trainings ask for a GPU although they compute without.
+    # The profile's own jobs; fits ask for a GPU although they compute without.
     command = [
         *snakemake(folder), "--workflow-profile", str(PROFILE), "--config", "device=cpu",
-        "--set-resources", f"{TRAINING}:gpu=1", "--slurm-no-account",
+        "--set-resources", f"{FIT}:gpu=1", "--slurm-no-account",
         "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5",
         "--seconds-between-status-checks", "5",
     ]  # fmt: skip
@@ -89,15 +89,15 @@ def disturbed(cluster, tmp_path_factory):
         )
     try:
         work = Work(folder / RESULTS, process, output, deadline)
-        requeued, job, gpu = work.wait_for_training(other_than=())
+        requeued, job, gpu = work.wait_for_fit(other_than=())
         cluster.call("scontrol", "requeue", job)
         gpus = [gpu]
         sleep(2)
         cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
-        cancelled, job, gpu = work.wait_for_training(other_than=(cell(requeued),))
+        cancelled, job, gpu = work.wait_for_fit(other_than=(cell(requeued),))
         cluster.call("scancel", job)
         gpus.append(gpu)
-        work.wait_for_training(other_than=(cell(requeued), cell(cancelled)))
+        work.wait_for_fit(other_than=(cell(requeued), cell(cancelled)))
         cluster.call("scontrol", "update", "NodeName=node1", "State=DRAIN", "Reason=test")
         work.wait(lambda: cluster.node_state() == "drained", "the node to be drained")
         sleep(10)
@@ -114,7 +114,7 @@ def disturbed(cluster, tmp_path_factory):
 
 
 class Work:
-    """Watches the trainings of a study in work."""
+    """Watches the fits of a study in work."""
 
     def __init__(self, results: Path, process: subprocess.Popen, output: Path, deadline: float):
         self._results, self._process = results, process
@@ -131,8 +131,8 @@ class Work:
                 pytest.fail(f"waiting for {what}: {why}\n{self._output.read_text()[-8000:]}")
             sleep(0.05)
 
-    def wait_for_training(self, other_than: tuple[str, ...]) -> tuple[str, str, str]:
-        """Return a long run in the midst of its training, its Slurm job and the GPUs it sees."""
+    def wait_for_fit(self, other_than: tuple[str, ...]) -> tuple[str, str, str]:
+        """Return a long run in the midst of its fit, its Slurm job and the GPUs it sees."""
 
         def find():
             for path in self._results.glob("checkpoints/*.lock"):
@@ -146,7 +146,7 @@ class Work:
                         return holder.run, variables["SLURM_JOB_ID"], gpus
             return None
 
-        return self.wait(find, "a training")
+        return self.wait(find, "a fit")
 
     def _has_begun(self, run: str) -> bool:
         log = log_of(self._results, run)
@@ -159,13 +159,13 @@ def snakemake(folder):
 
 
 def cell(run):
-    """Return the folder of all seeds of a run, which one job trains."""
+    """Return the folder of all seeds of a run, which one job fits."""
     return run.rpartition("/")[0]
 
 
 def log_of(results, run):
-    """Return the log of the job that trains a run."""
-    return results / "logs/train" / f"{cell(run)}-seeds1_2.log"
+    """Return the log of the job that fits a run."""
+    return results / "logs/fit" / f"{cell(run)}-seeds1_2.log"
 
 
 def environment_of(pid):
@@ -192,7 +192,7 @@ def test_results_equal_those_without_slurm(disturbed, local):
 
 
 @pytest.mark.parametrize("what", ["requeued", "cancelled"])
-def test_a_training_that_was_stopped_went_on_from_its_checkpoint(disturbed, what):
+def test_a_fit_that_was_stopped_went_on_from_its_checkpoint(disturbed, what):
     run = getattr(disturbed, what)
     assert f"run {run}: continued from step" in log_of(disturbed.folder / RESULTS, run).read_text()
 
@@ -201,7 +201,7 @@ def test_nothing_unfinished_is_left(disturbed):
     assert list((disturbed.folder / RESULTS / "checkpoints").iterdir()) == []
 
 
-def test_trainings_see_the_gpu_that_slurm_gave_them(disturbed):
+def test_fits_see_the_gpu_that_slurm_gave_them(disturbed):
     assert disturbed.visible_gpus == ["0", "0"]
 
 

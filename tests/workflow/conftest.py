@@ -42,15 +42,19 @@ for word in "$@"; do
 done
 echo "$*" >> "$CALLS"
 files="${given[--output]}"
-cell=$(echo ${given[--runs]}/${given[--backbone]}/${given[--dataset]} | tr -d ' ')
-case $1 in
-    zero-shot) files="$cell/zero_shot/0shot/seed0/metrics.json" ;;
-    train)
-        for seed in ${given[--seeds]}; do
-            folder=$(echo "$cell/${given[--method]}/${given[--shots]}shot/seed$seed" | tr -d ' ')
-            files+=" $folder/metrics.json $folder/history.csv $folder/adapter.safetensors"
-        done ;;
-esac
+if [[ $1 == fit || $1 == test ]]; then
+    cell="${given[--runs]}/${given[--backbone]}/${given[--fitted-on]:-${given[--dataset]}}"
+    cell=${cell// /}/${given[--method]// /}/${given[--shots]:-0}shot
+    for seed in ${given[--seeds]:-0}; do
+        folder=${cell// /}/seed$seed
+        tests=$folder/tests/${given[--dataset]// /}
+        files+=" $tests/test.safetensors"
+        if [[ $1 == fit ]]; then
+            files+=" $tests/train.safetensors $folder/fit.json $folder/history.csv"
+            files+=" $folder/adapter.safetensors"
+        fi
+    done
+fi
 for file in $files; do echo "$file" > "$file"; done
 """
 

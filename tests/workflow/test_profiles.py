@@ -14,11 +14,11 @@ CLUSTERS = {
     "slurm": "snakemake_executor_plugin_slurm",
     "generic": "snakemake_executor_plugin_cluster_generic",
 }
-TRAINING = f"{RUNS}/dtd/block_lora/1shot/seed1/metrics.json"
+FIT = f"{RUNS}/dtd/block_lora/1shot/seed1/fit.json"
 
-# Fails once for each training, as after a signal: status 75, with a checkpoint.
+# Fails once for each fit, as after a signal: status 75, with a checkpoint.
 STOPPED_ONCE = """#!/bin/bash
-if [[ $1 == train ]]; then
+if [[ $1 == fit ]]; then
     checkpoint="results/small/checkpoints/$(echo "$*" | cksum | tr ' ' -)"
     mkdir -p results/small/checkpoints
     if [[ ! -e $checkpoint ]]; then
@@ -63,18 +63,18 @@ def test_there_are_profiles_for_a_workstation_slurm_and_others():
 @pytest.mark.parametrize("name", ["default", "workstation"])
 def test_a_profile_is_understood_and_changes_no_job(snakemake, name):
     jobs = snakemake.jobs(*profile(name))
-    assert jobs["train_seeds_1_2"] == 4
-    assert jobs["zero_shot"] == jobs["verify_data"] == 2
+    assert jobs["fit_adapter_seeds_1_2"] == 4
+    assert jobs["test_untrained"] == jobs["verify_data"] == 2
     assert jobs["shots"] == jobs["decode_shots"] == 4
 
 
 @pytest.mark.parametrize("name", sorted(CLUSTERS))
 def test_a_cluster_computes_on_a_gpu_that_the_login_node_lacks(snakemake, name):
-    output = snakemake("--dry-run", "--printshellcmds", *profile(name), "--", TRAINING)
+    output = snakemake("--dry-run", "--printshellcmds", *profile(name), "--", FIT)
     assert snakemake.status == 0, output
     assert re.findall(r"blocklora (\S+) .*--device (\S+)", output) == [
-        ("zero-shot", "cuda"),
-        ("train", "cuda"),
+        ("test", "cuda"),
+        ("fit", "cuda"),
     ]
     assert output.count("Group job lists") == 1
 
@@ -87,18 +87,18 @@ def test_every_profile_redoes_the_same(snakemake):
         assert [settings[key] for key in kept] == [default[key] for key in kept], name
 
 
-def test_a_training_that_was_stopped_is_tried_again_and_finds_its_checkpoint(snakemake):
+def test_a_fit_that_was_stopped_is_tried_again_and_finds_its_checkpoint(snakemake):
     snakemake.configure(device="cpu")
     program = snakemake.folder / "bin/blocklora"
     program.write_text(STOPPED_ONCE + program.read_text().removeprefix("#!/bin/bash\n"))
-    output = snakemake(*profile("workstation"), "--", TRAINING)
+    output = snakemake(*profile("workstation"), "--", FIT)
     assert snakemake.status == 0, output
     calls = snakemake.calls.read_text().splitlines()
-    trainings = [call for call in calls if call.startswith("train ")]
-    assert len(trainings) == 2
-    assert trainings[0] == trainings[1]
+    fits = [call for call in calls if call.startswith("fit ")]
+    assert len(fits) == 2
+    assert fits[0] == fits[1]
     assert "Trying to restart job" in output
-    assert (snakemake.folder / TRAINING).exists()
+    assert (snakemake.folder / FIT).exists()
 
 
 def test_a_job_of_a_batch_system_that_dies_of_memory_is_submitted_again_with_more(snakemake):
