@@ -46,6 +46,7 @@ DECIDING = (
 PLUMBING = (
     "blocklora.adapters.store",
     "blocklora.methods.base",
+    "blocklora.publish.catalogue",
     "blocklora.theory.context",
     "blocklora.theory.measures",
 )

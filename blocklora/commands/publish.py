@@ -1,25 +1,18 @@
-"""Subcommands of `blocklora.publish`."""
+"""Subcommands of `blocklora.publish`; tables and figures follow from its catalogue."""
 
 from argparse import ArgumentParser, Namespace, _SubParsersAction
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from blocklora.commands.arguments import positive
 from blocklora.errors import UserError
 
-TABLES = (
-    "fewshot",
-    "cost",
-    "efficiency",
-    "statistics",
-    "calibration",
-    "ablation",
-    "bounds",
-    "compression",
-    "spectra",
-    "overlaps",
-)
-FIGURES = ("accuracy", "cost", "efficiency", "ablation", "bounds", "spectra")
+# What the options of items are: see `Item.options`.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "shots": {"type": positive, "help": "only this shot count"},
+    "published": {"action": "store_true", "help": "show published numbers as well"},
+    "backbone": {"help": "which backbone, where the study has several"},
+}
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -42,13 +35,8 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         help="write a table of a study",
         description="Write a table in the forms that the suffixes of the outputs name.",
     )
-    table.add_argument("name", choices=TABLES)
-    _add_inputs(table)
-    table.add_argument("--shots", type=int, help="fewshot: only this shot count")
-    table.add_argument(
-        "--published", action="store_true", help="fewshot: show published rows as well"
-    )
-    _add_outputs(table, ".csv, .md, .tex, .html")
+    _add_items(table, "table")
+    _add_files(table, ".csv, .md, .tex, .html")
     table.set_defaults(run=_table)
 
     figure = subparsers.add_parser(
@@ -56,70 +44,44 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         help="draw a figure of a study",
         description="Draw a figure in the forms that the suffixes of the outputs name.",
     )
-    figure.add_argument("name", choices=FIGURES)
-    _add_inputs(figure)
-    figure.add_argument("--backbone", help="which backbone, where the study has several")
-    figure.add_argument(
-        "--published", action="store_true", help="accuracy: show published curves as well"
-    )
-    _add_outputs(figure, ".pdf, .png, .csv (its numbers), .tex (with its caption)")
+    _add_items(figure, "figure")
+    _add_files(figure, ".pdf, .png, .csv (its numbers), .tex (with its caption)")
     figure.set_defaults(run=_figure)
 
     claims = subparsers.add_parser(
         "claims",
         help="give the verdict on each claim of the papers",
         description="Evaluate the claims on the files of a study. A claim whose files are not "
-        "given, or which this study cannot decide, is 'not tested here'.",
+        "there, or which this study cannot decide, is 'not tested here'.",
     )
-    _add_inputs(claims)
-    _add_outputs(claims, ".json, .csv, .md, .html")
+    _add_files(claims, ".json, .csv, .md, .html")
     claims.set_defaults(run=_claims)
 
 
-def _add_inputs(parser: ArgumentParser) -> None:
+def _add_items(parser: ArgumentParser, kind: str) -> None:
+    from blocklora.publish.catalogue import entries
+
+    items = [item for item in entries() if item.kind == kind]
+    parser.add_argument("name", choices=[item.entry for item in items])
+    for option, settings in OPTIONS.items():
+        having = [item.entry for item in items if option in item.options]
+        if having:
+            whose = "" if len(having) == len(items) else f"{', '.join(having)}: "
+            parser.add_argument(f"--{option}", **settings | {"help": whose + settings["help"]})
+
+
+def _add_files(parser: ArgumentParser, suffixes: str) -> None:
     parser.add_argument("--study", type=Path, required=True, help="study file")
-    for name, content in (
-        ("aggregate", "the aggregate of the runs (runs.csv)"),
-        ("bounds", "bounds.csv"),
-        ("gaps", "gaps.csv"),
-        ("spectra", "spectra.csv"),
-        ("overlaps", "overlaps.csv"),
-        ("compression", "compression.csv"),
-        ("efficiency", "efficiency.csv"),
-    ):
-        parser.add_argument(f"--{name}", type=Path, metavar="CSV", help=content)
-
-
-def _add_outputs(parser: ArgumentParser, suffixes: str) -> None:
+    parser.add_argument(
+        "--results",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the study's results: runs.csv, theory/, runs/",
+    )
     parser.add_argument(
         "--output", type=Path, nargs="+", required=True, metavar="FILE", help=suffixes
     )
-
-
-def _made(options: Namespace, makers: Mapping[str, tuple[Callable, list[str], list]]) -> Any:
-    """Return the table or figure that is asked for.
-
-    Args:
-        options: of the command.
-        makers: by name the function, the files it needs, by their options, and further arguments.
-            The function is given the results of the study if the first file is the aggregate,
-            else the study; then the other files and the arguments.
-
-    Raises:
-        UserError: a file is not given, or is not what it should be.
-    """
-    from blocklora.publish.results import load_results
-    from blocklora.study.model import load_study
-
-    make, inputs, further = makers[options.name]
-    missing = [name for name in inputs if getattr(options, name) is None]
-    if missing:
-        listed = " and ".join(f"--{name}" for name in missing)
-        raise UserError(f"{options.command} {options.name} needs {listed}")
-    files = [getattr(options, name) for name in inputs]
-    if inputs[0] == "aggregate":
-        return make(load_results(options.study, files[0]), *files[1:], *further)
-    return make(load_study(options.study), *files, *further)
 
 
 def _aggregate(options: Namespace) -> None:
@@ -130,52 +92,42 @@ def _aggregate(options: Namespace) -> None:
 
 def _table(options: Namespace) -> None:
     from blocklora.publish.render import write_table
-    from blocklora.publish.tables import ablation, comparison, cost, fewshot, theory
 
-    makers = {
-        "fewshot": (fewshot.fewshot_table, ["aggregate"], [options.shots, options.published]),
-        "cost": (cost.cost_table, ["aggregate", "efficiency"], []),
-        "efficiency": (cost.efficiency_table, ["efficiency"], []),
-        "statistics": (comparison.statistics_table, ["aggregate"], []),
-        "calibration": (comparison.calibration_table, ["aggregate"], []),
-        "ablation": (ablation.ablation_table, ["aggregate"], []),
-        "bounds": (theory.bounds_table, ["bounds"], [options.gaps]),
-        "compression": (theory.compression_table, ["compression"], []),
-        "spectra": (theory.spectra_table, ["spectra"], []),
-        "overlaps": (theory.overlaps_table, ["overlaps"], []),
-    }
-    write_table(_made(options, makers), options.output)
+    write_table(_made(options), options.output)
 
 
 def _figure(options: Namespace) -> None:
-    from blocklora.publish.figures import ablation, accuracy, cost, theory
     from blocklora.publish.figures.canvas import write_drawing
 
-    backbone = options.backbone
-    makers = {
-        "accuracy": (accuracy.accuracy_figure, ["aggregate"], [backbone, options.published]),
-        "cost": (cost.cost_figure, ["aggregate"], [backbone]),
-        "efficiency": (cost.efficiency_figure, ["efficiency"], [backbone]),
-        "ablation": (ablation.ablation_figure, ["aggregate"], [backbone]),
-        "bounds": (theory.bounds_figure, ["bounds"], [options.gaps, backbone]),
-        "spectra": (theory.spectra_figure, ["spectra"], [backbone]),
-    }
-    write_drawing(_made(options, makers), options.output)
+    write_drawing(_made(options), options.output)
+
+
+def _made(options: Namespace) -> Any:
+    """Return the table or figure that is asked for.
+
+    Raises:
+        UserError: it does not take an option that is given, or a file it is made from is missing or
+            not what it should be.
+    """
+    from blocklora.publish.catalogue import entries
+    from blocklora.publish.results import load_results
+
+    kind, name = options.command, options.name
+    (item,) = [item for item in entries() if (item.kind, item.entry) == (kind, name)]
+    given = {option: getattr(options, option, None) for option in OPTIONS}
+    for option, value in given.items():
+        if value and option not in item.options:
+            raise UserError(f"{kind} {name} does not take --{option}")
+    results = load_results(options.study, options.results)
+    return item.maker()(results, **{option: given[option] for option in item.options})
 
 
 def _claims(options: Namespace) -> None:
     from blocklora.publish.claims import judge, load_claims
     from blocklora.publish.evidence import Evidence
+    from blocklora.publish.results import load_results
     from blocklora.publish.verdicts import write_verdicts
-    from blocklora.study.model import load_study
 
-    evidence = Evidence.gather(
-        load_study(options.study),
-        aggregate=options.aggregate,
-        bounds=options.bounds,
-        gaps=options.gaps,
-        spectra=options.spectra,
-        compression=options.compression,
-        efficiency=options.efficiency,
-    )
-    write_verdicts(evidence.study, judge(load_claims(), evidence), options.output)
+    results = load_results(options.study, options.results)
+    verdicts = judge(load_claims(), Evidence(results))
+    write_verdicts(results.study, verdicts, options.output)

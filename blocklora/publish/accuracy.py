@@ -74,7 +74,7 @@ def measured_cells(results: Results) -> pd.DataFrame:
                     "expected_seeds": expected,
                     "kind": "measured",
                     "text": "",
-                    "source": str(results.path),
+                    "source": str(results.path("runs")),
                 }
             )
     return pd.DataFrame(rows, columns=CELL_COLUMNS)

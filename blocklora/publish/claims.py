@@ -15,8 +15,6 @@ from blocklora.publish.quantities.registry import QUANTITIES
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
 
-FILES = {"aggregate": "runs.csv"}
-
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -35,7 +33,7 @@ class Test:
         comparison: one of `COMPARISONS`.
         threshold: what the quantity is compared with.
         threshold_source: why this threshold.
-        needs: the files it is computed from, named as in `Evidence.gather`.
+        needs: what it is computed from, "runs" or measures of the theory step.
         study: "any" study decides it, or only one of the paper's datasets and backbones ("paper").
     """
 
@@ -97,17 +95,17 @@ def _judge(claim: Claim, evidence: Evidence) -> Verdict:
     test = claim.test
     if test is None:
         return Verdict(claim, NOT_TESTED, None, claim.untested, ())
-    absent = [name for name in test.needs if name not in evidence.paths]
+    results = evidence.results
+    absent = [results.path(name).name for name in test.needs if not results.has(name)]
     if test.study == "paper" and not evidence.is_paper:
         reason = "needs the paper's 11 datasets and OpenAI's weights (studies/paper.yaml)"
         return Verdict(claim, NOT_TESTED, None, reason, ())
     if absent:
-        reason = f"needs {' and '.join(FILES.get(name, f'{name}.csv') for name in absent)}"
-        return Verdict(claim, NOT_TESTED, None, reason, ())
+        return Verdict(claim, NOT_TESTED, None, f"needs {' and '.join(absent)}", ())
     try:
         measured = QUANTITIES[test.quantity](evidence)
     except NotTestedError as error:
         return Verdict(claim, NOT_TESTED, None, str(error), ())
     holds = COMPARISONS[test.comparison](measured.value, test.threshold)
-    files = tuple(evidence.paths[name] for name in test.needs)
+    files = tuple(results.path(name) for name in test.needs)
     return Verdict(claim, SUPPORTED if holds else NOT_SUPPORTED, measured, None, files)

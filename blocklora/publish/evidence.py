@@ -2,28 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
 from blocklora.publish.published import is_paper_average, published_backbone
-from blocklora.publish.results import Results, load_results, read_table
-from blocklora.publish.tables.cost import EFFICIENCY_COLUMNS
-from blocklora.publish.tables.theory import (
-    BOUND_COLUMNS,
-    COMPRESSION_COLUMNS,
-    GAP_COLUMNS,
-    SPECTRA_COLUMNS,
-)
+from blocklora.publish.results import Results
 from blocklora.study.model import Study
-
-FILE_COLUMNS = {
-    "bounds": BOUND_COLUMNS,
-    "gaps": GAP_COLUMNS,
-    "spectra": SPECTRA_COLUMNS,
-    "compression": COMPRESSION_COLUMNS,
-    "efficiency": EFFICIENCY_COLUMNS,
-}
 
 
 class NotTestedError(Exception):
@@ -47,28 +31,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A study, its results (None without an aggregate) and the other files that were given."""
+    """The results of a study, as claims read them."""
 
-    study: Study
-    results: Results | None
-    frames: Mapping[str, pd.DataFrame]
-    paths: Mapping[str, Path]
+    results: Results
 
-    @classmethod
-    def gather(cls, study: Study, **paths: Path | None) -> "Evidence":
-        """Read the given files: `aggregate` and those of `FILE_COLUMNS`.
-
-        Raises:
-            UserError: a given file is missing or is not what it should be.
-        """
-        given = {name: path for name, path in paths.items() if path is not None}
-        results = load_results(study.path, given["aggregate"]) if "aggregate" in given else None
-        frames = {
-            name: read_table(given[name], columns)
-            for name, columns in FILE_COLUMNS.items()
-            if name in given
-        }
-        return cls(study, results, frames, given)
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self.results.study
 
     @property
     def is_paper(self) -> bool:
@@ -79,11 +49,12 @@ class Evidence:
         )
 
     def frame(self, name: str) -> pd.DataFrame:
-        """Return a file's rows.
+        """Return the rows of a measure of the theory step.
 
         Raises:
             NotTestedError: it has none.
         """
-        if self.frames[name].empty:
-            raise NotTestedError(f"{self.paths[name]} is empty")
-        return self.frames[name]
+        frame = self.results.theory(name)
+        if frame.empty:
+            raise NotTestedError(f"{self.results.path(name)} is empty")
+        return frame

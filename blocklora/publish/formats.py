@@ -29,6 +29,26 @@ def signed(value: float, digits: int = 2) -> str:
     return ("+" if value > 0 else MINUS) + text
 
 
+def share(value: float) -> str:
+    """Return a fraction as a percentage."""
+    return DASH if isnan(value) else f"{value:.1%}"
+
+
+def ratio(part: float, whole: float) -> str:
+    """Return "3 of 8"."""
+    return DASH if isnan(whole) else f"{part:.0f} of {whole:.0f}"
+
+
+def partition(blocks: int, name: str) -> str:
+    """Return the name of a partition; with one block there is none."""
+    return DASH if blocks == 1 else name
+
+
+def giga(value: float) -> str:
+    """Return a number in thousands of millions, with four digits."""
+    return number(value / 1e9, 4)
+
+
 def interval(low: float, high: float, digits: int = 2) -> str:
     """Return "[low, high]"."""
     if isnan(low) or isnan(high):

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from blocklora.data.registry import load_registry
 from blocklora.study.model import Study
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -25,9 +26,15 @@ def names() -> Mapping[str, Any]:
     return yaml.safe_load((REFERENCE / "names.yaml").read_text(encoding="utf-8"))
 
 
+@cache
+def dataset_labels() -> Mapping[str, str]:
+    """Return the display names of the registry, by the names of datasets."""
+    return {name: entry.display_name for name, entry in load_registry().items()}
+
+
 def dataset_label(dataset: str) -> str:
-    """Return what tables and figures print for a dataset."""
-    return names()["datasets"].get(dataset, dataset)
+    """Return what tables and figures print for a dataset: one of the user's has no other name."""
+    return dataset_labels().get(dataset, dataset)
 
 
 def method_label(method: str) -> str:
@@ -42,9 +49,17 @@ def published_backbone(study: Study, backbone: str) -> str | None:
 
 def is_paper_average(study: Study) -> bool:
     """Tell whether the study's average is over the 11 datasets of the published averages."""
-    return set(study.datasets) == set(names()["datasets"])
+    return set(study.datasets) == paper_datasets()
 
 
+def paper_datasets() -> set[str]:
+    """Return the datasets of the paper: those that its published average is over."""
+    table = load_published()
+    printed = table[table["method"] == names()["clip_lora"]["published_as"]]
+    return set(printed["dataset"]) - {AVERAGE}
+
+
+@cache
 def load_published() -> pd.DataFrame:
     """Return every published accuracy.
 

@@ -108,6 +108,8 @@ class Study:
         seeds: ascending.
         methods: by name; exactly one is of the kind zero_shot.
         recipe: the hyperparameters of training, which methods may replace by their own.
+        experiments: names of the experiments that are asked for, or None where a study has those
+            that apply to it (`blocklora/experiments/`).
         own_datasets: definitions of the user's datasets.
         miniature: settings of what is drawn, or None where nothing is.
         digest: SHA-256 of the whole document.
@@ -122,6 +124,7 @@ class Study:
     seeds: tuple[int, ...]
     methods: Mapping[str, Method]
     recipe: Recipe
+    experiments: tuple[str, ...] | None
     own_datasets: Mapping[str, OwnDataset]
     miniature: Mapping[str, Any] | None
     digest: str
@@ -204,6 +207,7 @@ def load_study(path: str | Path) -> Study:
             name: _method(entry, document["recipe"]) for name, entry in document["methods"].items()
         },
         recipe=from_values(Recipe, document["recipe"]),
+        experiments=tuple(document["experiments"]) if "experiments" in document else None,
         own_datasets={
             name: OwnDataset(Path(entry["images"]), Path(entry["csv"]) if "csv" in entry else None)
             for name, entry in own.items()

@@ -71,8 +71,18 @@ def _one_of(words: Iterable[str]) -> dict[str, Any]:
 
 def _described_parts() -> dict[str, Any]:
     """Return the parts of the schema of studies that follow from descriptions."""
+    from blocklora.experiments import EXPERIMENTS  # they build on studies
+
+    experiments = {"description": f"one of {', '.join(EXPERIMENTS)}", "enum": list(EXPERIMENTS)}
     recipe = properties(Recipe)
     return {
+        "experiments": {
+            "description": f"a list of different ones of {', '.join(EXPERIMENTS)}",
+            "type": "array",
+            "minItems": 1,
+            "uniqueItems": True,
+            "items": experiments,
+        },
         "backbone": {
             "description": f"a mapping with the key source, one of {', '.join(FAMILIES)}",
             **mapping_schema({"source": _one_of(FAMILIES)}),

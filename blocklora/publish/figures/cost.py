@@ -1,7 +1,5 @@
 """Figures of cost: per method from the runs, and over ranks and blocks from the formulas."""
 
-from pathlib import Path
-
 from blocklora.publish import formats
 from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.blocks import block_lines, blocks_axis
@@ -16,8 +14,7 @@ from blocklora.publish.figures.canvas import (
 )
 from blocklora.publish.published import dataset_label
 from blocklora.publish.results import Results, caption_of
-from blocklora.publish.tables.cost import cost_per_method, largest_task, read_efficiency
-from blocklora.study.model import Study
+from blocklora.publish.tables.cost import cost_per_method, largest_task
 
 RUN_PANELS = (
     ("parameters", "trainable parameters", formats.count),
@@ -61,7 +58,7 @@ def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
     return Drawing("cost", figure, caption, frame)
 
 
-def efficiency_figure(study: Study, path: Path, backbone: str | None = None) -> Drawing:
+def efficiency_figure(results: Results, backbone: str | None = None) -> Drawing:
     """Draw parameters, FLOPs and planned memory over blocks, a line per rank and partition.
 
     Of the backbone's datasets the one with the most classes is shown.
@@ -69,8 +66,9 @@ def efficiency_figure(study: Study, path: Path, backbone: str | None = None) -> 
     Raises:
         UserError: the file is missing or lacks a column, or no backbone could be chosen.
     """
+    study = results.study
     backbone = choose_backbone(study, backbone)
-    frame = largest_task(read_efficiency(path))
+    frame = largest_task(results.theory("efficiency"))
     frame = frame[frame["backbone"] == backbone]
     with style():
         figure, axes = new_figure(2.5, 1, len(EFFICIENCY_PANELS))

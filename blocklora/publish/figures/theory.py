@@ -1,7 +1,5 @@
 """Figures of bounds against gaps, and of the spectra of trained updates."""
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -17,28 +15,26 @@ from blocklora.publish.figures.canvas import (
     style,
 )
 from blocklora.publish.published import method_label
-from blocklora.publish.results import caption_of, read_table
-from blocklora.publish.tables.theory import BOUND_COLUMNS, GAP_COLUMNS, SPECTRA_COLUMNS
+from blocklora.publish.results import Results, caption_of
 from blocklora.study.model import Study
 
 
-def bounds_figure(
-    study: Study, bounds_path: Path, gaps_path: Path | None, backbone: str | None = None
-) -> Drawing:
+def bounds_figure(results: Results, backbone: str | None = None) -> Drawing:
     """Draw bound, measured gap and parameters per training image over shots, per method.
 
     Raises:
         UserError: a file is missing or lacks a column, or no backbone could be chosen.
     """
+    study = results.study
     backbone = choose_backbone(study, backbone)
-    bounds = read_table(bounds_path, BOUND_COLUMNS)
+    bounds = results.theory("bounds")
     bounds = bounds.assign(parameters_per_image=bounds["parameters"] / bounds["samples"])
     series = [
         _spread(bounds, "bound", "bound"),
         _spread(bounds, "parameters_per_image", "parameters per image"),
     ]
-    if gaps_path is not None:
-        series.append(_spread(read_table(gaps_path, GAP_COLUMNS), "gap", "measured gap"))
+    if results.has("gaps"):
+        series.append(_spread(results.theory("gaps"), "gap", "measured gap"))
     data = pd.concat(series, ignore_index=True)
     data = data[(data["backbone"] == backbone) & data["method"].isin(study.methods)]
     with style():
@@ -94,14 +90,15 @@ def _lines(axis: Axes, data: pd.DataFrame, quantity: str, study: Study) -> None:
     axis.set_xlabel("images per class")
 
 
-def spectra_figure(study: Study, path: Path, backbone: str | None = None) -> Drawing:
+def spectra_figure(results: Results, backbone: str | None = None) -> Drawing:
     """Draw effective rank and norm of the trained updates over layers, a column per tower.
 
     Raises:
         UserError: the file is missing or lacks a column, or no backbone could be chosen.
     """
+    study = results.study
     backbone = choose_backbone(study, backbone)
-    frame = read_table(path, SPECTRA_COLUMNS)
+    frame = results.theory("spectra")
     frame = frame[frame["backbone"] == backbone]
     keys = ["method", "tower", "layer"]
     data = frame.groupby(keys, sort=False).agg(

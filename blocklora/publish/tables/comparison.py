@@ -10,6 +10,7 @@ from blocklora.publish.accuracy import (
     paired_differences,
     published_cells,
 )
+from blocklora.publish.description import Description
 from blocklora.publish.published import (
     AVERAGE,
     dataset_label,
@@ -17,24 +18,34 @@ from blocklora.publish.published import (
     method_label,
     names,
 )
-from blocklora.publish.render import Cell, Section, Table, cells
+from blocklora.publish.render import Cell, Section, Table
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.statistics import Comparison, compare, correct, critical_t
 from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 ALL_SHOTS = "all"
-STATISTICS_COLUMNS = [
-    "shots",
-    "datasets",
-    "difference",
-    "95% bootstrap",
-    "95% t interval",
-    "effect size",
-    "Wilcoxon p",
-    "permutation p",
-    "Holm p",
-    "detectable",
-]
+STATISTICS = Description(
+    name="statistics",
+    caption="Block-LoRA against LoRA: difference of test accuracy in points, averaged over seeds "
+    "and paired by dataset. Computed from measured accuracies.",
+    columns=[
+        ("shots", "shots", str),
+        ("datasets", "datasets", formats.count),
+        ("difference", "difference", formats.signed),
+        ("95% bootstrap", "bootstrap_low bootstrap_high", formats.interval),
+        ("95% t interval", "t_low t_high", formats.interval),
+        ("effect size", "effect_size", formats.signed),
+        ("Wilcoxon p", "wilcoxon_p", formats.p_value),
+        ("permutation p", "permutation_p", formats.p_value),
+        ("Holm p", "holm_p", formats.p_value),
+        ("detectable", "detectable", formats.number),
+    ],
+    notes=[
+        "Effect size: Cohen's d_z, mean over standard deviation of the differences. Holm p: "
+        "permutation p corrected for the number of shot counts and pairs. Detectable: the mean "
+        "difference that a paired t-test on as many datasets finds at 5% with 80% probability."
+    ],
+)
 
 
 def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
@@ -60,42 +71,26 @@ def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
     for number, comparison in zip(single, corrected, strict=True):
         comparisons[number] = comparison
     flat = [row | _flat(c) for row, c in zip(rows, comparisons, strict=True)]
-    return pd.DataFrame(flat, columns=["backbone", "method", "baseline", "shots", *_FLAT])
-
-
-_FLAT = [
-    "datasets",
-    "difference",
-    "std",
-    "bootstrap_low",
-    "bootstrap_high",
-    "t_low",
-    "t_high",
-    "effect_size",
-    "wilcoxon_p",
-    "permutation_p",
-    "holm_p",
-    "detectable",
-]
+    keys = ["backbone", "method", "baseline", "shots"]
+    return pd.DataFrame(flat, columns=[*keys, *_flat(compare([]))])
 
 
 def _flat(comparison: Comparison) -> dict[str, float]:
     summary = comparison.summary
-    values = [
-        summary.count,
-        summary.mean,
-        summary.std,
-        comparison.bootstrap_low,
-        comparison.bootstrap_high,
-        summary.low,
-        summary.high,
-        comparison.effect_size,
-        comparison.wilcoxon_p,
-        comparison.permutation_p,
-        comparison.adjusted_p,
-        comparison.detectable,
-    ]
-    return dict(zip(_FLAT, values, strict=True))
+    return {
+        "datasets": summary.count,
+        "difference": summary.mean,
+        "std": summary.std,
+        "bootstrap_low": comparison.bootstrap_low,
+        "bootstrap_high": comparison.bootstrap_high,
+        "t_low": summary.low,
+        "t_high": summary.high,
+        "effect_size": comparison.effect_size,
+        "wilcoxon_p": comparison.wilcoxon_p,
+        "permutation_p": comparison.permutation_p,
+        "holm_p": comparison.adjusted_p,
+        "detectable": comparison.detectable,
+    }
 
 
 def statistics_table(results: Results) -> Table:
@@ -106,50 +101,24 @@ def statistics_table(results: Results) -> Table:
         frame = pd.concat([frame, compare_pairs(results, of_merged)], ignore_index=True)
     if len(results.study.shots) == 1:
         frame = frame[frame["shots"] != ALL_SHOTS]  # the same numbers again
-    sections = []
-    groups = frame.groupby(["backbone", "method", "baseline"], sort=False)
-    for (backbone, method, baseline), group in groups:
-        title = f"{backbone}: {method_label(method)} minus {method_label(baseline)}"
-        sections.append(Section(title, [_statistics_row(row) for _, row in group.iterrows()]))
     notes = [
-        "Effect size: Cohen's d_z, mean over standard deviation of the differences. Holm p: "
-        "permutation p corrected for the number of shot counts and pairs. Detectable: the mean "
-        "difference that a paired t-test on as many datasets finds at 5% with 80% probability.",
         results.missing_note(),
+        "A Block-LoRA is compared with LoRA of the same rank, and with LoRA of rank r/n and "
+        "alpha α√n, which it is once its arms are merged; each is a family of its own."
+        if of_merged
+        else None,
+        "The study has no Block-LoRA and LoRA that differ in their blocks only."
+        if frame.empty
+        else None,
     ]
-    if of_merged:
-        notes.append(
-            "A Block-LoRA is compared with LoRA of the same rank, and with LoRA of rank r/n and "
-            "alpha α√n, which it is once its arms are merged; each is a family of its own."
-        )
-    if not sections:
-        notes.append("The study has no Block-LoRA and LoRA that differ in their blocks only.")
-    return Table(
-        name="statistics",
-        caption=caption_of(
-            results.study,
-            "Block-LoRA against LoRA: difference of test accuracy in points, averaged over seeds "
-            "and paired by dataset. Computed from measured accuracies.",
+    return STATISTICS.table(
+        results.study,
+        frame,
+        by=("backbone", "method", "baseline"),
+        title=lambda backbone, method, baseline: (
+            f"{backbone}: {method_label(method)} minus {method_label(baseline)}"
         ),
-        columns=STATISTICS_COLUMNS,
-        sections=sections,
-        data=frame,
-        notes=[note for note in notes if note],
-    )
-
-
-def _statistics_row(row: pd.Series) -> list[Cell]:
-    return cells(
-        row["shots"],
-        formats.count(row["datasets"]),
-        formats.signed(row["difference"]),
-        formats.interval(row["bootstrap_low"], row["bootstrap_high"]),
-        formats.interval(row["t_low"], row["t_high"]),
-        formats.signed(row["effect_size"]),
-        formats.p_value(row["wilcoxon_p"]),
-        formats.p_value(row["permutation_p"]),
-        formats.p_value(row["holm_p"]),
-        formats.number(row["detectable"]),
+        notes=notes,
     )
 
 

@@ -1,0 +1,29 @@
+"""Kinds of experiments: which tests they ask for, and which tables and figures come of them.
+
+An experiment is a module of this folder and a line here. The module has
+
+- `name`, by which study files ask for it;
+- `by_itself(study)`, which tells whether a study that names no experiments has it;
+- `tests(study)`, the tests it asks for beyond those of every run on its own dataset;
+- `items`, the tables and figures it adds to the catalogue.
+"""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+from blocklora.experiments import ablation, few_shot
+from blocklora.study.model import Study, Test
+
+EXPERIMENTS: dict[str, ModuleType] = {module.name: module for module in (few_shot, ablation)}
+
+
+def chosen(study: Study) -> list[ModuleType]:
+    """Return the experiments that a study names, or those it has by itself if it names none."""
+    if study.experiments is None:
+        return [module for module in EXPERIMENTS.values() if module.by_itself(study)]
+    return [EXPERIMENTS[name] for name in study.experiments]
+
+
+def further_tests(study: Study) -> Iterator[Test]:
+    """Yield each test once that the study's experiments ask for beyond `Study.own_tests`."""
+    yield from dict.fromkeys(test for module in chosen(study) for test in module.tests(study))
