@@ -4,12 +4,12 @@ An item of an experiment is described where the experiment is (`blocklora/experi
 are described here. Nothing heavy is imported before an item is made.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
-from blocklora.publish.places import PREDICTIONS, evidence_file, predictions_file
+from blocklora.publish.places import PREDICTIONS, evidence_file, final_tests, predictions_file
 from blocklora.study.model import Study, Test
 
 CURVES = 7  # as many methods as readers can tell apart in a figure
@@ -24,13 +24,6 @@ def always(study: Study) -> bool:
 def few_methods(study: Study) -> bool:
     """Return whether a figure can have a curve of each method of the study."""
     return len(study.methods) <= CURVES
-
-
-def final_tests(study: Study) -> Iterator[Test]:
-    """Yield the test of each run of the largest shot count, and of each run without training."""
-    for run in study.runs():
-        if run.shots in (0, study.shots[-1]):
-            yield Test(run, run.dataset)
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class Item:
         """Return the files it is made from, below the folder of the study."""
         found = [evidence_file(name) for name in self.needs if name != PREDICTIONS]
         if PREDICTIONS in self.needs:
-            found += [predictions_file(test.file) for test in self.tests(study)]
+            found += [predictions_file(test) for test in self.tests(study)]
         return found
 
     def maker(self) -> Callable[..., Any]:

@@ -1,5 +1,9 @@
 """Where the files are that tables, figures and claims are made from, below the study's folder."""
 
+from collections.abc import Iterator
+
+from blocklora.study.model import Study, Test
+
 PREDICTIONS = "predictions"
 
 
@@ -8,6 +12,13 @@ def evidence_file(name: str) -> str:
     return "runs.csv" if name == "runs" else f"theory/{name}.csv"
 
 
-def predictions_file(file: str) -> str:
-    """Return the place of the predictions of a test, given its `Test.file`."""
-    return f"runs/{file}"
+def predictions_file(test: Test) -> str:
+    """Return the place of the predictions of a test."""
+    return f"runs/{test.file}"
+
+
+def final_tests(study: Study) -> Iterator[Test]:
+    """Yield the test of each run of the largest shot count, and of each run without training."""
+    for run in study.runs():
+        if run.shots in (0, study.shots[-1]):
+            yield Test(run, run.dataset)

@@ -77,7 +77,7 @@ class Results:
 
     def predictions_path(self, test: Test) -> Path:
         """Return the file of the predictions of a test."""
-        return self.folder / predictions_file(test.file)
+        return self.folder / predictions_file(test)
 
     def predictions(self, test: Test) -> Predictions:
         """Return the predictions of a test.

@@ -7,6 +7,8 @@ from shlex import quote
 from blocklora.errors import UserError
 from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
+from blocklora.publish.catalogue import CLAIMS_NEED, items
+from blocklora.publish.places import evidence_file
 from blocklora.runs.record import HISTORY, RECORD
 from blocklora.study import digests
 from blocklora.study.config import find_study, resolve_device, seed_groups
@@ -177,45 +179,20 @@ def run_files(run):
     return [f"<results>/runs/{name}" for name in names]
 
 
-# What tables, figures and claims are made from, by the option that names it.
-EVIDENCE = {
-    "aggregate": "<results>/runs.csv",
-    "bounds": "<results>/theory/bounds.csv",
-    "gaps": "<results>/theory/gaps.csv",
-    "spectra": "<results>/theory/spectra.csv",
-    "overlaps": "<results>/theory/overlaps.csv",
-    "compression": "<results>/theory/compression.csv",
-    "efficiency": "<results>/theory/efficiency.csv",
-}
-# The section of the report and the evidence of each table and figure but the few-shot tables.
-TABLES = {
-    "statistics": ("Accuracy", ["aggregate"]),
-    "cost": ("Cost", ["aggregate", "efficiency"]),
-    "efficiency": ("Cost", ["efficiency"]),
-    "bounds": ("Theory", ["bounds", "gaps"]),
-    "compression": ("Theory", ["compression"]),
-    "spectra": ("Theory", ["spectra"]),
-    "overlaps": ("Theory", ["overlaps"]),
-}
-FIGURES = {
-    "cost": ("Cost", ["aggregate"]),
-    "efficiency": ("Cost", ["efficiency"]),
-}
-if len(STUDY.methods) <= 7:  # as many curves as readers can tell apart
-    FIGURES["accuracy"] = ("Accuracy", ["aggregate"])
-    FIGURES["bounds"] = ("Theory", ["bounds", "gaps"])
-    FIGURES["spectra"] = ("Theory", ["spectra"])
+# The tables and figures of the study, as the catalogue describes them.
+TABLES = [item for item in items(STUDY) if item.kind == "table"]
+FIGURES = [item for item in items(STUDY) if item.kind == "figure"]
 TABLE_FORMS = ["csv", "md", "tex", "html"]
-if any(entry.family.published_as(name) for name, entry in STUDY.backbones.items()):
-    TABLES["calibration"] = ("Accuracy", ["aggregate"])
-if len(STUDY.adapter_methods) > 2:
-    TABLES["ablation"] = FIGURES["ablation"] = ("Accuracy", ["aggregate"])
+FIGURE_FORMS = ["pdf", "png", "csv"]
 
 
-def evidence(names):
-    return {name: EVIDENCE[name] for name in names}
+def publishing_code(module):
+    """Return the digest of what decides a table or figure: code, published numbers, names."""
+    data = ("publish/reference/*", "publish/*.mplstyle", "data/registry/*.yaml")
+    return code_digest(module, data=data)
 
 
-def as_options(wildcards, input):
-    """Return the evidence among the input as options of a command."""
-    return " ".join(f"--{name} {file}" for name, file in input.items())
+def caption(item):
+    """Return the file of an item's text in the report, if it has one beside its own caption."""
+    file = Path(workflow.basedir) / "workflow" / "report" / f"{item.entry}.rst"
+    return str(file) if file.exists() else None

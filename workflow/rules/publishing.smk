@@ -1,4 +1,24 @@
-# From the runs to tables, figures and verdicts.
+# From the runs to tables, figures and verdicts: a rule for each item of the catalogue.
+
+from blocklora.publish.catalogue import CLAIMS_NEED, items
+from blocklora.publish.places import evidence_file
+
+TABLES = [item for item in items(STUDY) if item.kind == "table"]
+FIGURES = [item for item in items(STUDY) if item.kind == "figure"]
+TABLE_FORMS = ["csv", "md", "tex", "html"]
+FIGURE_FORMS = ["pdf", "png", "csv"]
+
+
+def publishing_code(module):
+    """Return the digest of what decides a table or figure: code, published numbers, names."""
+    data = ("publish/reference/*", "publish/*.mplstyle", "data/registry/*.yaml")
+    return code_digest(module, data=data)
+
+
+def caption(item):
+    """Return the file of an item's text in the report, if it has one beside its own caption."""
+    file = Path(workflow.basedir) / "workflow" / "report" / f"{item.entry}.rst"
+    return str(file) if file.exists() else None
 
 
 rule aggregate:
@@ -23,7 +43,7 @@ rule aggregate:
         runtime="10m",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("blocklora.publish"),
+        code=code_digest("blocklora.runs.aggregate"),
         study=untracked(STUDY.path),
         runs=untracked(f"{RESULTS}/runs"),
     message:
@@ -33,59 +53,25 @@ rule aggregate:
         " > {log:q} 2>&1"
 
 
-rule fewshot_table:
-    input:
-        "<results>/runs.csv",
-    output:
-        multiext("<results>/tables/fewshot-{shots}shot", ".csv", ".md", ".tex"),
-        html=report(
-            "<results>/tables/fewshot-{shots}shot.html",
-            caption="../report/fewshot.rst",
-            category="Accuracy",
-            labels={"item": "table of {shots}-shot accuracy"},
-        ),
-    log:
-        "<logs>/fewshot_table/{shots}shot.log",
-    benchmark:
-        "<benchmarks>/fewshot_table/{shots}shot.tsv"
-    group:
-        "publish"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime="10m",
-    params:
-        study_digest=STUDY.digest,
-        code=code_digest("blocklora.publish"),
-        study=untracked(STUDY.path),
-    message:
-        "Writing the table of {wildcards.shots}-shot accuracy"
-    shell:
-        "blocklora table fewshot --study {params.study:q} --aggregate {input:q}"
-        " --shots {wildcards.shots} --published --output {output:q} > {log:q} 2>&1"
-
-
-for name, (category, names) in TABLES.items():
+for item in TABLES:
 
     rule:
         name:
-            f"table_{name}"
+            item.rule
         input:
-            **evidence(names),
+            [f"<results>/{file}" for file in item.files(STUDY)],
         output:
-            multiext(f"<results>/tables/{name}", ".csv", ".md", ".tex"),
+            multiext(f"<results>/tables/{item.name}", ".csv", ".md", ".tex"),
             html=report(
-                f"<results>/tables/{name}.html",
-                caption=f"../report/{name}.rst",
-                category=category,
-                labels={"item": f"table of {name}"},
+                f"<results>/tables/{item.name}.html",
+                caption=caption(item),
+                category=item.section,
+                labels={"item": f"table of {item.name}"},
             ),
         log:
-            f"<logs>/table/{name}.log",
+            f"<logs>/table/{item.name}.log",
         benchmark:
-            f"<benchmarks>/table/{name}.tsv"
+            f"<benchmarks>/table/{item.name}.tsv"
         group:
             "publish"
         conda:
@@ -95,38 +81,38 @@ for name, (category, names) in TABLES.items():
             mem_mb=2000,
             runtime="10m",
         params:
-            name=name,
+            item=item.arguments,
             study_digest=STUDY.digest,
-            code=code_digest("blocklora.publish"),
+            code=publishing_code(item.module),
             study=untracked(STUDY.path),
-            inputs=as_options,
+            results=untracked(RESULTS),
         message:
-            "Writing the table {params.name}"
+            "Writing the table {params.item}"
         shell:
-            "blocklora table {params.name} --study {params.study:q} {params.inputs}"
+            "blocklora table {params.item} --study {params.study:q} --results {params.results:q}"
             " --output {output:q} > {log:q} 2>&1"
 
 
-for name, (category, names) in FIGURES.items():
+for item in FIGURES:
 
     rule:
         name:
-            f"figure_{name}"
+            item.rule
         input:
-            **evidence(names),
+            [f"<results>/{file}" for file in item.files(STUDY)],
         output:
-            pdf=f"<results>/figures/{{backbone}}/{name}.pdf",
-            csv=f"<results>/figures/{{backbone}}/{name}.csv",
+            pdf=f"<results>/figures/{{backbone}}/{item.name}.pdf",
+            csv=f"<results>/figures/{{backbone}}/{item.name}.csv",
             png=report(
-                f"<results>/figures/{{backbone}}/{name}.png",
-                caption=f"../report/{name}.rst",
-                category=category,
-                labels={"item": f"figure of {name}, {{backbone}}"},
+                f"<results>/figures/{{backbone}}/{item.name}.png",
+                caption=caption(item),
+                category=item.section,
+                labels={"item": f"figure of {item.name}, {{backbone}}"},
             ),
         log:
-            f"<logs>/figure/{{backbone}}/{name}.log",
+            f"<logs>/figure/{{backbone}}/{item.name}.log",
         benchmark:
-            f"<benchmarks>/figure/{{backbone}}/{name}.tsv"
+            f"<benchmarks>/figure/{{backbone}}/{item.name}.tsv"
         group:
             "publish"
         conda:
@@ -136,21 +122,21 @@ for name, (category, names) in FIGURES.items():
             mem_mb=2000,
             runtime="10m",
         params:
-            name=name,
+            item=item.arguments,
             study_digest=STUDY.digest,
-            code=code_digest("blocklora.publish"),
+            code=publishing_code(item.module),
             study=untracked(STUDY.path),
-            inputs=as_options,
+            results=untracked(RESULTS),
         message:
-            "Drawing the figure {params.name} of {wildcards.backbone}"
+            "Drawing the figure {params.item} of {wildcards.backbone}"
         shell:
-            "blocklora figure {params.name} --study {params.study:q} {params.inputs}"
-            " --backbone {wildcards.backbone} --published --output {output:q} > {log:q} 2>&1"
+            "blocklora figure {params.item} --study {params.study:q} --results {params.results:q}"
+            " --backbone {wildcards.backbone} --output {output:q} > {log:q} 2>&1"
 
 
 rule claims:
     input:
-        **evidence([name for name in EVIDENCE if name != "overlaps"]),
+        [f"<results>/{evidence_file(name)}" for name in CLAIMS_NEED],
     output:
         json="<results>/claims.json",
         csv="<results>/claims.csv",
@@ -174,11 +160,11 @@ rule claims:
         runtime="10m",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("blocklora.publish"),
+        code=publishing_code("blocklora.publish.verdicts"),
         study=untracked(STUDY.path),
-        inputs=as_options,
+        results=untracked(RESULTS),
     message:
         "Judging the claims"
     shell:
-        "blocklora claims --study {params.study:q} {params.inputs} --output {output:q}"
-        " > {log:q} 2>&1"
+        "blocklora claims --study {params.study:q} --results {params.results:q}"
+        " --output {output:q} > {log:q} 2>&1"

@@ -26,8 +26,11 @@ rule runs:
 
 rule tables:
     input:
-        expand("<results>/tables/fewshot-{shots}shot.{form}", shots=STUDY.shots, form=TABLE_FORMS),
-        expand("<results>/tables/{name}.{form}", name=TABLES, form=TABLE_FORMS),
+        expand(
+            "<results>/tables/{name}.{form}",
+            name=[item.name for item in TABLES],
+            form=TABLE_FORMS,
+        ),
 
 
 rule figures:
@@ -35,8 +38,8 @@ rule figures:
         expand(
             "<results>/figures/{backbone}/{name}.{form}",
             backbone=STUDY.backbones,
-            name=FIGURES,
-            form=["pdf", "png", "csv"],
+            name=[item.name for item in FIGURES],
+            form=FIGURE_FORMS,
         ),
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -46,10 +47,19 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure of the text width and its axes in reading order; `height` is in inches."""
+def new_figure(
+    height: float, rows: int = 1, columns: int = 1, **grid: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of the text width and its axes in reading order.
+
+    Args:
+        height: in inches.
+        rows: of panels.
+        columns: of panels.
+        grid: further arguments of `Figure.subplots`.
+    """
     figure = Figure(figsize=(WIDTH, height))
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
 
 
 def looks(position: int) -> dict[str, object]:

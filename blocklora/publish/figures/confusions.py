@@ -1,0 +1,156 @@
+"""Which classes are taken for which others: confusion matrices, or the most frequent confusions."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from blocklora.errors import UserError
+from blocklora.publish import formats
+from blocklora.publish.catalogue import MATRICES
+from blocklora.publish.figures.accuracy import choose_backbone
+from blocklora.publish.figures.canvas import Drawing, mark_miniature, new_figure, style
+from blocklora.publish.published import dataset_label, method_label
+from blocklora.publish.results import Results, caption_of
+from blocklora.publish.tables.classes import final_predictions, untested
+
+FEW_CLASSES = 20  # as many as a matrix of this size can show
+LISTED = 5
+KEYS = ["dataset", "method"]
+
+
+def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
+    """Return how many images of each class were taken for which class, over all seeds.
+
+    Columns: backbone, dataset, method, label, class, predicted_label, predicted, images, share (of
+    the images of the class). Pairs that do not occur are left out.
+    """
+    counts: dict[tuple[str, str], np.ndarray] = {}
+    names: dict[str, list[str]] = {}
+    for test, predictions, classes in final_predictions(results):
+        if test.run.backbone == backbone:
+            size, key = len(classes), (test.dataset, test.run.method)
+            pairs = predictions.label.astype(np.int64) * size + predictions.predicted
+            counts[key] = counts.get(key, 0) + np.bincount(pairs, minlength=size**2)
+            names[test.dataset] = classes
+    frames = []
+    for (dataset, method), flat in counts.items():
+        matrix = flat.reshape(len(names[dataset]), -1)
+        true, predicted = np.nonzero(matrix)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "backbone": backbone,
+                    "dataset": dataset,
+                    "method": method,
+                    "label": true,
+                    "class": np.array(names[dataset], object)[true],
+                    "predicted_label": predicted,
+                    "predicted": np.array(names[dataset], object)[predicted],
+                    "images": matrix[true, predicted],
+                    "share": (matrix / matrix.sum(1, keepdims=True).clip(1))[true, predicted],
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
+    """Draw a row of panels per dataset, a panel per method, with the largest number of shots.
+
+    A dataset of few classes has confusion matrices, one of many its most frequent confusions.
+
+    Raises:
+        UserError: the study has more methods than fit side by side; no backbone could be chosen;
+            or there are no predictions.
+    """
+    study = results.study
+    backbone = choose_backbone(study, backbone)
+    methods = list(study.methods)
+    if len(methods) > MATRICES:
+        raise UserError(
+            f"{study.path}: has {len(methods)} methods, {MATRICES} fit side by side in the figure "
+            "of confusions; the table per-class shows any number"
+        )
+    frame = confusion_frame(results, backbone)
+    classes = (frame.groupby("dataset")["label"].max() + 1).to_dict()
+    datasets = [name for name in study.datasets if name in classes]
+    heights = [1.45 if classes[name] <= FEW_CLASSES else 0.75 for name in datasets]
+    image = None
+    with style():
+        figure, axes = new_figure(
+            0.6 + sum(heights), len(datasets), len(methods), height_ratios=heights
+        )
+        for number, axis in enumerate(axes):
+            dataset, method = datasets[number // len(methods)], methods[number % len(methods)]
+            cells = frame[(frame["dataset"] == dataset) & (frame["method"] == method)]
+            first = number % len(methods) == 0
+            if classes[dataset] <= FEW_CLASSES:
+                image = _matrix(axis, cells, classes[dataset], first)
+            else:
+                _list(axis, cells)
+            if number < len(methods):
+                axis.set_title(method_label(method))
+            if first:
+                label = dataset_label(dataset).replace(" ", "\n", 1)
+                axis.set_ylabel(label, fontweight="bold", fontsize=6.5)
+        figure.align_ylabels(axes[:: len(methods)])
+        if image is not None:
+            bar = figure.colorbar(
+                image, ax=axes, location="bottom", shrink=0.35, aspect=30, pad=0.02
+            )
+            bar.set_label("share of the images of a class")
+            bar.outline.set_linewidth(0.4)
+        mark_miniature(figure, study)
+    return Drawing("confusions", figure, _caption(results), frame)
+
+
+def _matrix(axis: Axes, cells: pd.DataFrame, size: int, named: bool) -> AxesImage:
+    """Draw a row per class and a column per class it was taken for."""
+    shares = np.zeros((size, size))
+    shares[cells["label"], cells["predicted_label"]] = cells["share"]
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.grid(visible=False)
+    axis.set_xticks([])
+    axis.spines[:].set_visible(True)
+    axis.spines[:].set_color("#999999")
+    axis.spines[:].set_linewidth(0.4)
+    if named:
+        names = dict(zip(cells["label"], cells["class"], strict=True))
+        axis.set_yticks(range(size), [_short(names.get(label, "")) for label in range(size)])
+    else:
+        axis.set_yticks([])
+    axis.tick_params(length=0, labelsize=min(6.0, 72 / size), pad=1.5)
+    return image
+
+
+def _list(axis: Axes, cells: pd.DataFrame) -> None:
+    """Draw the most frequent confusions as bars that carry their text."""
+    wrong = cells[cells["label"] != cells["predicted_label"]]
+    listed = wrong.sort_values("share", ascending=False, kind="stable")[:LISTED]
+    axis.barh(range(len(listed)), listed["share"], height=0.86, color="#c6dbef")
+    pairs = zip(listed["class"], listed["predicted"], listed["share"], strict=True)
+    for position, (true, predicted, share) in enumerate(pairs):
+        text = f"{_short(true)} → {_short(predicted)}"
+        axis.text(0.01, position, text, va="center", fontsize=4.8)
+        axis.text(0.99, position, f"{share:.0%}", va="center", ha="right", fontsize=4.8)
+    axis.set(xlim=(0, 1), ylim=(LISTED - 0.4, -0.6), xticks=[], yticks=[])
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+
+
+def _short(name: str, length: int = 16) -> str:
+    text = name.replace("_", " ")
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
+
+
+def _caption(results: Results) -> str:
+    missing = untested(results)
+    return caption_of(
+        results.study,
+        f"What is taken for what, with {formats.shots(results.study.shots[-1])} per class, over "
+        "the test images of all seeds. Matrices: a row per class, a column per class that it is "
+        "taken for, in the same order; the diagonal is right. Datasets of more than "
+        f"{FEW_CLASSES} classes: the {LISTED} most frequent confusions, as shares of the images of "
+        f"the class on the left. Measured.{f' {len(missing)} runs are missing.' * bool(missing)}",
+    )
