@@ -1,19 +1,18 @@
 """Study files and run records made up for the tests of publishing."""
 
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
-from blocklora.files import write_json
+from blocklora.publish.places import final_tests
 from blocklora.publish.results import Results, load_results
-from blocklora.runs.aggregate import aggregate
+from blocklora.runs.aggregate import COLUMNS
 from blocklora.runs.predictions import Predictions, write_predictions
-from blocklora.runs.record import RECORD, method_values
-from blocklora.study.digests import fit_digest
-from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, Study, Test, load_study
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +34,6 @@ METHODS = {
     "block_lora": CLIP_LORA | {"blocks": 2},
 }
 TEST_IMAGES = 1000
-CLASSES = 10
 # Of ViT-B/16, by rank and blocks, from r (d_in / n + d_out) over 36 matrices of width 768 and 36
 # of width 512.
 PARAMETERS = {
@@ -64,29 +62,39 @@ def write_study(path: Path, **changes: Any) -> Path:
     return path
 
 
-def record(study: Study, run: Run) -> dict[str, Any]:
-    """Return the record of a fit."""
+def record(study: Study, run: Run, accuracy: float) -> dict[str, Any]:
+    """Return the record of a run with an accuracy, rounded to whole images."""
     adapter = study.methods[run.method].adapter
-    parameters = PARAMETERS[adapter.rank, adapter.blocks]
+    correct = round(accuracy * TEST_IMAGES)
+    trained = adapter is not None
+    parameters = PARAMETERS[adapter.rank, adapter.blocks] if trained else 0
     return {
-        "schema": 2,
+        "schema": 1,
         "run": {"study": study.name, **vars(run)},
-        "method": method_values(study.methods[run.method]),
-        "recipe": {},
-        "images": {"train_images": CLASSES * run.shots, "classes": CLASSES},
+        "result": {
+            "test_accuracy": correct / TEST_IMAGES,
+            "test_correct": correct,
+            "test_images": TEST_IMAGES,
+            "train_accuracy": 0.95 if trained else None,
+            "train_images": 10 * run.shots,
+            "classes": 10,
+        },
+        "adapter": adapter and adapter.to_json(),
         "cost": {
             "trainable_parameters": parameters,
-            "adapted_matrices": 72,
+            "adapted_matrices": 72 if trained else 0,
             "adapter_bytes": 4 * parameters,
             "iterations": 500 * run.shots,
-            "training_seconds": 10.0 * run.shots - 1,
-            "step_seconds": 0.016,
+            "wall_seconds": 10.0 * run.shots,
+            "training_seconds": 8.0 * run.shots,
+            "evaluation_seconds": 1.0,
+            "step_seconds": 0.016 if trained else None,
             "peak_memory_bytes": 2_000_000_000 + 1000 * parameters,
-            "energy_joules": 1800.0 * run.shots,
+            "energy_joules": 1800.0 * run.shots if trained else 500.0,
         },
         "provenance": {
             "study_digest": study.digest,
-            "fit_digest": fit_digest(study, run, "fp32", "fast"),
+            "run_digest": "d" * 64,
             "code_digest": "c" * 64,
             "backbone_sha256": "b" * 64,
             "shots_sha256": "s" * 64,
@@ -100,45 +108,38 @@ def record(study: Study, run: Run) -> dict[str, Any]:
     }
 
 
-def predictions(study: Study, test: Test, accuracy: float) -> Predictions:
-    """Return predictions with an accuracy, rounded to whole images; errors go to the next class."""
-    count = TEST_IMAGES if test.part == "test" else CLASSES * test.run.shots
-    label = np.arange(count) % CLASSES
-    wrong = np.arange(count) >= round(accuracy * count)
-    facts = {
-        "run": vars(test.run),
-        "dataset": test.dataset,
-        "part": test.part,
-        "classnames": [f"class {number}" for number in range(CLASSES)],
-        "test_digest": digest_of_test(study, test, "fp32", "fast"),
-        "backbone_sha256": "b" * 64,
-        "seconds": 0.5,
-        "peak_memory_bytes": 2_000_000_000,
-        "energy_joules": 500.0,
-        "device": "cpu",
-        "device_name": "a test",
-        "precision": "fp32",
-        "engine": "fast",
-    }
-    return Predictions(label, (label + wrong) % CLASSES, np.full(count, 0.9), facts)
-
-
 def write_records(
     study: Study,
     folder: Path,
     accuracy: Callable[[Run], float],
     missing: Collection[Run] = (),
 ) -> Path:
-    """Write record and predictions of every run of a study but the missing ones."""
+    """Write `metrics.json` of every run of a study but the missing ones; return the folder."""
     for run in study.runs():
-        if run in missing:
-            continue
-        if run.method in study.fitted_methods:
-            write_json(folder / run.folder / RECORD, record(study, run))
-        for test in study.own_tests(run):
-            share = accuracy(run) if test.part == "test" else 0.95
-            write_predictions(folder / test.file, predictions(study, test, share))
+        if run not in missing:
+            path = folder / run.folder / "metrics.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record(study, run, accuracy(run))), encoding="utf-8")
     return folder
+
+
+def write_runs(
+    study: Study, folder: Path, accuracy: Callable[[Run], float], missing: Collection[Run] = ()
+) -> Path:
+    """Write `runs.csv` with every run of a study but the missing ones; return the file."""
+    rows = []
+    for run in study.runs():
+        if run not in missing:
+            adapter = study.methods[run.method].adapter
+            settings = vars(adapter) if adapter else {}
+            made = record(study, run, accuracy(run))
+            parts = ("run", "result", "cost", "provenance")
+            rows.append(
+                settings | {key: value for part in parts for key, value in made[part].items()}
+            )
+    path = folder / "runs.csv"
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False)
+    return path
 
 
 def made_results(
@@ -150,10 +151,27 @@ def made_results(
 ) -> Results:
     """Return the results of a made-up study (or of the study file given), read from files."""
     study_path = study_path or write_study(folder / "made.yaml", **changes)
-    runs = write_records(load_study(study_path), folder / "runs", accuracy, missing)
-    output = folder / "runs.csv"
-    aggregate(study_path, runs, output, partial=True)
-    return load_results(study_path, output)
+    write_runs(load_study(study_path), folder, accuracy, missing)
+    return load_results(study_path, folder)
+
+
+def write_predicted(
+    results: Results,
+    predicted: Callable[[Test, np.ndarray], Any],
+    label: Sequence[int],
+    names: Sequence[str],
+    missing: Collection[Run] = (),
+) -> None:
+    """Write what `predicted` says of images of these labels, for each test that tables read."""
+    for test in final_tests(results.study):
+        if test.run not in missing:
+            path = results.predictions_path(test)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            labels = np.asarray(label, np.int32)
+            taken = np.asarray(predicted(test, labels), np.int32)
+            facts = {"classnames": list(names)}
+            probability = np.ones(len(labels), np.float32)
+            write_predictions(path, Predictions(labels, taken, probability, facts))
 
 
 BACKBONE = "ViT-B-16-quickgelu"
@@ -211,9 +229,10 @@ flops_per_step_formula,flops_per_step_counted,planned_memory_bytes
 }
 
 
-def write_theory(folder: Path) -> dict[str, Path]:
-    """Write small files of the theory step; return their paths by the name of their option."""
-    paths = {name: folder / f"{name}.csv" for name in THEORY}
+def write_theory(folder: Path) -> Path:
+    """Write small files of the theory step into a folder of results; return that folder."""
+    (folder / "theory").mkdir(exist_ok=True)
     for name, text in THEORY.items():
-        paths[name].write_text(text.replace("{b}", BACKBONE), encoding="utf-8")
-    return paths
+        path = folder / "theory" / f"{name}.csv"
+        path.write_text(text.replace("{b}", BACKBONE), encoding="utf-8")
+    return folder

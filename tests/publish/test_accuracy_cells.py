@@ -66,11 +66,11 @@ def test_an_average_is_over_the_seeds_that_have_every_dataset(tmp_path):
 
 def test_a_run_without_an_accuracy_counts_as_missing(tmp_path):
     results = made_results(tmp_path, accuracy)
-    frame = pd.read_csv(results.path)
+    frame = pd.read_csv(results.path("runs"))
     chosen = (frame["method"] == "block_lora") & (frame["shots"] == 4) & (frame["seed"] == 3)
     frame.loc[chosen, "test_accuracy"] = float("nan")
-    frame.to_csv(results.path, index=False)
-    again = load_results(results.study.path, results.path)
+    frame.to_csv(results.path("runs"), index=False)
+    again = load_results(results.study.path, results.folder)
     assert {run.folder for run in again.missing} == {
         f"{BACKBONE}/{dataset}/block_lora/4shot/seed3" for dataset in KNOWN
     }
@@ -80,17 +80,17 @@ def test_a_run_without_an_accuracy_counts_as_missing(tmp_path):
 def test_runs_that_the_study_no_longer_names_are_left_out(tmp_path):
     results = made_results(tmp_path, accuracy)
     write_study(results.study.path, seeds=[1, 2])
-    again = load_results(results.study.path, results.path)
+    again = load_results(results.study.path, results.folder)
     assert set(again.runs["seed"]) == {0, 1, 2}
     assert again.missing == ()
 
 
 def test_an_aggregate_with_a_run_twice_is_refused(tmp_path):
     results = made_results(tmp_path, accuracy)
-    with results.path.open("a") as stream:
-        stream.write(results.path.read_text().splitlines()[-1] + "\n")
+    with results.path("runs").open("a") as stream:
+        stream.write(results.path("runs").read_text().splitlines()[-1] + "\n")
     with pytest.raises(UserError, match="is listed twice"):
-        load_results(results.study.path, results.path)
+        _ = load_results(results.study.path, results.folder).runs
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00"])
@@ -98,21 +98,27 @@ def test_what_is_no_aggregate_is_refused(tmp_path, text):
     path = tmp_path / "runs.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=r"runs\.csv"):
-        load_results(write_study(tmp_path / "made.yaml"), path)
+        _ = load_results(write_study(tmp_path / "made.yaml"), tmp_path).runs
 
 
 def test_words_for_accuracies_are_refused(tmp_path):
     results = made_results(tmp_path, accuracy)
-    frame = pd.read_csv(results.path).astype({"test_accuracy": object})
+    frame = pd.read_csv(results.path("runs")).astype({"test_accuracy": object})
     frame.loc[3, "test_accuracy"] = "high"
-    frame.to_csv(results.path, index=False)
+    frame.to_csv(results.path("runs"), index=False)
     with pytest.raises(UserError, match="holds words"):
-        load_results(results.study.path, results.path)
+        _ = load_results(results.study.path, results.folder).runs
 
 
 def test_a_folder_is_no_aggregate(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        load_results(write_study(tmp_path / "made.yaml"), tmp_path)
+    (tmp_path / "runs.csv").mkdir()
+    with pytest.raises(UserError, match=r"runs\.csv: cannot be read"):
+        _ = load_results(write_study(tmp_path / "made.yaml"), tmp_path).runs
+
+
+def test_results_need_their_folder(tmp_path):
+    with pytest.raises(UserError, match="none: no such folder of results"):
+        load_results(write_study(tmp_path / "made.yaml"), tmp_path / "none")
 
 
 def test_differences_are_paired_by_dataset_shots_and_seed(tmp_path):

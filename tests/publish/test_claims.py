@@ -1,12 +1,14 @@
 import csv
 import json
-from dataclasses import replace
+import shutil
 
 import pandas as pd
 import pytest
 
 from blocklora.cli import main
 from blocklora.errors import UserError
+from blocklora.publish import published as published_numbers
+from blocklora.publish.catalogue import CLAIMS_NEED
 from blocklora.publish.claims import (
     COMPARISONS,
     NOT_SUPPORTED,
@@ -15,9 +17,10 @@ from blocklora.publish.claims import (
     judge,
     load_claims,
 )
-from blocklora.publish.evidence import FILE_COLUMNS, Evidence
+from blocklora.publish.evidence import Evidence
 from blocklora.publish.published import load_published
 from blocklora.publish.quantities.registry import QUANTITIES
+from blocklora.publish.results import Results, load_results
 from blocklora.publish.verdicts import write_verdicts
 from blocklora.study.model import Run, load_study
 from tests.publish.samples import (
@@ -56,18 +59,26 @@ def paper(tmp_path_factory, published):
 
 @pytest.fixture
 def theory(tmp_path):
-    return write_theory(tmp_path)
+    """Results of the paper's study that has the files of the theory step and no runs."""
+    return load_results(PAPER, write_theory(tmp_path))
 
 
-def changed(results, change):
+def changed(results, **values):
+    """Return the results with other runs, or other missing ones, than those in their files."""
+    copy = Results(results.study, results.folder)
+    vars(copy).update(values)
+    return copy
+
+
+def with_accuracies(results, change):
     """Return evidence of the results after a change of the runs' accuracies."""
-    runs = results.runs.copy()
-    runs["test_accuracy"] = change(runs)
-    return Evidence(results.study, replace(results, runs=runs), {}, {"aggregate": results.path})
+    runs = results.runs.assign(test_accuracy=change(results.runs))
+    return Evidence(changed(results, runs=runs))
 
 
-def verdicts(evidence):
-    return {verdict.claim.id: verdict for verdict in judge(CLAIMS.values(), evidence)}
+def verdicts(results):
+    found = judge(CLAIMS.values(), Evidence(results))
+    return {verdict.claim.id: verdict for verdict in found}
 
 
 def test_every_claim_has_a_test_that_exists_or_a_reason():
@@ -78,7 +89,7 @@ def test_every_claim_has_a_test_that_exists_or_a_reason():
         if claim.test:
             assert claim.test.quantity in QUANTITIES
             assert claim.test.comparison in COMPARISONS
-            assert set(claim.test.needs) <= {"aggregate", *FILE_COLUMNS}
+            assert set(claim.test.needs) <= set(CLAIMS_NEED)
             assert claim.test.study in ("any", "paper")
 
 
@@ -87,14 +98,19 @@ def test_every_quantity_decides_a_claim():
     assert used == set(QUANTITIES)
 
 
-def test_nothing_is_tested_without_files():
-    found = verdicts(Evidence.gather(load_study(PAPER)))
+def test_the_rule_of_claims_has_what_they_need():
+    needs = {name for claim in CLAIMS.values() if claim.test for name in claim.test.needs}
+    assert needs == set(CLAIMS_NEED)
+
+
+def test_nothing_is_tested_without_files(tmp_path):
+    found = verdicts(load_results(PAPER, tmp_path))
     assert {verdict.verdict for verdict in found.values()} == {NOT_TESTED}
     assert found["BL-06"].reason == "needs bounds.csv"
 
 
 def test_theory_files_decide_what_they_can(theory):
-    found = verdicts(Evidence.gather(load_study(PAPER), **theory))
+    found = verdicts(theory)
     measured = {
         name: (verdict.verdict, round(verdict.measured.value, 6))
         for name, verdict in found.items()
@@ -116,7 +132,8 @@ def test_theory_files_decide_what_they_can(theory):
 
 
 def test_memory_on_imagenet_is_planned_where_no_gpu_measured_it(paper, theory):
-    found = verdicts(Evidence.gather(paper.study, aggregate=paper.path, **theory))
+    shutil.copy(paper.path("runs"), theory.folder)
+    found = verdicts(theory)
     assert {name: (found[name].verdict, found[name].measured.text) for name in MEMORY} == {
         "BL-05": (SUPPORTED, f"6.00 GB planned (r = 8, n = 8, {BACKBONE})"),
         "BL-10": (NOT_SUPPORTED, f"6.10 GB planned (r = 8, n = 1, {BACKBONE})"),
@@ -129,7 +146,7 @@ def test_memory_on_imagenet_is_what_a_gpu_measured(paper, theory, tmp_path):
     is_lora = (runs["blocks"] == 1) & (runs["dataset"] == "imagenet") & (runs["seed"] == 2)
     runs.loc[is_lora, "peak_memory_bytes"] = 25e9
     runs.to_csv(tmp_path / "runs.csv", index=False)
-    found = verdicts(Evidence.gather(paper.study, aggregate=tmp_path / "runs.csv", **theory))
+    found = verdicts(theory)
     assert {name: (found[name].verdict, found[name].measured.text) for name in MEMORY} == {
         "BL-05": (SUPPORTED, f"2.14 GB measured (r = 2, n = 2, {BACKBONE})"),
         "BL-10": (SUPPORTED, f"25.00 GB measured (r = 2, n = 1, {BACKBONE})"),
@@ -138,7 +155,7 @@ def test_memory_on_imagenet_is_what_a_gpu_measured(paper, theory, tmp_path):
 
 
 def test_accuracies_decide_what_they_can(paper):
-    found = verdicts(Evidence(paper.study, paper, {}, {"aggregate": paper.path}))
+    found = verdicts(paper)
     decided = {name: v.verdict for name, v in found.items() if v.measured}
     assert decided == {
         "BL-01": SUPPORTED,
@@ -169,12 +186,12 @@ def test_accuracies_decide_what_they_can(paper):
     ],
 )
 def test_other_accuracies_turn_the_verdict(paper, claim, change):
-    (verdict,) = judge([CLAIMS[claim]], changed(paper, change))
+    (verdict,) = judge([CLAIMS[claim]], with_accuracies(paper, change))
     assert verdict.verdict == NOT_SUPPORTED
 
 
 def test_higher_accuracies_support_the_claim_about_prompt_learners(paper):
-    evidence = changed(paper, lambda runs: runs["test_accuracy"] + 0.02)
+    evidence = with_accuracies(paper, lambda runs: runs["test_accuracy"] + 0.02)
     (verdict,) = judge([CLAIMS["BL-11"]], evidence)
     assert verdict.verdict == SUPPORTED
 
@@ -187,7 +204,7 @@ def test_block_lora_is_held_against_the_lora_it_merges_into(tmp_path, gap, verdi
         return 0.5 + gap * (run.method == "merged") * (1 + 0.25 * (run.dataset == "dtd"))
 
     results = made_results(tmp_path, accuracy, methods=methods)
-    (found,) = judge([CLAIMS["R-06"]], Evidence(results.study, results, {}, {"aggregate": ""}))
+    (found,) = judge([CLAIMS["R-06"]], Evidence(results))
     assert found.verdict == verdict
     assert found.measured.numbers == pytest.approx(
         {f"block_lora on {BACKBONE}": -100 * gap * 1.125}, abs=0.06
@@ -196,14 +213,13 @@ def test_block_lora_is_held_against_the_lora_it_merges_into(tmp_path, gap, verdi
 
 def test_an_advantage_is_not_claimed_from_an_incomplete_study(paper):
     missing = (Run(BACKBONE, "dtd", "block_lora", 4, 1),)
-    evidence = Evidence(paper.study, replace(paper, missing=missing), {}, {"aggregate": paper.path})
-    verdict = verdicts(evidence)["BL-12"]
+    verdict = verdicts(changed(paper, missing=missing))["BL-12"]
     assert (verdict.verdict, verdict.reason) == (NOT_TESTED, "needs every run; 1 are missing")
 
 
 def test_accuracy_claims_are_not_tested_on_other_datasets(tmp_path):
     results = made_results(tmp_path, lambda run: 0.9)
-    found = verdicts(Evidence(results.study, results, {}, {"aggregate": results.path}))
+    found = verdicts(results)
     for name in ("BL-07", "BL-11", "BL-12", "CL-01", "CL-05", "CL-07", "CL-10"):
         assert found[name].verdict == NOT_TESTED
         assert "studies/paper.yaml" in found[name].reason
@@ -211,36 +227,34 @@ def test_accuracy_claims_are_not_tested_on_other_datasets(tmp_path):
 
 
 def test_arms_that_differ_and_ranks_beyond_the_limit_are_found(theory):
-    text = theory["spectra"].read_text()
-    theory["spectra"].write_text(
+    text = theory.path("spectra").read_text()
+    theory.path("spectra").write_text(
         text.replace("vision,1,q,1.0,0.3,0.3,2e-05", "vision,1,q,1.5,0.3,0.3,0.1")
     )
-    found = verdicts(Evidence.gather(load_study(PAPER), spectra=theory["spectra"]))
+    found = verdicts(theory)
     assert (found["R-01"].verdict, found["R-01"].measured.value) == (NOT_SUPPORTED, 0.1)
     assert (found["R-02"].verdict, found["R-02"].measured.value) == (NOT_SUPPORTED, 0.5)
 
 
 def test_a_study_without_runs_tests_nothing(paper):
-    results = replace(paper, runs=paper.runs.iloc[:0], missing=tuple(paper.study.runs()))
-    found = verdicts(Evidence(paper.study, results, {}, {"aggregate": paper.path}))
+    found = verdicts(changed(paper, runs=paper.runs.iloc[:0], missing=tuple(paper.study.runs())))
     assert {verdict.verdict for verdict in found.values()} == {NOT_TESTED}
 
 
-@pytest.mark.parametrize("name", sorted(FILE_COLUMNS))
+@pytest.mark.parametrize("name", sorted(set(CLAIMS_NEED) - {"runs"}))
 def test_an_empty_file_tests_nothing(theory, name):
-    theory[name].write_text(theory[name].read_text().splitlines()[0] + "\n")
-    found = verdicts(Evidence.gather(load_study(PAPER), **theory))
+    theory.path(name).write_text(theory.path(name).read_text().splitlines()[0] + "\n")
+    found = verdicts(theory)
     for verdict in found.values():
         if verdict.claim.test and name in verdict.claim.test.needs:
             assert verdict.verdict == NOT_TESTED
 
 
 def test_efficiency_without_imagenet_leaves_its_memory_untested(paper, theory):
-    frame = pd.read_csv(theory["efficiency"])
-    frame[frame["dataset"] == "dtd"].to_csv(theory["efficiency"], index=False)
-    found = verdicts(
-        Evidence.gather(paper.study, aggregate=paper.path, efficiency=theory["efficiency"])
-    )
+    shutil.copy(paper.path("runs"), theory.folder)
+    frame = pd.read_csv(theory.path("efficiency"))
+    frame[frame["dataset"] == "dtd"].to_csv(theory.path("efficiency"), index=False)
+    found = verdicts(theory)
     assert found["BL-05"].verdict == found["CL-03"].verdict == NOT_TESTED
     assert found["BL-03"].verdict == SUPPORTED
 
@@ -248,14 +262,14 @@ def test_efficiency_without_imagenet_leaves_its_memory_untested(paper, theory):
 def test_the_document_names_numbers_and_their_files(tmp_path, theory):
     study = load_study(PAPER)
     outputs = [tmp_path / f"claims.{suffix}" for suffix in ("json", "csv", "md", "html")]
-    write_verdicts(study, judge(CLAIMS.values(), Evidence.gather(study, **theory)), outputs)
+    write_verdicts(study, judge(CLAIMS.values(), Evidence(theory)), outputs)
     document = json.loads(outputs[0].read_text())
     assert (document["study"], document["miniature"]) == ("paper", False)
     assert sum(document["counts"].values()) == len(document["claims"]) == len(CLAIMS)
     claim = next(claim for claim in document["claims"] if claim["id"] == "BL-06")
     assert claim["verdict"] == "supported"
     assert claim["measured"]["value"] == 0.866
-    assert claim["files"] == [str(theory["bounds"])]
+    assert claim["files"] == [str(theory.path("bounds"))]
     assert claim["test"]["threshold"] == 1
     rows = list(csv.DictReader(outputs[1].open()))
     assert [row["claim"] for row in rows] == list(CLAIMS)
@@ -269,7 +283,14 @@ def test_an_unknown_suffix_is_refused(tmp_path):
         write_verdicts(load_study(PAPER), [], [tmp_path / "claims.docx"])
 
 
-def test_the_command_refuses_a_file_that_is_not_there(tmp_path, capsys):
-    options = ["--study", str(PAPER), "--bounds", str(tmp_path / "none.csv")]
+def test_the_command_refuses_a_folder_that_is_not_there(tmp_path, capsys):
+    options = ["--study", str(PAPER), "--results", str(tmp_path / "none")]
     assert main(["claims", *options, "--output", str(tmp_path / "claims.md")]) == 1
-    assert "none.csv: no such file" in capsys.readouterr().err
+    assert "none: no such folder of results" in capsys.readouterr().err
+
+
+def test_a_label_of_another_dataset_leaves_the_paper_the_paper(paper, monkeypatch):
+    known = published_numbers.names()
+    more = known | {"datasets": known["datasets"] | {"cifar10": "CIFAR-10"}}
+    monkeypatch.setattr(published_numbers, "names", lambda: more)
+    assert verdicts(paper)["BL-07"].verdict == SUPPORTED

@@ -4,16 +4,30 @@ import re
 
 import pytest
 
+from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
-from blocklora.publish.published import REFERENCE, names
+from blocklora.publish.published import REFERENCE, dataset_label, names
 from blocklora.publish.render import to_markdown
 from blocklora.publish.tables.fewshot import fewshot_table
 from blocklora.study.model import Run, load_study
 from tests.publish.samples import PAPER, made_results
 
 BACKBONE = "ViT-B-16-quickgelu"
-DATASETS = ["ImageNet", "SUN397", "Aircraft", "EuroSAT", "Cars", "Food101", "Pets", "Flowers102"]
-DATASETS += ["Caltech101", "DTD", "UCF101", "average"]
+# Name in published_results.csv: what tables print.
+DATASETS = {
+    "ImageNet": "ImageNet",
+    "SUN397": "SUN397",
+    "Aircraft": "FGVC-Aircraft",
+    "EuroSAT": "EuroSAT",
+    "Cars": "Stanford Cars",
+    "Food101": "Food-101",
+    "Pets": "Oxford-IIIT Pets",
+    "Flowers102": "Oxford Flowers 102",
+    "Caltech101": "Caltech-101",
+    "DTD": "DTD",
+    "UCF101": "UCF101",
+    "average": "average",
+}
 CITED = "arXiv 2405.18541v2 Table 3"
 
 
@@ -53,9 +67,9 @@ def test_published_rows_equal_the_source_cell_by_cell(paper, source, shots):
     for (method, count, dataset), text in source.items():
         method = short.get(method, method)
         if method in published and count in (0, shots):
-            assert published[method][dataset] == text
+            assert published[method][DATASETS[dataset]] == text
             compared += 1
-    empty = sum(row[name] == "—" for row in published.values() for name in DATASETS)
+    empty = sum(row[name] == "—" for row in published.values() for name in DATASETS.values())
     assert compared + empty == len(published) * len(DATASETS)
     # Every method with numbers on most datasets is there: 11 of the CLIP-LoRA paper, 4 of the
     # PromptSRC paper, a rerun, two zero-shot rows, and LP++, which has 16 shots only.
@@ -63,7 +77,7 @@ def test_published_rows_equal_the_source_cell_by_cell(paper, source, shots):
 
 
 def test_measured_rows_equal_the_records_cell_by_cell(paper):
-    names = dict(zip(paper.study.datasets, DATASETS, strict=False))
+    names = dict(zip(paper.study.datasets, DATASETS.values(), strict=False))
     rows = grid(fewshot_table(paper, 8, published=True))
     measured = {row["method"]: row for row in rows if row["origin"] == "measured"}
     assert list(measured) == ["CLIP zero-shot", "CLIP-LoRA", "Block-LoRA"]
@@ -165,3 +179,20 @@ def test_all_shot_counts_stand_in_one_table_as_sections(paper):
 def test_an_unknown_shot_count_is_refused(paper):
     with pytest.raises(UserError, match="has no 3 shots, only 1, 2, 4, 8, 16"):
         fewshot_table(paper, 3)
+
+
+def test_datasets_are_printed_by_the_display_names_of_the_registry(tmp_path):
+    mini = made_results(tmp_path, lambda run: 0.5, study_path=PAPER.with_name("mini.yaml"))
+    labels = [load_registry()[name].display_name for name in mini.study.datasets]
+    assert fewshot_table(mini).columns == ["method", "origin", *labels, "average"]
+
+
+def test_the_readme_prints_datasets_as_the_table_does(tmp_path):
+    mini = made_results(tmp_path, lambda run: 0.5, study_path=PAPER.with_name("mini.yaml"))
+    shown = fewshot_table(mini, 4).columns[2:]
+    readme = (PAPER.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"| 4 shots | {' | '.join(shown)} |" in readme
+
+
+def test_a_dataset_of_the_users_is_printed_by_its_name():
+    assert dataset_label("my_leaves") == "my_leaves"

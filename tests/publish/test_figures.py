@@ -15,7 +15,8 @@ from blocklora.publish.figures.accuracy import accuracy_figure
 from blocklora.publish.figures.canvas import WIDTH, looks, style, write_drawing
 from blocklora.publish.figures.cost import cost_figure, efficiency_figure
 from blocklora.publish.figures.theory import bounds_figure, spectra_figure
-from blocklora.study.model import Run, load_study
+from blocklora.publish.results import load_results
+from blocklora.study.model import Run
 from tests.publish.latex import compile_latex
 from tests.publish.samples import (
     BACKBONE,
@@ -43,13 +44,9 @@ def panels(drawing):
 
 
 @pytest.fixture
-def theory(tmp_path):
-    return write_theory(tmp_path)
-
-
-@pytest.fixture
-def study(tmp_path):
-    return load_study(write_study(tmp_path / "made.yaml"))
+def results(tmp_path):
+    """Results of a study that has the files of the theory step and no runs."""
+    return load_results(write_study(tmp_path / "made.yaml"), write_theory(tmp_path))
 
 
 def test_accuracy_is_drawn_over_shots_with_zero_shot_at_zero(tmp_path):
@@ -122,8 +119,8 @@ def test_cost_bars_have_the_measured_lengths(tmp_path):
     assert written == ["2.18 GB", "2.14 GB"]
 
 
-def test_efficiency_is_drawn_for_the_dataset_with_the_most_classes(study, theory):
-    drawing = efficiency_figure(study, theory["efficiency"])
+def test_efficiency_is_drawn_for_the_dataset_with_the_most_classes(results):
+    drawing = efficiency_figure(results)
     drawn = lines(drawing.figure.axes[0])
     assert drawn["rank 8"].get_xdata().tolist() == [1, 8]
     assert drawn["rank 8"].get_ydata().tolist() == pytest.approx([737.28, 414.72])
@@ -151,8 +148,8 @@ def test_lora_of_the_merged_arms_is_drawn_at_its_block_lora(tmp_path):
     assert "Circles" in drawing.caption
 
 
-def test_bounds_and_gaps_are_medians_of_the_trained_methods(study, theory):
-    drawing = bounds_figure(study, theory["bounds"], theory["gaps"])
+def test_bounds_and_gaps_are_medians_of_the_trained_methods(results):
+    drawing = bounds_figure(results)
     bound, gap, parameters = drawing.figure.axes
     assert lines(bound)["Block-LoRA"].get_ydata().tolist() == pytest.approx([(90.3 + 195.8) / 2])
     assert lines(gap)["CLIP-LoRA"].get_ydata().tolist() == pytest.approx([0.35])
@@ -161,8 +158,8 @@ def test_bounds_and_gaps_are_medians_of_the_trained_methods(study, theory):
     assert set(drawing.data["method"]) == {"clip_lora", "block_lora"}
 
 
-def test_spectra_are_drawn_over_layers_per_tower(study, theory):
-    drawing = spectra_figure(study, theory["spectra"])
+def test_spectra_are_drawn_over_layers_per_tower(results):
+    drawing = spectra_figure(results)
     shown = panels(drawing)
     assert list(shown) == ["vision tower", "text tower"]
     line = lines(shown["vision tower"])["CLIP-LoRA"]
@@ -170,10 +167,11 @@ def test_spectra_are_drawn_over_layers_per_tower(study, theory):
 
 
 @pytest.mark.parametrize("name", ["bounds", "spectra", "efficiency"])
-def test_a_figure_without_rows_is_empty_but_drawn(tmp_path, study, theory, name):
-    theory[name].write_text(theory[name].read_text().splitlines()[0] + "\n")
-    draw = {"bounds": lambda s, p: bounds_figure(s, p, None), "spectra": spectra_figure}
-    drawing = draw.get(name, efficiency_figure)(study, theory[name])
+def test_a_figure_without_rows_is_empty_but_drawn(tmp_path, results, name):
+    results.path(name).write_text(results.path(name).read_text().splitlines()[0] + "\n")
+    results.path("gaps").unlink()
+    draw = {"bounds": bounds_figure, "spectra": spectra_figure, "efficiency": efficiency_figure}
+    drawing = draw[name](results)
     write_drawing(drawing, [tmp_path / "empty.png"])
     assert Image.open(tmp_path / "empty.png").width > 1000
 
@@ -196,8 +194,8 @@ def test_the_numbers_of_a_figure_are_written_beside_it(tmp_path):
     assert data.loc[("clip_lora", 4, "dtd"), "mean"] == pytest.approx(60)
 
 
-def test_the_caption_of_a_figure_compiles(tmp_path, study, theory):
-    drawing = bounds_figure(study, theory["bounds"], theory["gaps"])
+def test_the_caption_of_a_figure_compiles(tmp_path, results):
+    drawing = bounds_figure(results)
     write_drawing(drawing, [tmp_path / "bounds.tex", tmp_path / "bounds.pdf"])
     text = (tmp_path / "bounds.tex").read_text()
     assert r"\includegraphics{bounds.pdf}" in text
@@ -212,14 +210,14 @@ def test_an_unknown_suffix_is_refused(tmp_path):
 
 
 def test_a_miniature_is_called_one_in_the_picture(tmp_path):
-    mini = load_study(PAPER.with_name("mini.yaml"))
-    drawing = spectra_figure(mini, write_theory(tmp_path)["spectra"])
+    results = load_results(PAPER.with_name("mini.yaml"), write_theory(tmp_path))
+    drawing = spectra_figure(results)
     assert "miniature" in drawing.figure.get_suptitle()
     assert "A miniature" in drawing.caption
 
 
-def test_a_study_of_the_paper_is_not_called_a_miniature(study, theory):
-    assert spectra_figure(study, theory["spectra"]).figure.get_suptitle() == ""
+def test_a_study_of_the_paper_is_not_called_a_miniature(results):
+    assert spectra_figure(results).figure.get_suptitle() == ""
 
 
 def test_series_differ_in_marker_dashes_and_lightness():

@@ -5,6 +5,7 @@ import pytest
 from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.publish.render import to_latex
+from blocklora.publish.results import load_results
 from blocklora.publish.tables.ablation import ablation_table
 from blocklora.publish.tables.comparison import (
     calibrate,
@@ -41,13 +42,9 @@ PAIR = [("block_lora", "clip_lora")]
 
 
 @pytest.fixture
-def theory(tmp_path):
-    return write_theory(tmp_path)
-
-
-@pytest.fixture
-def study(tmp_path):
-    return load_study(write_study(tmp_path / "made.yaml"))
+def results(tmp_path):
+    """Results of a study that has the files of the theory step and no runs."""
+    return load_results(write_study(tmp_path / "made.yaml"), write_theory(tmp_path))
 
 
 def texts(table):
@@ -142,10 +139,11 @@ def test_a_study_without_a_pair_has_an_empty_table_that_says_why(tmp_path):
     assert "The study has no Block-LoRA and LoRA" in table.notes[-1]
 
 
-def test_cost_shows_what_the_runs_took_beside_what_was_planned(tmp_path, theory):
+def test_cost_shows_what_the_runs_took_beside_what_was_planned(tmp_path):
+    write_theory(tmp_path)
     methods = METHODS | {"block_r4": CLIP_LORA | {"rank": 4, "blocks": 4}}
     results = made_results(tmp_path, lambda run: 0.5, methods=methods)
-    rows = texts(cost_table(results, theory["efficiency"]))
+    rows = texts(cost_table(results))
     assert rows[0][:8] == ["CLIP-LoRA", "2", "1", "184,320", "—", "737 kB", "2.18 GB", "6.00 GB"]
     assert rows[1] == [
         "Block-LoRA", "2", "2", "138,240", "75.0%", "553 kB", "2.14 GB", "5.90 GB", "16.0 ms",
@@ -154,10 +152,11 @@ def test_cost_shows_what_the_runs_took_beside_what_was_planned(tmp_path, theory)
     assert rows[2][7] == "—"  # rank 4 is not among the planned
 
 
-def test_energy_that_a_run_lacks_leaves_its_method_without(tmp_path, theory):
+def test_energy_that_a_run_lacks_leaves_its_method_without(tmp_path):
+    write_theory(tmp_path)
     results = made_results(tmp_path, lambda run: 0.5)
     results.runs.loc[results.runs["method"] == "clip_lora", "energy_joules"] = nan
-    assert [row[-1] for row in texts(cost_table(results, theory["efficiency"]))] == ["—", "15.0 Wh"]
+    assert [row[-1] for row in texts(cost_table(results))] == ["—", "15.0 Wh"]
 
 
 def test_ablation_marks_the_best_of_each_shot_count(tmp_path):
@@ -189,8 +188,8 @@ def test_an_ablation_without_a_run_has_a_dash(tmp_path):
     assert texts(table)[1] == ["Block-LoRA", "rank", "2", "2", "1", "—", "—", "—"]
 
 
-def test_bounds_stand_beside_the_measured_gaps(study, theory):
-    table = bounds_table(study, theory["bounds"], theory["gaps"])
+def test_bounds_stand_beside_the_measured_gaps(results):
+    table = bounds_table(results)
     rows = {row[0]: row[1:] for row in texts(table)}
     assert rows["CLIP-LoRA"] == [
         "4", "184,320", "184,320", "104 to 226", "104 to 226", "1.00", "1.00", "+0.350", "2 of 2"
@@ -201,33 +200,34 @@ def test_bounds_stand_beside_the_measured_gaps(study, theory):
     assert rows["CLIP-LoRA, B alone"][-2:] == ["—", "—"]
 
 
-def test_bounds_need_no_gaps(study, theory):
-    table = bounds_table(study, theory["bounds"], None)
+def test_bounds_need_no_gaps(results):
+    results.path("gaps").unlink()
+    table = bounds_table(results)
     assert {row[-1] for row in texts(table)} == {"—"}
 
 
-def test_compressed_sizes_are_in_bytes_and_bounds_are_counted(study, theory):
-    assert texts(compression_table(study, theory["compression"])) == [
+def test_compressed_sizes_are_in_bytes_and_bounds_are_counted(results):
+    assert texts(compression_table(results)) == [
         ["CLIP-LoRA", "4", "1.00", "1.50 kB", "3.0", "0.900 to 0.980", "0.950 to 0.990", "2 of 3"],
         ["Block-LoRA", "4", "0.500", "500 B", "0.0", "0.980", "0.784", "0 of 1"],
     ]
 
 
-def test_spectra_are_summarised_per_tower(study, theory):
-    rows = texts(spectra_table(study, theory["spectra"]))
+def test_spectra_are_summarised_per_tower(results):
+    rows = texts(spectra_table(results))
     assert rows[0] == ["CLIP-LoRA", "vision", "4", "1.70", "1.50 to 1.90", "0.600", "0.500", "—"]
     assert [row[-1] for row in rows[2:]] == ["2.00e−05", "1.00e−06"]
 
 
-def test_overlaps_are_means_per_pair_and_tower(study, theory):
-    assert texts(overlaps_table(study, theory["overlaps"])) == [
+def test_overlaps_are_means_per_pair_and_tower(results):
+    assert texts(overlaps_table(results)) == [
         ["Block-LoRA and CLIP-LoRA", "vision", "4", "0.800", "0.550", "0.00260"],
         ["Block-LoRA and CLIP-LoRA", "text", "4", "0.800", "0.400", "0.00391"],
     ]
 
 
-def test_efficiency_shows_the_dataset_with_the_most_classes(study, theory):
-    table = efficiency_table(study, theory["efficiency"])
+def test_efficiency_shows_the_dataset_with_the_most_classes(results):
+    table = efficiency_table(results)
     assert table.sections[0].title == f"{BACKBONE}, ImageNet (1000 classes)"
     rows = texts(table)
     assert rows[0] == [
@@ -238,32 +238,44 @@ def test_efficiency_shows_the_dataset_with_the_most_classes(study, theory):
 
 
 @pytest.mark.parametrize(
-    "name", ["bounds", "gaps", "spectra", "overlaps", "compression", "efficiency"]
+    ("name", "make"),
+    [
+        ("bounds", bounds_table),
+        ("gaps", bounds_table),
+        ("spectra", spectra_table),
+        ("overlaps", overlaps_table),
+        ("compression", compression_table),
+        ("efficiency", efficiency_table),
+    ],
 )
-def test_a_file_without_its_columns_is_refused(study, theory, name):
-    theory[name].write_text("backbone,dataset\na,b\n")
-    makers = {
-        "bounds": lambda: bounds_table(study, theory["bounds"], None),
-        "gaps": lambda: bounds_table(study, theory["bounds"], theory["gaps"]),
-        "spectra": lambda: spectra_table(study, theory["spectra"]),
-        "overlaps": lambda: overlaps_table(study, theory["overlaps"]),
-        "compression": lambda: compression_table(study, theory["compression"]),
-        "efficiency": lambda: efficiency_table(study, theory["efficiency"]),
-    }
+def test_a_file_without_its_columns_is_refused(results, name, make):
+    results.path(name).write_text("backbone,dataset\na,b\n")
     with pytest.raises(UserError, match=rf"{name}\.csv: has no column"):
-        makers[name]()
+        make(results)
 
 
 def test_a_miniature_is_called_one_in_every_caption(tmp_path):
-    study_path = PAPER.with_name("mini.yaml")
-    table = efficiency_table(load_study(study_path), write_theory(tmp_path)["efficiency"])
+    results = load_results(PAPER.with_name("mini.yaml"), write_theory(tmp_path))
+    table = efficiency_table(results)
     assert "A miniature: its numbers are not comparable with any paper's." in table.caption
     assert "Miniature study" in to_latex(table)
 
 
-def test_the_command_names_the_input_it_lacks(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (["table", "bounds"], "theory/bounds.csv: no such file"),
+        (["table", "cost"], "runs.csv: no such file"),
+        (["table", "per-class"], "tests/eurosat/test.safetensors: no such file of predictions"),
+        (["table", "cost", "--shots", "4"], "table cost does not take --shots"),
+        (["figure", "cost", "--published"], "figure cost does not take --published"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys, item, message):
     study_path = write_study(tmp_path / "made.yaml")
-    output = tmp_path / "table.md"
-    assert main(["table", "bounds", "--study", str(study_path), "--output", str(output)]) == 1
-    assert "table bounds needs --bounds" in capsys.readouterr().err
+    output = tmp_path / "out.csv"
+    options = ["--study", str(study_path), "--results", str(tmp_path), "--output", str(output)]
+    assert main([*item, *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
     assert not output.exists()
