@@ -7,43 +7,39 @@ import subprocess
 import sys
 from resource import RUSAGE_CHILDREN, getrusage
 
+import numpy as np
 import pytest
 
+from blocklora.publish.results import load_results
 from blocklora.study.model import load_study
 from tests.publish.latex import compile_latex
-from tests.publish.samples import PAPER, ROOT, write_records, write_theory
+from tests.publish.samples import PAPER, ROOT, write_predicted, write_runs, write_theory
 
 COMMANDS = """
 import sys
 from blocklora.cli import main
+from blocklora.publish.catalogue import entries, items
+from blocklora.study.model import load_study
 
-study, folder, *theory = sys.argv[1:]
-given = ["--study", study]
-runs = [*given, "--aggregate", f"{folder}/runs.csv"]
+study, folder = sys.argv[1:]
+given = ["--study", study, "--results", folder]
 
-def call(*arguments):
-    assert main([str(argument) for argument in arguments]) == 0, arguments
+def call(kind, arguments, name, suffixes):
+    outputs = [f"{folder}/{name}.{suffix}" for suffix in suffixes.split()]
+    call = [kind, *arguments.split(), *given, "--output", *outputs]
+    assert main(call) == 0, call
 
-def files(name, *suffixes):
-    return ["--output", *(f"{folder}/{name}.{suffix}" for suffix in suffixes)]
-
-call("aggregate", *given, "--runs", f"{folder}/runs", "--output", f"{folder}/runs.csv")
-for shots in (1, 2, 4, 8, 16):
-    outputs = files(f"fewshot-{shots}", "csv", "md", "tex", "html")
-    call("table", "fewshot", *runs, "--shots", shots, "--published", *outputs)
-call("table", "cost", *runs, *theory, *files("cost", "csv", "md", "tex", "html"))
-for name in ("statistics", "calibration", "ablation"):
-    call("table", name, *runs, *files(name, "csv", "md", "tex", "html"))
-for name in ("efficiency", "bounds", "compression", "spectra", "overlaps"):
-    call("table", name, *given, *theory, *files(name, "csv", "md", "tex", "html"))
-for name in ("accuracy", "cost", "ablation"):
-    call("figure", name, *runs, "--published", *files(f"{name}-figure", "pdf", "png", "csv", "tex"))
-for name in ("efficiency", "bounds", "spectra"):
-    call("figure", name, *given, *theory, *files(f"{name}-figure", "pdf", "png", "csv", "tex"))
-call("claims", *runs, *theory, *files("claims", "json", "csv", "md", "html"))
+extra = [item for item in entries() if item.entry == "ablation"]
+for item in [*items(load_study(study)), *extra]:
+    if item.kind == "table":
+        call("table", item.arguments, item.name, "csv md tex html")
+    else:
+        call("figure", item.arguments, f"{item.name}-figure", "pdf png csv tex")
+call("claims", "", "claims", "json csv md html")
 assert "torch" not in sys.modules
 assert "open_clip" not in sys.modules
 """
+CLASSES = 100
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +47,19 @@ def published(tmp_path_factory):
     """The folder of everything that is published, and the processor's seconds it took."""
     folder = tmp_path_factory.mktemp("paper")
     generator = random.Random(1)
-    write_records(load_study(PAPER), folder / "runs", lambda run: generator.uniform(0.3, 0.99))
-    (folder / "theory").mkdir()
-    theory = [
-        argument
-        for name, path in write_theory(folder / "theory").items()
-        for argument in (f"--{name}", str(path))
-    ]
-    command = [sys.executable, "-c", COMMANDS, str(PAPER), str(folder), *theory]
+    write_runs(load_study(PAPER), folder, lambda run: generator.uniform(0.3, 0.99))
+    results = load_results(PAPER, write_theory(folder))
+    names = [f"a class of number {number}" for number in range(CLASSES)]
+    draw = np.random.default_rng(1)
+    write_predicted(
+        results,
+        lambda test, labels: np.where(
+            draw.random(len(labels)) < 0.7, labels, draw.integers(0, CLASSES, len(labels))
+        ),
+        np.arange(CLASSES).repeat(50),
+        names,
+    )
+    command = [sys.executable, "-c", COMMANDS, str(PAPER), str(folder)]
     before = getrusage(RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -70,7 +71,7 @@ def test_the_papers_study_is_published_within_a_minute_and_without_torch(publish
     assert seconds < 60  # of the processor, since others may be using it too
     document = json.loads((folder / "claims.json").read_text())
     assert document["counts"]["not tested here"] == 2  # the text of the paper; merged arms
-    assert len(list(folder.glob("*.png"))) == 6
+    assert len(list(folder.glob("*.png"))) == 7
 
 
 def test_all_its_tables_and_captions_compile_to_a_pdf(published, tmp_path):
@@ -78,7 +79,7 @@ def test_all_its_tables_and_captions_compile_to_a_pdf(published, tmp_path):
     for path in [*folder.glob("*.tex"), *folder.glob("*.pdf")]:
         shutil.copy(path, tmp_path)
     names = sorted(path.stem for path in tmp_path.glob("*.tex"))
-    assert len(names) == 5 + 9 + 6
+    assert len(names) == 5 + 10 + 7
     said = compile_latex(tmp_path, "".join(rf"\input{{{name}}}\clearpage" for name in names))
     assert "Overfull" not in said
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
