@@ -1,25 +1,5 @@
 # From the runs to tables, figures and verdicts: a rule for each item of the catalogue.
 
-from blocklora.publish.catalogue import CLAIMS_NEED, items
-from blocklora.publish.places import evidence_file
-
-TABLES = [item for item in items(STUDY) if item.kind == "table"]
-FIGURES = [item for item in items(STUDY) if item.kind == "figure"]
-TABLE_FORMS = ["csv", "md", "tex", "html"]
-FIGURE_FORMS = ["pdf", "png", "csv"]
-
-
-def publishing_code(module):
-    """Return the digest of what decides a table or figure: code, published numbers, names."""
-    data = ("publish/reference/*", "publish/*.mplstyle", "data/registry/*.yaml")
-    return code_digest(module, data=data)
-
-
-def caption(item):
-    """Return the file of an item's text in the report, if it has one beside its own caption."""
-    file = Path(workflow.basedir) / "workflow" / "report" / f"{item.entry}.rst"
-    return str(file) if file.exists() else None
-
 
 rule aggregate:
     input:
