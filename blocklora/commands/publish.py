@@ -59,7 +59,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
 
 
 def _add_items(parser: ArgumentParser, kind: str) -> None:
-    from blocklora.publish.catalogue import entries
+    from blocklora.experiments import entries
 
     items = [item for item in entries() if item.kind == kind]
     parser.add_argument("name", choices=[item.entry for item in items])
@@ -109,7 +109,7 @@ def _made(options: Namespace) -> Any:
         UserError: it does not take an option that is given, or a file it is made from is missing or
             not what it should be.
     """
-    from blocklora.publish.catalogue import entries
+    from blocklora.experiments import entries
     from blocklora.publish.results import load_results
 
     kind, name = options.command, options.name

@@ -9,9 +9,11 @@ An experiment is a module of this folder and a line here. The module has
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 from blocklora.experiments import ablation, few_shot
+from blocklora.publish.catalogue import ITEMS, Item
 from blocklora.study.model import Study, Test
 
 EXPERIMENTS: dict[str, ModuleType] = {module.name: module for module in (few_shot, ablation)}
@@ -27,3 +29,20 @@ def chosen(study: Study) -> list[ModuleType]:
 def further_tests(study: Study) -> Iterator[Test]:
     """Yield each test once that the study's experiments ask for beyond `Study.own_tests`."""
     yield from dict.fromkeys(test for module in chosen(study) for test in module.tests(study))
+
+
+def entries() -> list[Item]:
+    """Return the whole catalogue of tables and figures."""
+    return [*(item for module in EXPERIMENTS.values() for item in module.items), *ITEMS]
+
+
+def items(study: Study) -> list[Item]:
+    """Return the tables and figures of a study; an entry by shots is one for each shot count."""
+    found = [*(item for module in chosen(study) for item in module.items), *ITEMS]
+    return [each for item in found if item.when(study) for each in _by_shots(item, study)]
+
+
+def _by_shots(item: Item, study: Study) -> list[Item]:
+    if "shots" not in item.options:
+        return [item]
+    return [replace(item, shots=shots) for shots in study.shots]

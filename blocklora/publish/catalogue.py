@@ -1,11 +1,11 @@
-"""Every table and figure, described once: the command line and the workflow follow from here.
+"""The tables and figures that every study has, each described once.
 
-An item of an experiment is described where the experiment is (`blocklora/experiments/`), all others
-are described here. Nothing heavy is imported before an item is made.
+Those of an experiment are described where it is; `blocklora/experiments/` puts both together, and
+the command line and the workflow follow. Nothing heavy is imported before an item is made.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -141,27 +141,3 @@ ITEMS = (
     table("overlaps", "Theory", ("overlaps",), f"{TABLES}.theory:overlaps_table"),
 )
 CLAIMS_NEED = ("runs", "bounds", "gaps", "spectra", "compression", "efficiency")
-
-
-def entries() -> list[Item]:
-    """Return the whole catalogue, with the items of all experiments."""
-    from blocklora.experiments import EXPERIMENTS
-
-    return [item for experiment in EXPERIMENTS.values() for item in experiment.items] + [*ITEMS]
-
-
-def items(study: Study) -> list[Item]:
-    """Return the tables and figures of a study: its experiments' and those that all studies have.
-
-    An entry by shots is one item for each shot count.
-    """
-    from blocklora.experiments import chosen
-
-    found = [item for experiment in chosen(study) for item in experiment.items] + [*ITEMS]
-    return [each for item in found if item.when(study) for each in _expanded(item, study)]
-
-
-def _expanded(item: Item, study: Study) -> list[Item]:
-    if "shots" not in item.options:
-        return [item]
-    return [replace(item, shots=shots) for shots in study.shots]

@@ -18,7 +18,7 @@ class Measure:
     Attributes:
         name: the argument of `blocklora measure`, and the name of the rule.
         about: what is computed, as the object of a sentence.
-        compute: `module:function`; the function takes a `Context` (`sources.py`) and returns the
+        compute: `module:function`; the function takes a `Context` (`context.py`) and returns the
             rows of the file, or a mapping from tables to rows where there are several.
         tables: columns of each file, by its name without `.csv`.
         needs: what must be there first, in the words of `workflow/rules/theory.smk`: "runs",

@@ -1,18 +1,20 @@
 """Study files and run records made up for the tests of publishing."""
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 
+from blocklora.files import write_json
 from blocklora.publish.places import final_tests
 from blocklora.publish.results import Results, load_results
-from blocklora.runs.aggregate import COLUMNS
+from blocklora.runs.aggregate import aggregate
 from blocklora.runs.predictions import Predictions, write_predictions
+from blocklora.runs.record import RECORD, method_values
+from blocklora.study.digests import fit_digest
+from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, Study, Test, load_study
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ METHODS = {
     "block_lora": CLIP_LORA | {"blocks": 2},
 }
 TEST_IMAGES = 1000
+CLASSES = 10
 # Of ViT-B/16, by rank and blocks, from r (d_in / n + d_out) over 36 matrices of width 768 and 36
 # of width 512.
 PARAMETERS = {
@@ -62,39 +65,29 @@ def write_study(path: Path, **changes: Any) -> Path:
     return path
 
 
-def record(study: Study, run: Run, accuracy: float) -> dict[str, Any]:
-    """Return the record of a run with an accuracy, rounded to whole images."""
+def record(study: Study, run: Run) -> dict[str, Any]:
+    """Return the record of a fit."""
     adapter = study.methods[run.method].adapter
-    correct = round(accuracy * TEST_IMAGES)
-    trained = adapter is not None
-    parameters = PARAMETERS[adapter.rank, adapter.blocks] if trained else 0
+    parameters = PARAMETERS[adapter.rank, adapter.blocks]
     return {
-        "schema": 1,
+        "schema": 2,
         "run": {"study": study.name, **vars(run)},
-        "result": {
-            "test_accuracy": correct / TEST_IMAGES,
-            "test_correct": correct,
-            "test_images": TEST_IMAGES,
-            "train_accuracy": 0.95 if trained else None,
-            "train_images": 10 * run.shots,
-            "classes": 10,
-        },
-        "adapter": adapter and adapter.to_json(),
+        "method": method_values(study.methods[run.method]),
+        "recipe": {},
+        "images": {"train_images": CLASSES * run.shots, "classes": CLASSES},
         "cost": {
             "trainable_parameters": parameters,
-            "adapted_matrices": 72 if trained else 0,
+            "adapted_matrices": 72,
             "adapter_bytes": 4 * parameters,
             "iterations": 500 * run.shots,
-            "wall_seconds": 10.0 * run.shots,
-            "training_seconds": 8.0 * run.shots,
-            "evaluation_seconds": 1.0,
-            "step_seconds": 0.016 if trained else None,
+            "training_seconds": 10.0 * run.shots - 1,
+            "step_seconds": 0.016,
             "peak_memory_bytes": 2_000_000_000 + 1000 * parameters,
-            "energy_joules": 1800.0 * run.shots if trained else 500.0,
+            "energy_joules": 1800.0 * run.shots,
         },
         "provenance": {
             "study_digest": study.digest,
-            "run_digest": "d" * 64,
+            "fit_digest": fit_digest(study, run, "fp32", "fast"),
             "code_digest": "c" * 64,
             "backbone_sha256": "b" * 64,
             "shots_sha256": "s" * 64,
@@ -108,38 +101,45 @@ def record(study: Study, run: Run, accuracy: float) -> dict[str, Any]:
     }
 
 
+def predictions(study: Study, test: Test, accuracy: float) -> Predictions:
+    """Return predictions with an accuracy, rounded to whole images; errors go to the next class."""
+    count = TEST_IMAGES if test.part == "test" else CLASSES * test.run.shots
+    label = np.arange(count) % CLASSES
+    wrong = np.arange(count) >= round(accuracy * count)
+    facts = {
+        "run": vars(test.run),
+        "dataset": test.dataset,
+        "part": test.part,
+        "classnames": [f"class {number}" for number in range(CLASSES)],
+        "test_digest": digest_of_test(study, test, "fp32", "fast"),
+        "backbone_sha256": "b" * 64,
+        "seconds": 0.5,
+        "peak_memory_bytes": 2_000_000_000,
+        "energy_joules": 500.0,
+        "device": "cpu",
+        "device_name": "a test",
+        "precision": "fp32",
+        "engine": "fast",
+    }
+    return Predictions(label, (label + wrong) % CLASSES, np.full(count, 0.9), facts)
+
+
 def write_records(
     study: Study,
     folder: Path,
     accuracy: Callable[[Run], float],
     missing: Collection[Run] = (),
 ) -> Path:
-    """Write `metrics.json` of every run of a study but the missing ones; return the folder."""
+    """Write record and predictions of every run of a study but the missing ones."""
     for run in study.runs():
-        if run not in missing:
-            path = folder / run.folder / "metrics.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record(study, run, accuracy(run))), encoding="utf-8")
+        if run in missing:
+            continue
+        if run.method in study.fitted_methods:
+            write_json(folder / run.folder / RECORD, record(study, run))
+        for test in study.own_tests(run):
+            share = accuracy(run) if test.part == "test" else 0.95
+            write_predictions(folder / test.file, predictions(study, test, share))
     return folder
-
-
-def write_runs(
-    study: Study, folder: Path, accuracy: Callable[[Run], float], missing: Collection[Run] = ()
-) -> Path:
-    """Write `runs.csv` with every run of a study but the missing ones; return the file."""
-    rows = []
-    for run in study.runs():
-        if run not in missing:
-            adapter = study.methods[run.method].adapter
-            settings = vars(adapter) if adapter else {}
-            made = record(study, run, accuracy(run))
-            parts = ("run", "result", "cost", "provenance")
-            rows.append(
-                settings | {key: value for part in parts for key, value in made[part].items()}
-            )
-    path = folder / "runs.csv"
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False)
-    return path
 
 
 def made_results(
@@ -151,7 +151,8 @@ def made_results(
 ) -> Results:
     """Return the results of a made-up study (or of the study file given), read from files."""
     study_path = study_path or write_study(folder / "made.yaml", **changes)
-    write_runs(load_study(study_path), folder, accuracy, missing)
+    runs = write_records(load_study(study_path), folder / "runs", accuracy, missing)
+    aggregate(study_path, runs, folder / "runs.csv", partial=True)
     return load_results(study_path, folder)
 
 

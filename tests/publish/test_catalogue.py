@@ -7,8 +7,8 @@ import pytest
 
 from blocklora.cli import build_parser
 from blocklora.errors import UserError
-from blocklora.experiments import EXPERIMENTS, chosen, further_tests
-from blocklora.publish.catalogue import Item, entries, items
+from blocklora.experiments import EXPERIMENTS, chosen, entries, further_tests, items
+from blocklora.publish.catalogue import Item
 from blocklora.study.model import Test, load_study
 from blocklora.theory.measures import columns_of
 from tests.publish.samples import CLIP_LORA, METHODS, PAPER, ROOT, write_study

@@ -7,22 +7,23 @@ import subprocess
 import sys
 from resource import RUSAGE_CHILDREN, getrusage
 
-import numpy as np
 import pytest
 
-from blocklora.publish.results import load_results
 from blocklora.study.model import load_study
 from tests.publish.latex import compile_latex
-from tests.publish.samples import PAPER, ROOT, write_predicted, write_runs, write_theory
+from tests.publish.samples import PAPER, ROOT, write_records, write_theory
 
 COMMANDS = """
 import sys
 from blocklora.cli import main
-from blocklora.publish.catalogue import entries, items
+from blocklora.experiments import entries, items
 from blocklora.study.model import load_study
 
 study, folder = sys.argv[1:]
 given = ["--study", study, "--results", folder]
+
+aggregated = ["--runs", f"{folder}/runs", "--output", f"{folder}/runs.csv"]
+assert main(["aggregate", "--study", study, *aggregated]) == 0
 
 def call(kind, arguments, name, suffixes):
     outputs = [f"{folder}/{name}.{suffix}" for suffix in suffixes.split()]
@@ -39,7 +40,6 @@ call("claims", "", "claims", "json csv md html")
 assert "torch" not in sys.modules
 assert "open_clip" not in sys.modules
 """
-CLASSES = 100
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,8 @@ def published(tmp_path_factory):
     """The folder of everything that is published, and the processor's seconds it took."""
     folder = tmp_path_factory.mktemp("paper")
     generator = random.Random(1)
-    write_runs(load_study(PAPER), folder, lambda run: generator.uniform(0.3, 0.99))
-    results = load_results(PAPER, write_theory(folder))
-    names = [f"a class of number {number}" for number in range(CLASSES)]
-    draw = np.random.default_rng(1)
-    write_predicted(
-        results,
-        lambda test, labels: np.where(
-            draw.random(len(labels)) < 0.7, labels, draw.integers(0, CLASSES, len(labels))
-        ),
-        np.arange(CLASSES).repeat(50),
-        names,
-    )
+    write_records(load_study(PAPER), folder / "runs", lambda run: generator.uniform(0.3, 0.99))
+    write_theory(folder)
     command = [sys.executable, "-c", COMMANDS, str(PAPER), str(folder)]
     before = getrusage(RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

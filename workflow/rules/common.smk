@@ -5,9 +5,10 @@ from pathlib import Path
 from shlex import quote
 
 from blocklora.errors import UserError
+from blocklora.experiments import items
 from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
-from blocklora.publish.catalogue import CLAIMS_NEED, items
+from blocklora.publish.catalogue import CLAIMS_NEED
 from blocklora.publish.places import evidence_file
 from blocklora.runs.record import HISTORY, RECORD
 from blocklora.study import digests
