@@ -8,7 +8,7 @@ import pandas as pd
 
 from blocklora.errors import UserError
 from blocklora.publish.places import evidence_file, predictions_file
-from blocklora.runs.aggregate import COLUMNS
+from blocklora.runs.columns import COLUMNS
 from blocklora.runs.predictions import Predictions, read_predictions
 from blocklora.study.model import Run, Study, Test, load_study
 from blocklora.theory.measures import columns_of
