@@ -1,5 +1,6 @@
 """Accuracy in percent per backbone, method, shots and dataset: measured and published."""
 
+from dataclasses import asdict
 from math import nan
 
 import pandas as pd
@@ -10,20 +11,8 @@ from blocklora.publish.statistics import summarise
 from blocklora.study.model import Study
 
 CELL_COLUMNS = [
-    "backbone",
-    "method",
-    "label",
-    "shots",
-    "dataset",
-    "mean",
-    "std",
-    "low",
-    "high",
-    "seeds",
-    "expected_seeds",
-    "kind",
-    "text",
-    "source",
+    *("backbone", "method", "label", "shots", "dataset", "mean", "std", "low", "high"),
+    *("seeds", "expected_seeds", "kind", "text", "source"),
 ]
 
 
@@ -55,28 +44,14 @@ def measured_cells(results: Results) -> pd.DataFrame:
         for dataset in table.columns
     }
     rows = []
+    origin = {"kind": "measured", "text": "", "source": str(results.path("runs"))}
     for backbone, method, shots in cell_keys(results.study):
         expected = 1 if shots == 0 else len(results.study.seeds)
         for dataset in table.columns:
-            summary = summarise(values.get((backbone, method, shots, dataset), []))
-            rows.append(
-                {
-                    "backbone": backbone,
-                    "method": method,
-                    "label": method_label(method),
-                    "shots": shots,
-                    "dataset": dataset,
-                    "mean": summary.mean,
-                    "std": summary.std,
-                    "low": summary.low,
-                    "high": summary.high,
-                    "seeds": summary.count,
-                    "expected_seeds": expected,
-                    "kind": "measured",
-                    "text": "",
-                    "source": str(results.path("runs")),
-                }
-            )
+            summary = asdict(summarise(values.get((backbone, method, shots, dataset), [])))
+            cell = {"backbone": backbone, "method": method, "shots": shots, "dataset": dataset}
+            seeds = {"seeds": summary.pop("count"), "expected_seeds": expected}
+            rows.append(cell | summary | seeds | {"label": method_label(method)} | origin)
     return pd.DataFrame(rows, columns=CELL_COLUMNS)
 
 

@@ -25,17 +25,8 @@ from blocklora.study.model import Study
 
 PANELS_PER_ROW = 4
 DATA_COLUMNS = [
-    "backbone",
-    "dataset",
-    "method",
-    "shots",
-    "mean",
-    "std",
-    "low",
-    "high",
-    "seeds",
-    "kind",
-    "source",
+    *("backbone", "dataset", "method", "shots", "mean", "std", "low", "high"),
+    *("seeds", "kind", "source"),
 ]
 
 

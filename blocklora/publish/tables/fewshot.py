@@ -12,18 +12,8 @@ from blocklora.publish.render import Cell, Section, Table, mark_best
 from blocklora.publish.results import Results, caption_of
 
 DATA_COLUMNS = [
-    "backbone",
-    "shots",
-    "method",
-    "dataset",
-    "accuracy_percent",
-    "std",
-    "low",
-    "high",
-    "seeds",
-    "kind",
-    "mark",
-    "source",
+    *("backbone", "shots", "method", "dataset", "accuracy_percent", "std", "low", "high"),
+    *("seeds", "kind", "mark", "source"),
 ]
 
 
