@@ -26,6 +26,11 @@ def few_methods(study: Study) -> bool:
     return len(study.methods) <= CURVES
 
 
+def has_published_backbone(study: Study) -> bool:
+    """Return whether published numbers are comparable with a backbone of the study."""
+    return any(entry.family.published_as(name) for name, entry in study.backbones.items())
+
+
 @dataclass(frozen=True)
 class Item:
     """A table or a figure.
@@ -113,7 +118,7 @@ ITEMS = (
         "Accuracy",
         ("runs",),
         f"{TABLES}.comparison:calibration_table",
-        when=lambda study: bool(study.backbones_from("openai")),
+        when=has_published_backbone,
     ),
     table("per-class", "Accuracy", (PREDICTIONS,), f"{TABLES}.classes:per_class_table"),
     figure(

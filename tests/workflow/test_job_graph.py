@@ -39,12 +39,9 @@ recipe:
 RUNS = "results/small/runs/ViT-B-16-quickgelu"
 
 
-def is_training(rule):
-    return rule.startswith(("train", "zero_shot"))
-
-
-def trainings(jobs):
-    return {rule: count for rule, count in jobs.items() if is_training(rule)}
+def computations(jobs):
+    """Return the fits and tests among the jobs."""
+    return {rule: count for rule, count in jobs.items() if rule.startswith(("fit_", "test_"))}
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +74,11 @@ def edit(finished, tmp_path):
 def test_the_whole_paper_is_listed_without_network_data_or_gpu(prepare, tmp_path):
     jobs = prepare(tmp_path / "workflow").jobs("--config", "study=paper", "seeds_per_job=1")
     cells = 11 * 2 * 5
-    assert trainings(jobs) == {
-        "zero_shot": 11,
-        "train_seeds_1": cells,
-        "train_seeds_2": cells,
-        "train_seeds_3": cells,
+    assert computations(jobs) == {
+        "test_untrained": 11,
+        "fit_adapter_seeds_1": cells,
+        "fit_adapter_seeds_2": cells,
+        "fit_adapter_seeds_3": cells,
     }
     assert jobs["fetch_dataset"] == jobs["make_manifest"] == jobs["verify_data"] == 11
     assert jobs["shots"] == jobs["decode_shots"] == 11 * 5 * 3
@@ -96,7 +93,7 @@ def test_the_embedded_study_fetches_no_weights(prepare, tmp_path):
     jobs = prepare(tmp_path / "workflow").jobs()
     assert jobs["pretrain_backbone"] == 1
     assert "fetch_backbone" not in jobs
-    assert jobs["zero_shot"] == jobs["fetch_dataset"] >= 4
+    assert jobs["test_untrained"] == jobs["fetch_dataset"] >= 4
 
 
 def test_nothing_is_to_be_done_on_a_finished_study(finished):
@@ -109,14 +106,14 @@ def test_every_rule_calls_its_command_as_the_command_line_expects(finished):
     for call in calls:
         parser.parse_args(call)
     counts = Counter(call[0] for call in calls)
-    assert counts["train"] == 4
-    assert counts["zero-shot"] == counts["gate"] == 2
+    assert counts["fit"] == 4
+    assert counts["test"] == counts["gate"] == 2
     assert counts["decode-images"] == 2 + 4
 
 
-def test_a_training_has_the_inputs_of_its_seeds_in_order(finished):
+def test_a_fit_has_the_inputs_of_its_seeds_in_order(finished):
     (call,) = re.findall(
-        r"^train .*--dataset dtd .*--method block_lora .*$", finished.calls.read_text(), re.M
+        r"^fit .*--dataset dtd .*--method block_lora .*$", finished.calls.read_text(), re.M
     )
     lists = [f"results/small/shots/dtd/1shot/seed{seed}.csv" for seed in (1, 2)]
     stores = [f"results/small/pixels/dtd/1shot/seed{seed}.npz" for seed in (1, 2)]
@@ -125,47 +122,56 @@ def test_a_training_has_the_inputs_of_its_seeds_in_order(finished):
     assert "--test-pixels results/small/pixels/dtd/test-224px.npy" in call
 
 
-def test_more_seeds_train_the_new_ones_alone(edit):
+def test_more_seeds_fit_the_new_ones_alone(edit):
     jobs = edit(lambda study: study.update(seeds=[1, 2, 3]))
-    assert trainings(jobs) == {"train_seeds_3": 4}
+    assert computations(jobs) == {"fit_adapter_seeds_3": 4}
     assert jobs["shots"] == jobs["decode_shots"] == 2
 
 
-def test_fewer_seeds_train_nothing(edit):
+def test_fewer_seeds_fit_nothing(edit):
     def drop(study):
         study["seeds"] = [1]
 
     jobs = edit(drop, seeds_per_job=1)
-    assert trainings(jobs).keys() <= {"train_seeds_1"}
+    assert computations(jobs).keys() <= {"fit_adapter_seeds_1"}
 
 
-def test_another_dataset_trains_on_it_alone(edit):
+def test_another_dataset_is_fitted_and_tested_alone(edit):
     jobs = edit(lambda study: study["datasets"].append("ucf101"))
-    assert trainings(jobs) == {"zero_shot": 1, "train_seeds_1_2": 2}
+    assert computations(jobs) == {"test_untrained": 1, "fit_adapter_seeds_1_2": 2}
     assert jobs["fetch_dataset"] == jobs["make_manifest"] == jobs["decode_test"] == 1
 
 
-def test_more_shots_train_the_new_ones_alone(edit):
+def test_more_shots_fit_the_new_ones_alone(edit):
     jobs = edit(lambda study: study.update(shots=[1, 2]))
-    assert trainings(jobs) == {"train_seeds_1_2": 4}
+    assert computations(jobs) == {"fit_adapter_seeds_1_2": 4}
     assert jobs["shots"] == 4
 
 
-def test_a_changed_adapter_trains_its_method_alone(edit):
+def test_a_changed_adapter_fits_its_method_alone(edit):
     jobs = edit(lambda study: study["methods"]["block_lora"].update(dropout=0.5))
-    assert trainings(jobs) == {"train_seeds_1_2": 2}
+    assert computations(jobs) == {"fit_adapter_seeds_1_2": 2}
     assert "shots" not in jobs
 
 
-def test_a_changed_recipe_trains_everything_and_leaves_zero_shot_and_data(edit):
+def test_a_methods_own_recipe_fits_that_method_alone(edit):
+    def change(study):
+        study["methods"]["block_lora"]["recipe"] = {"learning_rate": 0.001}
+
+    jobs = edit(change)
+    assert computations(jobs) == {"fit_adapter_seeds_1_2": 2}
+    assert not {"shots", "decode_test", "gate"} & jobs.keys()
+
+
+def test_a_changed_recipe_fits_everything_and_leaves_zero_shot_and_data(edit):
     jobs = edit(lambda study: study["recipe"].update(learning_rate=0.001))
-    assert trainings(jobs) == {"train_seeds_1_2": 4}
+    assert computations(jobs) == {"fit_adapter_seeds_1_2": 4}
     assert not {"fetch_dataset", "make_manifest", "shots", "decode_test", "gate"} & jobs.keys()
 
 
-def test_another_title_publishes_again_and_trains_nothing(edit):
+def test_another_title_publishes_again_and_makes_no_fit_and_no_test(edit):
     jobs = edit(lambda study: study.update(title="Another title"))
-    assert trainings(jobs) == {}
+    assert computations(jobs) == {}
     assert jobs["table_fewshot_1shot"] == jobs["figure_accuracy"] == jobs["claims"] == 1
     assert not {"shots", "decode_test", "gate", "verify_data"} & jobs.keys()
 
@@ -187,7 +193,7 @@ def test_how_it_is_computed_makes_nothing_be_done_again(edit):
 
 def test_precision_is_part_of_a_result(edit):
     jobs = edit(lambda study: None, precision="bf16")
-    assert trainings(jobs) == {"zero_shot": 2, "train_seeds_1_2": 4}
+    assert computations(jobs) == {"test_untrained": 2, "fit_adapter_seeds_1_2": 4}
     assert "decode_test" not in jobs
 
 
@@ -200,17 +206,107 @@ def test_a_clock_that_jumped_makes_nothing_be_done_again(finished, tmp_path, jum
     assert changed.jobs() == {}
 
 
-def test_one_deleted_run_is_the_only_one_trained(finished, tmp_path):
+def test_one_deleted_adapter_is_the_only_one_fitted(finished, tmp_path):
     changed = finished.copy(tmp_path / "workflow")
     (changed.folder / RUNS / "dtd/clip_lora/1shot/seed2/adapter.safetensors").unlink()
-    assert trainings(changed.jobs()) == {"train_seeds_1_2": 1}
+    assert computations(changed.jobs()) == {"fit_adapter_seeds_1_2": 1}
+
+
+@pytest.mark.parametrize("part", ["test", "train"])
+def test_a_missing_file_of_predictions_makes_its_job_alone_be_done(finished, tmp_path, part):
+    changed = finished.copy(tmp_path / "workflow")
+    folder = "dtd/clip_lora/1shot/seed2"
+    (changed.folder / RUNS / folder / f"tests/dtd/{part}.safetensors").unlink()
+    adapter = changed.folder / RUNS / folder / "adapter.safetensors"
+    adapter.write_text("left by the fit")
+    changed.calls.unlink()
+    output = changed("runs")
+    assert changed.status == 0, output
+    (call,) = changed.calls.read_text().splitlines()
+    assert call.startswith("fit ")
+    assert "--dataset dtd --method clip_lora --shots 1 --seeds 1 2 " in call
+
+
+def test_a_job_that_fails_leaves_the_fits_that_were_there(finished, tmp_path):
+    changed = finished.copy(tmp_path / "workflow")
+    folder = changed.folder / RUNS / "dtd/clip_lora/1shot/seed2"
+    (folder / "tests/dtd/test.safetensors").unlink()
+    program = changed.folder / "bin/blocklora"
+    stand_in = program.read_text()
+    program.write_text("#!/bin/bash\nexit 1\n")
+    changed("runs")
+    assert changed.status == 1
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter.safetensors",
+        "fit.json",
+        "history.csv",
+        "tests",
+    ]
+    program.write_text(stand_in)
+    assert computations(changed.jobs("runs")) == {"fit_adapter_seeds_1_2": 1}
+
+
+def test_missing_predictions_of_zero_shot_ask_the_gate_and_the_fits_behind_it(finished, tmp_path):
+    """The fits find themselves finished; behind `ancient`, Snakemake would miss real changes."""
+    changed = finished.copy(tmp_path / "workflow")
+    (changed.folder / RUNS / "dtd/zero_shot/0shot/seed0/tests/dtd/test.safetensors").unlink()
+    jobs = changed.jobs("runs")
+    assert jobs == {"test_untrained": 1, "gate": 1, "fit_adapter_seeds_1_2": 2, "runs": 1}
+
+
+def test_a_fitted_method_is_tested_on_another_dataset_on_demand(finished, tmp_path):
+    target = f"{RUNS}/dtd/block_lora/1shot/seed2/tests/eurosat/test.safetensors"
+    assert finished.jobs(target) == {"test_elsewhere": 1}
+    changed = finished.copy(tmp_path / "workflow")
+    changed.calls.unlink()
+    output = changed(target)
+    assert changed.status == 0, output
+    (call,) = changed.calls.read_text().splitlines()
+    build_parser().parse_args(call.split())
+    assert call.startswith("test ")
+    assert "--dataset eurosat --fitted-on dtd --method block_lora --shots 1 --seeds 2 " in call
+    assert "--manifest results/small/data/eurosat/manifest.csv" in call
+    assert "--test-pixels results/small/pixels/eurosat/test-224px.npy" in call
+    assert changed.jobs() == {}
+
+
+def test_the_test_on_another_dataset_follows_the_fit(prepare, tmp_path):
+    snakemake = prepare(tmp_path / "workflow")
+    (tmp_path / "workflow" / "small.yaml").write_text(STUDY)
+    snakemake.configure(study="small.yaml", seeds_per_job=1)
+    target = f"{RUNS}/dtd/block_lora/1shot/seed2/tests/eurosat/test.safetensors"
+    jobs = snakemake.jobs(target)
+    assert computations(jobs) == {
+        "test_untrained": 1,
+        "fit_adapter_seeds_2": 1,
+        "test_elsewhere": 1,
+    }
+    assert jobs["fetch_dataset"] == jobs["decode_test"] == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "rule"),
+    [
+        ("dtd/block_lora/1shot/seed2/tests/dtd/test.safetensors", "fit_adapter_seeds_1_2"),
+        ("dtd/zero_shot/0shot/seed0/tests/dtd/test.safetensors", "test_untrained"),
+    ],
+)
+def test_the_test_on_the_runs_own_dataset_is_never_one_on_another(finished, target, rule):
+    jobs = finished.jobs(f"{RUNS}/{target}", "--forceall")
+    assert rule in jobs
+    assert "test_elsewhere" not in jobs
+
+
+def test_the_whole_study_asks_for_no_test_on_another_dataset(finished):
+    jobs = finished.jobs("--forceall")
+    assert computations(jobs) == {"test_untrained": 2, "fit_adapter_seeds_1_2": 4}
 
 
 def test_a_run_is_a_target_by_its_path(prepare, tmp_path):
     snakemake = prepare(tmp_path / "workflow")
     (tmp_path / "workflow" / "small.yaml").write_text(STUDY)
     snakemake.configure(study="small.yaml", seeds_per_job=1)
-    jobs = snakemake.jobs(f"{RUNS}/dtd/block_lora/1shot/seed2/metrics.json")
+    jobs = snakemake.jobs(f"{RUNS}/dtd/block_lora/1shot/seed2/fit.json")
     assert jobs == {
         "fetch_backbone": 1,
         "fetch_dataset": 1,
@@ -219,18 +315,18 @@ def test_a_run_is_a_target_by_its_path(prepare, tmp_path):
         "decode_test": 1,
         "shots": 1,
         "decode_shots": 1,
-        "zero_shot": 1,
+        "test_untrained": 1,
         "gate": 1,
-        "train_seeds_2": 1,
+        "fit_adapter_seeds_2": 1,
     }
 
 
 @pytest.mark.parametrize(
     ("target", "has", "lacks"),
     [
-        ("fetch", {"fetch_dataset", "fetch_backbone"}, {"make_manifest", "zero_shot"}),
+        ("fetch", {"fetch_dataset", "fetch_backbone"}, {"make_manifest", "test_untrained"}),
         ("data", {"verify_data", "shots"}, {"decode_test", "fetch_backbone"}),
-        ("runs", {"zero_shot", "train_seeds_1_2"}, {"aggregate", "claims"}),
+        ("runs", {"test_untrained", "fit_adapter_seeds_1_2"}, {"aggregate", "claims"}),
         ("tables", {"table_fewshot_1shot", "table_cost"}, {"figure_accuracy", "claims"}),
         ("figures", {"figure_accuracy"}, {"table_fewshot_1shot", "claims"}),
     ],
