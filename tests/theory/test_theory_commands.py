@@ -72,8 +72,10 @@ def results(tmp_path_factory, backbone):
     study |= {"name": "small", "datasets": ["own"], "shots": [4], "seeds": [1, 2]}
     study["own_datasets"] = {"own": {"images": str(folder / "images")}}
     study["miniature"] |= {
-        **{"embed_dim": SHAPE.embed_dim, "context_length": SHAPE.context_length},
-        **{"vision": vars(SHAPE.vision), "text": vars(SHAPE.text)},
+        "embed_dim": SHAPE.embed_dim,
+        "context_length": SHAPE.context_length,
+        "vision": vars(SHAPE.vision),
+        "text": vars(SHAPE.text),
     }
     (folder / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     (folder / "images").mkdir()

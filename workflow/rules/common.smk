@@ -5,7 +5,7 @@ from pathlib import Path
 from shlex import quote
 
 from blocklora.errors import UserError
-from blocklora.experiments import items
+from blocklora.experiments import further_tests, items
 from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
 from blocklora.publish.catalogue import CLAIMS_NEED

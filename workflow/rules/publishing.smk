@@ -23,7 +23,7 @@ rule aggregate:
         runtime="10m",
     params:
         study_digest=STUDY.digest,
-        code=code_digest("blocklora.runs.aggregate"),
+        code=code_digest("blocklora.runs.aggregate", "blocklora.runs.columns"),
         study=untracked(STUDY.path),
         runs=untracked(f"{RESULTS}/runs"),
     message:

@@ -22,6 +22,7 @@ rule data:
 rule runs:
     input:
         [run_files(run) for run in STUDY.runs()],
+        [f"<results>/runs/{test.file}" for test in further_tests(STUDY)],
 
 
 rule tables:
