@@ -1,7 +1,19 @@
 """Settings of all tests."""
 
+import pytest
 from hypothesis import settings
 
 # An example may take as long as it does: machines stall, and a first one pays for imports.
 settings.register_profile("blocklora", deadline=None)
 settings.load_profile("blocklora")
+
+
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
