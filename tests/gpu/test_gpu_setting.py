@@ -1,0 +1,18 @@
+"""What the tests on a GPU share works, which a machine without one can tell too."""
+
+from tests.gpu import setting as gpu
+
+
+def test_shared_helpers_train_and_compare_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    which = gpu.small(dropout=0.0)
+    subject, history = gpu.trained(which, count=2, images=6)
+    assert [row["step"] for row in history.rows] == [2]
+    found, other = (gpu.steps(gpu.engine(which), which, [4, 3]) for _ in range(2))
+    assert gpu.apart(found, other) == 0
+    assert gpu.apart(gpu.steps(subject, which, [4, 3]), other) > 0
+
+
+def test_planned_settings_are_those_of_the_paper():
+    which = gpu.vit_b16(3, "bf16")
+    assert (len(which.prompts), which.batch_size, which.clip.image_size) == (3, 32, 224)
