@@ -12,20 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from blocklora.clip.config import TowerConfig
-from blocklora.clip.openai import openai_config
+from blocklora.adapters.merge import merge
+from blocklora.backbones.config import TowerConfig
+from blocklora.backbones.published import published_config
+from blocklora.engine import plan as planning
+from blocklora.engine.batches import Batches
+from blocklora.engine.classifier import Classifier
+from blocklora.engine.fast import Chunks, FastEngine
+from blocklora.engine.loop import Keeper, train
+from blocklora.engine.memory import free_bytes
+from blocklora.engine.plan import USABLE_SHARE, Setting, planned_peak_bytes, train_within_memory
+from blocklora.engine.recipe import Recipe
+from blocklora.engine.reference import ReferenceEngine
 from blocklora.errors import Interrupted
 from blocklora.performance.bench import settings
 from blocklora.performance.trial import random_backbone
-from blocklora.training import plan as planning
-from blocklora.training.batches import Batches
-from blocklora.training.device import device_name, free_bytes, require_device
-from blocklora.training.engine import Chunks, FastEngine
-from blocklora.training.evaluate import Classifier
-from blocklora.training.loop import CheckpointPolicy, train
-from blocklora.training.plan import USABLE_SHARE, Setting, planned_peak_bytes, train_within_memory
-from blocklora.training.recipe import Recipe
-from blocklora.training.reference import ReferenceEngine
+from blocklora.runs.device import device_name, require_device
+from blocklora.runs.keeper import CheckpointKeeper
 from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 
 __all__ = [
@@ -76,7 +79,7 @@ def small(precision: str = "fp32", **adapter: Any) -> Setting:
 
 def vit_b16(classes: int, precision: str) -> Setting:
     """Return the paper's model and adapter with batches of 32, for tests of memory."""
-    shape = replace(openai_config("ViT-B-16-quickgelu"), context_length=77)
+    shape = replace(published_config("ViT-B-16-quickgelu"), context_length=77)
     (setting,) = settings(shape, [classes], [32], ["both"], [precision])
     return setting
 
@@ -144,9 +147,21 @@ def recordings(subject):
 
 def cosines(setting, pixels, adapter=None, device=None):
     """Return the cosine of each image with each class, with an adapter or without."""
-    weights = backbone(setting.clip)
-    inputs = weights, adapter, setting.prompts, device or DEVICE, setting.precision
-    return Classifier(*inputs).cosines(pixels).float()
+    found = backbone(setting.clip)
+    if adapter is not None:
+        found = replace(found, weights=merge(found.weights, adapter))
+    tested = Classifier(found, setting.prompts, 100.0, device or DEVICE, setting.precision)
+    return tested.cosines(pixels).float()
+
+
+class Watched(Keeper):
+    """Keeps nothing, and calls a function after every step."""
+
+    def __init__(self, after_step):
+        self.run, self._call = "gpu", after_step
+
+    def after_step(self, done, steps, unfinished):
+        self._call()
 
 
 class Pictures:
@@ -199,8 +214,10 @@ def trained(
     pictures = Pictures(images, size)
     batches = Batches(pictures, labels, recipe, size, 0, 2, DEVICE == "cuda")
     subject = engine(setting, chunks=chunks, cuda_graphs=cuda_graphs)
-    policy = None if checkpoint is None else CheckpointPolicy(checkpoint, "digest", interval)
-    return subject, train(subject, batches, recipe, count, "gpu", policy, after_step)
+    keeper = Watched(after_step)
+    if checkpoint is not None:
+        keeper = CheckpointKeeper("gpu", checkpoint, "digest", interval, stop_signal=after_step)
+    return subject, train(subject, batches, recipe, count, keeper)
 
 
 def alone(function: Callable[..., Any], *arguments: Any, seconds: float = 200) -> Any:
