@@ -293,3 +293,13 @@ def test_arms_stay_equal_and_block_lora_is_a_scaled_lora_of_lower_rank():
     ):
         assert name == other
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3 * theirs.abs().max().item())
+
+
+def test_a_line_of_the_log_names_its_values_whatever_their_order(tmp_path, caplog):
+    caplog.set_level("INFO")
+    values = {"seconds": 7.0, "learning_rate": 2e-4, "train_accuracy": 0.5, "loss": 1.5, "step": 3}
+    for row in (values, dict(reversed(values.items()))):
+        keeper(tmp_path / "c").add_row(row, 9)
+    assert (
+        caplog.messages == ["run tiny: step 3/9 loss 1.5000 accuracy 0.500 rate 2.00e-04 7.0 s"] * 2
+    )

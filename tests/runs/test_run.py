@@ -23,6 +23,7 @@ from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import FastEngine
 from blocklora.files import write_json
 from blocklora.runs.predictions import read_predictions
+from blocklora.tensorfiles import read_tensors, write_tensors
 from tests.tiny import SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -412,3 +413,18 @@ def test_an_unreadable_image_is_named(prepared, tmp_path, capsys):
                  prepared / "backbone.safetensors", broken]  # fmt: skip
     assert main([str(argument) for argument in arguments]) == 1
     assert "broken.png" in capsys.readouterr().err
+
+
+def test_an_adapter_that_does_not_say_its_logit_scale_is_used_with_a_warning(
+    prepared, tmp_path, capsys, caplog
+):
+    assert fit(prepared, tmp_path) == 0
+    path = run_folder(tmp_path, 1) / "adapter.safetensors"
+    facts, tensors = read_tensors(path, "adapter file", "", framework="pt")
+    assert facts.pop("logit_scale") == 30
+    write_tensors(path, tensors, facts)
+    image = next((prepared / "images/test").rglob("*.png"))
+    files = ["--adapter", path, "--backbone-file", prepared / "backbone.safetensors"]
+    assert main([str(argument) for argument in ("predict", *files, image)]) == 0
+    assert capsys.readouterr().out.startswith(str(image))
+    assert f"{path}: does not say its logit_scale" in caplog.text
