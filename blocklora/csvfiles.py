@@ -1,4 +1,4 @@
-"""CSV files of the theory folder: read and written row by row, without pandas."""
+"""CSV files read and written row by row, without pandas."""
 
 import csv
 import io
@@ -29,24 +29,28 @@ def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[
     write_text(path, stream.getvalue())
 
 
-def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_rows(
+    path: str | Path, columns: Sequence[str], remedy: str = "make it again"
+) -> list[dict[str, str]]:
     """Return the rows of a CSV file that must have at least `columns`.
+
+    `remedy` is what messages advise. A byte order mark, as spreadsheets write it, is skipped.
 
     Raises:
         UserError: the file is missing, lacks a column or has a row of another length.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
             rows = list(reader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error}); make it again") from None
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error}); {remedy}") from None
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
-        raise UserError(f"{path}: the column {', '.join(missing)} is missing; make the file again")
+        raise UserError(f"{path}: the column {', '.join(missing)} is missing; {remedy}")
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise UserError(f"{path}, line {number}: wrong number of cells; make the file again")
+            raise UserError(f"{path}, line {number}: wrong number of cells; {remedy}")
     return rows

@@ -4,7 +4,7 @@ A configuration is a dataclass whose fields have these types. Its part of the sc
 and with it every message about a wrong value, follows from the annotations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -72,11 +72,16 @@ def properties(config: type) -> dict[str, Any]:
     """
     found = {}
     for name, hint in get_type_hints(config, include_extras=True).items():
-        rules: Sequence[Any] = getattr(hint, "__metadata__", ())
-        if not rules:
+        if not hasattr(hint, "__metadata__"):
             raise TypeError(f"{config.__name__}.{name} does not say what is allowed")
-        found[name] = {"description": rules[0].description, **rules[0].schema}
+        found[name] = schema_of(hint)
     return found
+
+
+def schema_of(described: Any) -> dict[str, Any]:
+    """Return the JSON schema of one of these types, with its description."""
+    (allowed,) = described.__metadata__
+    return {"description": allowed.description, **allowed.schema}
 
 
 def from_values(config: type, values: Mapping[str, Any]) -> Any:

@@ -109,11 +109,11 @@ class Attachment:
         """Freeze `model` and put `adapter` on its attention layers.
 
         Raises:
-            UserError: the adapter does not fit the model, or not all matrices were reached.
+            UserError: the adapter does not fit the model.
         """
         self.model, self.adapter = model, adapter
         self.attentions: dict[str, AdaptedAttention] = {}
-        self._originals: dict[str, nn.MultiheadAttention] = {}
+        self._originals: list[tuple[nn.Module, nn.MultiheadAttention]] = []
         shapes = tower_shapes(model)
         for tower, factors in adapter.towers.items():
             layers, width = shapes[tower]
@@ -129,20 +129,16 @@ class Attachment:
         for tower, factors in adapter.towers.items():
             blocks = model.get_submodule(PREFIXES[tower])
             for layer in range(len(factors.down)):
-                block, name = blocks[factors.first + layer], f"{tower}.{factors.first + layer}"
-                self._originals[name] = block.attn
+                block = blocks[factors.first + layer]
+                self._originals.append((block, block.attn))
                 block.attn = AdaptedAttention(block.attn, adapter.config, factors, layer)
                 block.attn.train(model.training)
-                self.attentions[name] = block.attn
-        count = len(self.attentions) * len(adapter.config.matrices)
-        if count != adapter.adapted_matrices:
-            raise UserError(f"{count} matrices were adapted, not {adapter.adapted_matrices}")
+                self.attentions[f"{tower}.{factors.first + layer}"] = block.attn
 
     def detach(self) -> nn.Module:
         """Put the model's own attention back, unfreeze what was, and return the model."""
-        for name, attention in self._originals.items():
-            tower, layer = name.split(".")
-            self.model.get_submodule(PREFIXES[tower])[int(layer)].attn = attention
+        for block, attention in self._originals:
+            block.attn = attention
         for parameter in self._trainable:
             parameter.requires_grad_()
         self.attentions.clear()

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from blocklora.fields import Count
+
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -20,9 +22,9 @@ PREFIXES = {"vision": "visual.transformer.resblocks", "text": "transformer.resbl
 class TowerConfig:
     """One transformer: `layers` pre-norm blocks of `width` channels and `heads` heads."""
 
-    width: int
-    layers: int
-    heads: int
+    width: Count
+    layers: Count
+    heads: Count
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ def _fetch_dataset(options: Namespace) -> None:
     elif name not in registry:
         raise UserError(f"{name}: no such dataset; known are {', '.join(registry)}")
     elif registry[name].layout == "drawn":
-        from blocklora.miniature.datasets import draw_dataset
+        from blocklora.miniature.datasets import draw
 
-        source = fetch.draw(name, options.data_root, study.miniature, draw_dataset)
+        source = draw(name, options.data_root, study.miniature)
     else:
         downloader = None if options.offline else Downloader()
         source = fetch.fetch_published(registry[name], options.data_root, downloader)

@@ -4,28 +4,35 @@ import logging
 import re
 from argparse import ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from blocklora.commands.arguments import positive
 from blocklora.commands.theory import add_results
+from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
-
-if TYPE_CHECKING:
-    from blocklora.backbones.config import ClipConfig
 
 logger = logging.getLogger(__name__)
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
-PRECISIONS = ("fp32", "bf16", "fp16")
 TOWERS = ("both", "vision", "text")
 
 # What is measured unless said otherwise: minutes on a small CPU, the paper's settings on a GPU.
-CLASSES = {"cpu": [10, 50], "cuda": [100, 1000]}
-BATCH_SIZES = {"cpu": [4], "cuda": [32]}
-MEASURED_PRECISIONS = {"cpu": ["fp32"], "cuda": ["bf16", "fp32"]}
-MEASURED_TOWERS = {"cpu": ["both"], "cuda": ["both", "vision", "text"]}
-# Most classes with which the reference is run: more would take hours on a CPU.
-REFERENCE_CLASSES = {"cpu": 100, "cuda": 1000}
+# The reference is run with few classes on a CPU, where more would take hours.
+DEFAULTS = {
+    "cpu": {
+        "classes": [10, 50],
+        "batch_sizes": [4],
+        "precisions": ["fp32"],
+        "towers": ["both"],
+        "reference_classes": 100,
+    },
+    "cuda": {
+        "classes": [100, 1000],
+        "batch_sizes": [32],
+        "precisions": ["bf16", "fp32"],
+        "towers": list(TOWERS),
+        "reference_classes": 1000,
+    },
+}
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -51,7 +58,7 @@ def _add_plan(subparsers: _SubParsersAction) -> None:
         metavar="TFLOPS",
         help="10^12 operations per second that a step achieves, as measured by `blocklora bench`",
     )
-    plan.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    plan.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     add_results(plan)
     plan.add_argument("--output", type=Path, help="JSON file to write")
     plan.set_defaults(run=_plan)
@@ -75,7 +82,7 @@ def _add_bench(subparsers: _SubParsersAction) -> None:
     )
     bench.add_argument("--batch-sizes", type=int, nargs="+")
     bench.add_argument("--towers", choices=TOWERS, nargs="+", help="which are adapted")
-    bench.add_argument("--precisions", choices=PRECISIONS, nargs="+")
+    bench.add_argument("--precisions", choices=tuple(PRECISIONS), nargs="+")
     bench.add_argument(
         "--reference-classes",
         type=int,
@@ -104,7 +111,7 @@ def memory_size(text: str) -> int:
 def _plan(options: Namespace) -> None:
     from blocklora.engine.plan import USABLE_SHARE
     from blocklora.files import write_json
-    from blocklora.performance.forecast import document, forecasts, table
+    from blocklora.performance.forecast import forecast, table
     from blocklora.study.config import find_study
     from blocklora.study.model import load_study
     from blocklora.theory.context import Context
@@ -118,71 +125,50 @@ def _plan(options: Namespace) -> None:
     context = Context(study, options.results or Path("results", study.name))
     templates = {study.methods[name].recipe.prompt for name in study.adapter_methods}
     prompts = {template: dataset_prompts(context, template) for template in templates}
-    shapes = model_shapes(context)
-    kinds = list(forecasts(study, shapes, prompts, options.precision, budget))
-    print(table(kinds, rate))
+    found = forecast(study, model_shapes(context), prompts, options.precision, budget, rate)
+    print(table(found))
     if options.output is not None:
-        write_json(options.output, document(study, kinds, options.precision, budget, rate))
+        write_json(options.output, found)
 
 
 def _bench(options: Namespace) -> None:
     from blocklora.files import write_json, write_text
     from blocklora.runs.gpu import claim_gpu
 
-    device = options.device
-    claim_gpu(device)
+    claim_gpu(options.device)
 
+    from blocklora.backbones.published import published_config
     from blocklora.engine.plan import USABLE_SHARE
-    from blocklora.performance.bench import measure, settings
+    from blocklora.performance.bench import describe, measure, settings
     from blocklora.performance.machine import Machine, facts
-    from blocklora.performance.report import document, page
+    from blocklora.performance.report import document, page, setting_name
+    from blocklora.theory.sources import read_shape
 
-    classes = options.classes or CLASSES[device]
-    batch_sizes = options.batch_sizes or BATCH_SIZES[device]
-    limit = options.reference_classes
-    if limit is None:
-        limit = REFERENCE_CLASSES[device]
-    if not all(1 <= count <= 1000 for count in classes):
-        raise UserError(f"--classes {' '.join(map(str, classes))}: 1 to 1000 are possible")
-    for name, value in (("--rounds", options.rounds), ("--batch-sizes", min(batch_sizes))):
+    for name, value in DEFAULTS[options.device].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if not all(1 <= count <= 1000 for count in options.classes):
+        raise UserError(f"--classes {' '.join(map(str, options.classes))}: 1 to 1000 are possible")
+    for name, value in (("--rounds", options.rounds), ("--batch-sizes", min(options.batch_sizes))):
         if value < 1:
             raise UserError(f"{name} {value} has to be positive")
-    machine = Machine(device, options.threads)
-    chosen = list(
-        settings(
-            _shape(options.model),
-            sorted(set(classes)),
-            batch_sizes,
-            options.towers or MEASURED_TOWERS[device],
-            options.precisions or MEASURED_PRECISIONS[device],
-        )
-    )
-    for precision in {setting.precision for setting in chosen}:
+    machine = Machine(options.device, options.threads)
+    model, is_file = options.model, options.model.endswith(".safetensors")
+    clip = read_shape(Path(model)) if is_file else published_config(model)
+    classes = sorted(set(options.classes))
+    combinations = classes, options.batch_sizes, options.towers, options.precisions
+    chosen = list(settings(clip, *combinations))
+    for precision in options.precisions:
         machine.prepare(precision)
     budget = options.memory and int(USABLE_SHARE * options.memory)
     found = []
     for number, setting in enumerate(chosen, 1):
-        logger.info(
-            "setting %d of %d: %d classes, batches of %d, %s, %s",
-            number,
-            len(chosen),
-            len(setting.prompts),
-            setting.batch_size,
-            " and ".join(setting.adapter.towers),
-            setting.precision,
-        )
-        with_reference = len(setting.prompts) <= limit
+        logger.info("setting %d of %d: %s", number, len(chosen), setting_name(describe(setting)))
+        with_reference = len(setting.prompts) <= options.reference_classes
         found.append(measure(setting, machine, options.rounds, budget, with_reference))
-    about = facts(machine, options.rounds)
+    content = document(found, facts(machine, options.rounds))
     if options.output is not None:
-        write_json(options.output, document(found, about))
+        write_json(options.output, content)
     if options.page is not None:
-        write_text(options.page, page(found, about))
-    print(page(found, about), end="")
-
-
-def _shape(model: str) -> "ClipConfig":
-    from blocklora.backbones.published import published_config
-    from blocklora.theory.sources import read_shape
-
-    return read_shape(Path(model)) if model.endswith(".safetensors") else published_config(model)
+        write_text(options.page, page(content))
+    print(page(content), end="")

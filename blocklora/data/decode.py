@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from blocklora.data.images import read_image
+from blocklora.data.images import open_image, read_image
 from blocklora.data.manifest import LabelledImage
 from blocklora.data.pixels import pack_json
 from blocklora.data.preprocess import evaluation_transform
@@ -127,11 +127,8 @@ def _fits(output: str | Path, images: int, total: int, budget: float) -> bool:
 
 
 def _header_shape(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
+    with open_image(path) as image:
+        return image.height, image.width
 
 
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:

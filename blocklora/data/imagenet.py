@@ -63,15 +63,6 @@ def is_flat(folder: Path) -> bool:
         return any(e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file() for e in entries)
 
 
-def find_devkit(places: list[Path]) -> Path | None:
-    """Return the devkit, a folder or a tar file, in the first of the folders that has it."""
-    for place in places:
-        for name in (DEVKIT, f"{DEVKIT}.tar.gz"):
-            if (place / name).exists():
-                return place / name
-    return None
-
-
 def _scan_folders(
     root: Path, folder: str, classes: dict[str, str], split: str
 ) -> Iterator[LabelledImage]:

@@ -1,10 +1,28 @@
 """Image files, decoded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 
 from blocklora.errors import UserError
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file, of which the header is read.
+
+    Raises:
+        UserError: the file is missing, or it cannot be read inside the block.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path}: not a readable image ({error}); fetch or repair it, then run again"
+        ) from None
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -13,10 +31,5 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         UserError: the file is missing or cannot be decoded.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path}: not a readable image ({error}); fetch or repair it, then run again"
-        ) from None
+    with open_image(path) as image:
+        return image.convert("RGB")

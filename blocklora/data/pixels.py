@@ -21,9 +21,9 @@ returned here behave alike: the `.npy` is then one-dimensional uint8, the UTF-8 
 
 import json
 import zipfile
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,48 +61,22 @@ class LazyTestPixels:
         return evaluation_transform(read_image(self._files[index]), self.shape[1])
 
 
-class ShotImages(ABC):
+@dataclass(frozen=True)
+class ShotImages:
     """The training images of one shots list at full resolution.
 
     Attributes:
         paths: of the images, relative to the image root, in drawing order.
         labels: int64 (images,).
+        image: returns the image of an index as uint8 (H, W, 3), RGB; a store's is read-only.
     """
 
-    def __init__(self, paths: Sequence[str], labels: np.ndarray):
-        self.paths = list(paths)
-        self.labels = labels
+    paths: Sequence[str]
+    labels: np.ndarray
+    image: Callable[[int], np.ndarray]
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @abstractmethod
-    def image(self, index: int) -> np.ndarray:
-        """Return image `index` as uint8 (H, W, 3), RGB; a store's is read-only."""
-
-
-class StoredShotImages(ShotImages):
-    """Images sliced from a memory-mapped store: no copy, no decoding."""
-
-    def __init__(self, paths: Sequence[str], labels: np.ndarray, index: np.ndarray, pixels):
-        super().__init__(paths, labels)
-        self._index = index
-        self._pixels = pixels
-
-    def image(self, index: int) -> np.ndarray:  # noqa: D102
-        offset, height, width = self._index[index].tolist()
-        return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
-
-
-class LazyShotImages(ShotImages):
-    """Images decoded whenever they are asked for."""
-
-    def __init__(self, paths: Sequence[str], labels: np.ndarray, image_root: str | Path):
-        super().__init__(paths, labels)
-        self._root = Path(image_root)
-
-    def image(self, index: int) -> np.ndarray:  # noqa: D102
-        return np.asarray(read_image(self._root / self.paths[index]))
 
 
 def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTestPixels:
@@ -133,14 +107,20 @@ def open_shot_images(path: str | Path) -> ShotImages:
         with np.load(path, allow_pickle=False) as arrays:
             paths, labels = unpack_json(arrays["paths"]), arrays["labels"]
             if "image_root" in arrays:
-                return LazyShotImages(paths, labels, unpack_json(arrays["image_root"]))
+                root = Path(unpack_json(arrays["image_root"]))
+                return ShotImages(paths, labels, lambda i: np.asarray(read_image(root / paths[i])))
             index = arrays["index"]
         pixels = _map_member(path, "pixels.npy")
         if len({len(paths), len(labels), len(index)}) != 1 or len(pixels) != _end(index):
             raise ValueError("its parts do not fit together")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise _not_a_store(path, error) from None
-    return StoredShotImages(paths, labels, index, pixels)
+
+    def stored(number: int) -> np.ndarray:
+        offset, height, width = index[number].tolist()
+        return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
+    return ShotImages(paths, labels, stored)
 
 
 def pack_json(value: object) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Dataset definitions as data: `registry/*.yaml`, checked against `registry/schema.json`."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blocklora.errors import UserError
+from blocklora.fields import from_values
+from blocklora.files import read_json
 from blocklora.yamlfiles import read_yaml
 
 PACKAGED = Path(__file__).with_name("registry")
@@ -110,35 +111,27 @@ def load_registry(folder: Path | None = None) -> dict[str, Dataset]:
 def _read(path: Path) -> dict[str, Any]:
     import jsonschema
 
-    schema = json.loads((PACKAGED / "schema.json").read_text(encoding="utf-8"))
     entries = read_yaml(path)
     try:
-        jsonschema.validate(entries, schema)
+        jsonschema.validate(entries, read_json(PACKAGED / "schema.json"))
     except jsonschema.ValidationError as error:
         raise UserError(f"{path}: {error.json_path}: {error.message}") from None
     return entries
 
 
 def _dataset(name: str, folder: Path, entry: dict[str, Any]) -> Dataset:
-    values = dict(entry)
-    if "split_file" in values:
-        values["split_file"] = RemoteFile(**_file(values["split_file"]))
-    return Dataset(
-        **values
-        | {
-            "name": name,
-            "registry": folder,
-            "same_names": tuple(map(tuple, entry.get("same_names", ()))),
-            "trees": tuple(
-                Tree(**tree | {"needs": tuple(tree["needs"])}) for tree in entry.get("trees", ())
-            ),
-            "downloads": tuple(
-                tuple(Archive(**_file(archive)) for archive in download["archives"])
-                for download in entry.get("downloads", ())
-            ),
-        }
-    )
+    file, downloads = entry.get("split_file"), entry.get("downloads", ())
+    made = {
+        "split_file": file and _remote(RemoteFile, file),
+        "same_names": tuple(map(tuple, entry.get("same_names", ()))),
+        "trees": tuple(from_values(Tree, tree) for tree in entry.get("trees", ())),
+        "downloads": tuple(
+            tuple(_remote(Archive, archive) for archive in download["archives"])
+            for download in downloads
+        ),
+    }
+    return Dataset(name=name, registry=folder, **entry | made)
 
 
-def _file(entry: dict[str, Any]) -> dict[str, Any]:
-    return entry | {"addresses": tuple(address["url"] for address in entry["addresses"])}
+def _remote(kind: type[RemoteFile], entry: dict[str, Any]) -> RemoteFile:
+    return kind(**entry | {"addresses": tuple(address["url"] for address in entry["addresses"])})

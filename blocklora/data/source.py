@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blocklora.errors import UserError
+from blocklora.fields import from_values
 from blocklora.files import read_json, write_json
 
 ORIGINS = ("existing", "downloaded", "drawn", "user")
@@ -40,11 +41,11 @@ def read_source(path: str | Path) -> Source:
     """
     record = read_json(path)
     try:
-        source = Source(**{**record, "files": tuple(record["files"])})
+        source = from_values(Source, record)
         root = Path(source.image_root)
         if source.origin not in ORIGINS:
             raise ValueError(f"origin is {source.origin!r}")
-    except (TypeError, KeyError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: not a source record ({error}); make it with `blocklora fetch-dataset`"
         ) from None

@@ -1,12 +1,12 @@
 """Readers of everything that assigns the images of a dataset to labels and splits."""
 
-import csv
 import json
 import lzma
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from blocklora.csvfiles import read_rows
 from blocklora.data.manifest import SPLITS, LabelledImage, check_relative
 from blocklora.errors import UserError
 
@@ -130,22 +130,9 @@ def read_csv_split(path: str | Path) -> list[LabelledImage]:
     Raises:
         UserError: a column is missing or a row does not make sense.
     """
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error})") from None
-    columns = reader.fieldnames or ()
-    missing = [name for name in ("path", "label", "split") if name not in columns]
-    if missing:
-        raise UserError(f"{path}: no column {missing[0]!r}; needed are path, label and split")
-    for line, row in enumerate(rows, start=2):
-        if None in row.values():
-            raise UserError(f"{path}, row {line}: has fewer cells than the first row names")
+    rows = read_rows(path, ("path", "label", "split"), "correct it")
     numbers = {}
-    if "classname" not in columns:
+    if not any("classname" in row for row in rows):
         numbers = {name: str(n) for n, name in enumerate(sorted({r["label"] for r in rows}))}
     images = []
     for line, row in enumerate(rows, start=2):

@@ -6,7 +6,7 @@ import lzma
 from pathlib import Path
 
 from blocklora.data.download import Downloader, check_file
-from blocklora.data.imagenet import DEVKIT, find_devkit, is_flat
+from blocklora.data.imagenet import DEVKIT, is_flat
 from blocklora.data.registry import Dataset, RemoteFile, Tree, readable
 from blocklora.errors import UserError
 from blocklora.files import file_digest
@@ -89,10 +89,11 @@ def _find_devkit(folder: Path, data_root: Path) -> Path | None:
     validation = next(v for v in (folder / "images" / "val", folder / "val") if v.is_dir())
     if not is_flat(validation):
         return None
-    devkit = find_devkit([folder, validation.parent, data_root / ARCHIVES])
-    if devkit is None:
-        raise UserError(
-            f"{validation}: the images lie flat, so {DEVKIT}.tar.gz is needed to tell their "
-            f"classes: get it from https://image-net.org and put it into {data_root / ARCHIVES}"
-        )
-    return devkit
+    for place in (folder, validation.parent, data_root / ARCHIVES):
+        for devkit in (place / DEVKIT, place / f"{DEVKIT}.tar.gz"):
+            if devkit.exists():
+                return devkit
+    raise UserError(
+        f"{validation}: the images lie flat, so {DEVKIT}.tar.gz is needed to tell their "
+        f"classes: get it from https://image-net.org and put it into {data_root / ARCHIVES}"
+    )

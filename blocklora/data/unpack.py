@@ -82,17 +82,30 @@ class _Budget:
         self._bytes = MAXIMUM_GROWTH * archive.stat().st_size + _SLACK
         self._members = MAXIMUM_MEMBERS
 
-    def take_member(self) -> None:
+    def admit(self, name: str, plain: bool) -> str:
+        """Return the path of a member, if it is `plain`, a file or a folder, and stays inside."""
         self._members -= 1
         if self._members < 0:
-            raise _refusal(self.archive, f"it has more than {MAXIMUM_MEMBERS} members")
+            raise self.refusal(f"it has more than {MAXIMUM_MEMBERS} members")
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+            raise self.refusal(f"{name!r} leads out of the folder")
+        if not plain:
+            raise self.refusal(f"{str(path)!r} is a link or a device")
+        return str(path)
 
     def take(self, size: int) -> None:
         self._bytes -= size
         if self._bytes < 0:
-            raise _refusal(
-                self.archive, f"it grows to more than {MAXIMUM_GROWTH} times its size when unpacked"
+            raise self.refusal(
+                f"it grows to more than {MAXIMUM_GROWTH} times its size when unpacked"
             )
+
+    def refusal(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.archive}: refused: {reason}; the archive is damaged or hostile: delete it and "
+            "fetch it from another address"
+        )
 
 
 def unpack(archive: Path, folder: Path, rules: Mapping[str, Any]) -> None:
@@ -166,11 +179,8 @@ def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
 def _zip_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
-            budget.take_member()
-            name = _checked(info.filename, budget)
             kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _refusal(budget.archive, f"{name!r} is a link or a device")
+            name = budget.admit(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
             if info.is_dir():
                 continue
             with archive.open(info) as content:
@@ -180,21 +190,11 @@ def _zip_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
 def _tar_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictInfo) as archive:
         for info in archive:
-            budget.take_member()
-            name = _checked(info.name, budget)
-            if not (info.isreg() or info.isdir()):
-                raise _refusal(budget.archive, f"{name!r} is a link or a device")
+            name = budget.admit(info.name, info.isreg() or info.isdir())
             # A stream keeps the header of every member it has passed otherwise.
             archive.members = []
             if info.isreg():
                 yield _Member(name, archive.extractfile(info), info.size)
-
-
-def _checked(name: str, budget: _Budget) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise _refusal(budget.archive, f"{name!r} leads out of the folder")
-    return str(path)
 
 
 def _write(source: IO[bytes], target: Path, budget: _Budget) -> None:
@@ -205,11 +205,4 @@ def _write(source: IO[bytes], target: Path, budget: _Budget) -> None:
                 budget.take(len(block))
                 stream.write(block)
     except (FileExistsError, NotADirectoryError):
-        raise _refusal(budget.archive, f"it has {target.name!r} twice") from None
-
-
-def _refusal(archive: Path, reason: str) -> UserError:
-    return UserError(
-        f"{archive}: refused: {reason}; the archive is damaged or hostile: delete it and fetch it "
-        "from another address"
-    )
+        raise budget.refusal(f"it has {target.name!r} twice") from None

@@ -11,6 +11,7 @@ The numbers of classes and images stand in `blocklora/data/registry/miniature.ya
 verification reads them.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from blocklora.data.download import locked
+from blocklora.data.source import Source
 from blocklora.errors import UserError
+from blocklora.files import json_digest
 from blocklora.miniature.figures import OBJECTS, draw_masks
 from blocklora.miniature.painting import (
     COLOURS,
@@ -36,6 +40,7 @@ from blocklora.miniature.pairs import NOISE, TILT
 from blocklora.miniature.settings import read_settings
 
 IMAGES_PER_CLASS = {"train": 24, "val": 8, "test": 40}
+DRAWN_PER_CLASS = sum(IMAGES_PER_CLASS.values())
 DIGITS_PER_CLASS = {"train": 40, "val": 20}  # the others, 114 to 123 of each, are for the test
 
 COVERED_COLOURS = ("red", "yellow", "green", "blue")
@@ -52,11 +57,33 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 Painter = Callable[[int, np.random.Generator], Iterator[tuple[str, np.ndarray]]]
 
 
+def draw(name: str, data_root: Path, settings: Mapping[str, Any] | None) -> Source:
+    """Draw the dataset `name` below `data_root` and return where it is.
+
+    The folder is named by the settings, so that studies that draw differently can share a
+    `data_root`. It is drawn anew at every call, since the drawing code may have changed.
+
+    Raises:
+        UserError: the study has no `miniature` settings, or no such dataset is drawn.
+    """
+    if settings is None:
+        raise UserError(f"{name} is drawn, so the study needs `miniature` settings")
+    folder = data_root.absolute() / "drawn" / f"{name}-{json_digest(settings)[:12]}"
+    with locked(data_root, folder.name):
+        unfinished = folder.with_name(f".{folder.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        draw_dataset(name, unfinished, settings)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    return Source(name, str(folder), None, "drawn")
+
+
 def draw_dataset(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
     """Draw the dataset `name` into `folder`, which exists and is empty.
 
-    The images depend on the name and on the seed and image size of `settings`, a study's
-    `miniature` section, alone.
+    The images depend on the name and on the seed and image size of `settings`, the `miniature`
+    section of a checked study, alone.
 
     Raises:
         UserError: no such dataset is drawn.
@@ -79,20 +106,20 @@ def draw_dataset(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _covered(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for colour, shape in product(COVERED_COLOURS, COVERED_SHAPES):
-        masks = draw_masks(shape, _per_class(), size, TILT, rng)
+        masks = draw_masks(shape, DRAWN_PER_CLASS, size, TILT, rng)
         figure = np.tile(COLOURS[colour], (len(masks), 1))
         yield f"{colour} {shape}", _textured(masks, figure, rng)
 
 
 def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for name in OBJECTS:
-        masks = draw_masks(name, _per_class(), size, TILT, rng)
+        masks = draw_masks(name, DRAWN_PER_CLASS, size, TILT, rng)
         yield name, _textured(masks, _any_colours(len(masks), rng), rng)
 
 
 def _shifted(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for name in SHIFTED_FIGURES:
-        masks = draw_masks(name, _per_class(), size, SHIFTED_TILT, rng)
+        masks = draw_masks(name, DRAWN_PER_CLASS, size, SHIFTED_TILT, rng)
         count = len(masks)
         dark = vary(_any_colours(count, rng) * 0.4, rng)
         plain = np.zeros(masks.shape, bool)
@@ -117,10 +144,6 @@ def _enlarge(digit: np.ndarray, size: int) -> np.ndarray:
     enlarged = Image.fromarray(digit).resize((inner, inner), Image.BICUBIC)
     picture.paste(enlarged.convert("RGB"), ((size - inner) // 2,) * 2)
     return np.asarray(picture)
-
-
-def _per_class() -> int:
-    return sum(IMAGES_PER_CLASS.values())
 
 
 def _any_colours(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Small CLIP models that are pretrained on drawn images, as a family of backbones."""
 
-from blocklora.backbones.config import ClipConfig, TowerConfig
+from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.family import Family
 from blocklora.miniature.settings import Settings, read_settings
 
@@ -9,15 +9,14 @@ VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 
 def clip_config(name: str, settings: Settings) -> ClipConfig:
     """Return the shape of the small CLIP called `name`."""
-    vision, text = settings.vision, settings.text
     return ClipConfig(
         name=name,
         embed_dim=settings.embed_dim,
         quick_gelu=True,
         image_size=settings.image_size,
         patch_size=settings.patch_size,
-        vision=TowerConfig(vision.width, vision.layers, vision.heads),
-        text=TowerConfig(text.width, text.layers, text.heads),
+        vision=settings.vision,
+        text=settings.text,
         context_length=settings.context_length,
         vocab_size=VOCABULARY,
     )

@@ -4,19 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from blocklora.backbones.config import TowerConfig
 from blocklora.fields import Count, Natural, Positive, mapping_of
 
-
-@dataclass(frozen=True)
-class Tower:
-    """The shape of one transformer."""
-
-    width: Count
-    layers: Count
-    heads: Count
-
-
-TowerMapping = mapping_of("a mapping of the width, layers and heads of a transformer", Tower)
+Tower = mapping_of("a mapping of the width, layers and heads of a transformer", TowerConfig)
 
 
 @dataclass(frozen=True)
@@ -41,8 +32,8 @@ class Settings:
     patch_size: Count
     embed_dim: Count
     context_length: Count
-    vision: TowerMapping
-    text: TowerMapping
+    vision: Tower
+    text: Tower
     steps: Count
     batch_size: Count
     learning_rate: Positive
@@ -59,5 +50,5 @@ class Settings:
 
 def read_settings(section: Mapping[str, Any]) -> Settings:
     """Return the settings in the `miniature` section of a checked study."""
-    towers = {key: Tower(**section[key]) for key in ("vision", "text")}
+    towers = {key: TowerConfig(**section[key]) for key in ("vision", "text")}
     return Settings(**{**section, **towers})

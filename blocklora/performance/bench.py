@@ -6,7 +6,8 @@ them alike, and medians over the rounds are reported.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -22,6 +23,8 @@ from blocklora.performance.machine import Machine
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import OutOfMemory, Worker
 from blocklora.theory.counting import flop_counter
+
+Facts = dict[str, Any]
 
 PROMPT = "a photo of a {}."
 # That of the paper.
@@ -43,78 +46,6 @@ TEST_BATCHES = {"cpu": 1, "cuda": 64}
 IMAGENET_CLASSES, IMAGENET_BATCH, IMAGENET_STEPS, IMAGENET_TEST = 1000, 32, 8000, 50_000
 
 
-@dataclass(frozen=True)
-class EngineFigures:
-    """What was measured of one engine.
-
-    Attributes:
-        rounds: seconds per step of each round.
-        peak_memory_bytes: allocated on the GPU, or resident in the engine's process.
-        counted_flops: operations PyTorch counts in a step.
-        first_loss: of the first step, the same with either engine.
-    """
-
-    rounds: tuple[float, ...]
-    peak_memory_bytes: int
-    counted_flops: int
-    first_loss: float
-
-    @property
-    def step_seconds(self) -> float:
-        """The median over the rounds."""
-        return median(self.rounds)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured in one setting.
-
-    Attributes:
-        setting: of the training.
-        plan: chunks of the fast engine and its planned memory.
-        formula_flops: operations of a step by the closed formula.
-        product_rate: operations per second of a large matrix product.
-        fast: the fast engine.
-        reference: the reference engine; None if it was not run or ran out of memory.
-        reference_ran_out: whether the latter.
-        parts: seconds per step by part; empty where one tower is adapted.
-        test_seconds: of encoding the prompts for tests, and of testing one image.
-    """
-
-    setting: Setting
-    plan: Plan
-    formula_flops: int
-    product_rate: float
-    fast: EngineFigures
-    reference: EngineFigures | None
-    reference_ran_out: bool
-    parts: Mapping[str, float]
-    test_seconds: tuple[float, float]
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """All that its setting is but the classes."""
-        return self.setting.adapter.towers, self.setting.batch_size, self.setting.precision
-
-    @property
-    def classes(self) -> int:
-        """Of the setting."""
-        return len(self.setting.prompts)
-
-    @property
-    def floor_seconds(self) -> float:
-        """What a step would take at the rate of a large product."""
-        return self.formula_flops / self.product_rate
-
-    @property
-    def imagenet_minutes(self) -> float | None:
-        """What 16 shots of ImageNet and the test would take; None in other settings."""
-        if (self.classes, self.setting.batch_size) != (IMAGENET_CLASSES, IMAGENET_BATCH):
-            return None
-        prompts, image = self.test_seconds
-        return (IMAGENET_STEPS * self.fast.step_seconds + prompts + IMAGENET_TEST * image) / 60
-
-
 def settings(
     clip: ClipConfig,
     classes: Sequence[int],
@@ -125,13 +56,9 @@ def settings(
     """Yield every combination; n classes have the first n of ImageNet's names."""
     names = list(read_classes(PACKAGED / "imagenet_classes.txt").values())
     prompts = tokenize(class_prompts(names, PROMPT), clip.context_length)
-    for precision in precisions:
-        for tower in towers:
-            adapter = replace(ADAPTER, towers=TOWERS[tower])
-            for batch_size in batch_sizes:
-                for count in classes:
-                    chosen = tuple(map(tuple, prompts[:count]))
-                    yield Setting(clip, adapter, chosen, batch_size, precision)
+    for precision, tower, batch_size, count in product(precisions, towers, batch_sizes, classes):
+        adapter = replace(ADAPTER, towers=TOWERS[tower])
+        yield Setting(clip, adapter, tuple(map(tuple, prompts[:count])), batch_size, precision)
 
 
 def measure(
@@ -140,8 +67,8 @@ def measure(
     rounds: int,
     memory_bytes: int | None,
     with_reference: bool,
-) -> Measurement:
-    """Measure one setting.
+) -> Facts:
+    """Measure one setting and return its entry in the JSON file.
 
     Args:
         setting: of the training.
@@ -193,45 +120,96 @@ def measure(
             for name, worker in trials.items():
                 times[name].append(worker.ask("step_seconds", steps))
             rates.append(bare.ask("product_rate"))
-        figures = {
-            name: EngineFigures(
-                tuple(times[name]), trials[name].ask("peak_memory"), counted[name], losses[name]
+        engines = {
+            name: figures(
+                setting, times[name], trials[name].ask("peak_memory"), counted[name], losses[name]
             )
             for name in counted
         }
-        return Measurement(
-            setting=setting,
-            plan=chosen,
-            formula_flops=planned_flops(setting, chosen.chunks),
-            product_rate=median(rates),
-            fast=figures["fast"],
-            reference=figures.get("reference"),
-            reference_ran_out=ran_out,
-            parts=_parts({name: median(values) for name, values in times.items()}, trials, bare)
-            | _gaps(trials["fast"], figures["fast"].step_seconds, device),
-            test_seconds=trials["fast"].ask(
-                "test_seconds", TEST_BATCHES[device] * setting.batch_size
-            ),
-        )
+        parts = _parts({name: median(values) for name, values in times.items()}, trials, bare)
+        parts |= _gaps(trials["fast"], engines["fast"]["step_seconds"], device)
+        tests = trials["fast"].ask("test_seconds", TEST_BATCHES[device] * setting.batch_size)
+        return entry(setting, chosen, engines, ran_out, median(rates), parts, tests)
 
 
-def reference_seconds(found: Measurement, others: Sequence[Measurement]) -> float | None:
-    """Return the reference engine's time of a step, measured or extrapolated.
+def describe(setting: Setting) -> Facts:
+    """Return what a setting is, as JSON values."""
+    return {
+        "model": setting.clip.name,
+        "classes": len(setting.prompts),
+        "prompt_tokens": sum(map(len, set(setting.prompts))),
+        "batch_size": setting.batch_size,
+        "towers": list(setting.adapter.towers),
+        "precision": setting.precision,
+    }
 
-    Where it was not measured, it is extrapolated linearly in the number of classes from the two
-    largest settings of the same kind among `others` where it was; None if there are none.
+
+def figures(
+    setting: Setting, rounds: Sequence[float], peak_memory: int, flops: int, first_loss: float
+) -> Facts:
+    """Return what was measured of one engine, as JSON values.
+
+    Args:
+        setting: of the training.
+        rounds: seconds per step of each round.
+        peak_memory: bytes allocated on the GPU, or resident in the engine's process.
+        flops: operations PyTorch counts in a step.
+        first_loss: of the first step, the same with either engine.
     """
-    if found.reference is not None:
-        return found.reference.step_seconds
-    known = sorted(
-        (other.classes, other.reference.step_seconds)
-        for other in others
-        if other.kind == found.kind and other.reference is not None
-    )
-    if len(known) < 2:
-        return None
-    (few, short), (more, long) = known[-2:]
-    return long + (long - short) / (more - few) * (found.classes - more)
+    return {
+        "step_seconds": median(rounds),
+        "rounds_seconds": list(rounds),
+        "images_per_second": setting.batch_size / median(rounds),
+        "peak_memory_bytes": peak_memory,
+        "flops_counted": flops,
+        "first_loss": first_loss,
+    }
+
+
+def entry(
+    setting: Setting,
+    chosen: Plan,
+    engines: Mapping[str, Facts],
+    ran_out: bool,
+    product_rate: float,
+    parts: Mapping[str, float],
+    test_seconds: tuple[float, float],
+) -> Facts:
+    """Return what was measured in one setting, as JSON values.
+
+    Args:
+        setting: of the training.
+        chosen: chunks of the fast engine and its planned memory.
+        engines: the figures of the engine "fast", and of "reference" where it was measured.
+        ran_out: True if the reference engine ran out of memory.
+        product_rate: operations per second of a large matrix product.
+        parts: seconds per step by part; empty where one tower is adapted.
+        test_seconds: of encoding the prompts for tests, and of testing one image.
+    """
+    fast, reference = engines["fast"], engines.get("reference")
+    flops = planned_flops(setting, chosen.chunks)
+    classes, (test_prompts, test_image) = len(setting.prompts), test_seconds
+    minutes = None
+    if (classes, setting.batch_size) == (IMAGENET_CLASSES, IMAGENET_BATCH):
+        steps = IMAGENET_STEPS * fast["step_seconds"]
+        minutes = (steps + test_prompts + IMAGENET_TEST * test_image) / 60
+    return {
+        **describe(setting),
+        "chunks": vars(chosen.chunks),
+        "planned_memory_bytes": chosen.peak_bytes,
+        "product_rate_flops": product_rate,
+        "flops_formula": flops,
+        "fast": fast,
+        "fast_share_of_product_rate": flops / product_rate / fast["step_seconds"],
+        "reference": reference,
+        "reference_ran_out_of_memory": ran_out,
+        "memory_share": reference and fast["peak_memory_bytes"] / reference["peak_memory_bytes"],
+        "parts_seconds": dict(parts),
+        "floor_seconds": flops / product_rate,
+        "test_prompts_seconds": test_prompts,
+        "test_image_seconds": test_image,
+        "imagenet_minutes": minutes,
+    }
 
 
 def _reductions(setting: Setting) -> dict[str, Setting]:

@@ -16,7 +16,8 @@ from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone, tensor_shapes
 from blocklora.engine.augment import cut, draw_crops
 from blocklora.engine.classifier import Classifier
-from blocklora.engine.fast import Chunks, Engine, FastEngine
+from blocklora.engine.engines import load_engine
+from blocklora.engine.fast import Chunks
 from blocklora.engine.loop import training_step
 from blocklora.engine.plan import Setting
 from blocklora.engine.precisions import dtype_of
@@ -45,7 +46,16 @@ class Training:
         self.backbone = random_backbone(clip)
         generator = torch.Generator().manual_seed(0)
         self.adapter = Adapter.initialise(setting.adapter, clip.tower_shapes, generator, device)
-        self.engine = self._engine(engine, chunks)
+        self.engine = load_engine(engine)(
+            self.backbone,
+            self.adapter,
+            setting.prompts,
+            logit_scale=LOGIT_SCALE,
+            seed=0,
+            device=device,
+            precision=setting.precision,
+            **({"chunks": chunks} if engine == "fast" else {}),
+        )
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), LEARNING_RATE)
         self.scaler = torch.amp.GradScaler(device, enabled=setting.precision == "fp16")
         generator = torch.Generator().manual_seed(0)
@@ -55,20 +65,6 @@ class Training:
         labels = torch.randint(0, len(setting.prompts), shape[:1], generator=generator)
         self.labels = labels.to(device)
         self.done = 0
-
-    def _engine(self, name: str, chunks: Chunks) -> Engine:
-        options = {
-            "logit_scale": LOGIT_SCALE,
-            "seed": 0,
-            "device": self.machine.device,
-            "precision": self.setting.precision,
-        }
-        inputs = self.backbone, self.adapter, self.setting.prompts
-        if name == "fast":
-            return FastEngine(*inputs, **options, chunks=chunks)
-        from blocklora.engine.reference import ReferenceEngine
-
-        return ReferenceEngine(*inputs, **options)
 
     def step(self) -> float:
         """Do one step and return its loss.

@@ -72,16 +72,15 @@ def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ..
 
     # An interruption of the terminal reaches all processes; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    subject: list[Any] = []
+    subject = None
     while True:
         try:
             method, values = pipe.recv()
         except EOFError:
             return
         try:
-            if not subject:
-                subject.append(build(*arguments))
-            answer = "result", getattr(subject[0], method)(*values)
+            subject = subject or build(*arguments)
+            answer = "result", getattr(subject, method)(*values)
         except UserError as error:
             answer = "error", str(error)
         except RuntimeError as error:

@@ -20,7 +20,7 @@ from blocklora.backbones import FAMILIES
 from blocklora.engine.engines import ENGINES
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.engine.recipe import Recipe
-from blocklora.fields import mapping_schema, properties
+from blocklora.fields import mapping_of, mapping_schema, one_of, properties, schema_of, some_of
 from blocklora.methods import METHODS
 from blocklora.miniature.settings import Settings
 
@@ -56,7 +56,7 @@ def load_schema(name: str) -> dict[str, Any]:
         schema["$defs"] |= _described_parts()
     else:
         for key, words in (("precision", PRECISIONS), ("engine", ENGINES)):
-            schema["properties"][key] = _one_of(words)
+            schema["properties"][key] = schema_of(one_of(*words))
     return schema
 
 
@@ -65,47 +65,31 @@ def schema_text(name: str) -> str:
     return yaml.safe_dump(load_schema(name), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _one_of(words: Iterable[str]) -> dict[str, Any]:
-    return {"description": f"one of {', '.join(words)}", "enum": list(words)}
-
-
 def _described_parts() -> dict[str, Any]:
     """Return the parts of the schema of studies that follow from descriptions."""
     from blocklora.experiments import EXPERIMENTS  # they build on studies
 
-    experiments = {"description": f"one of {', '.join(EXPERIMENTS)}", "enum": list(EXPERIMENTS)}
-    recipe = properties(Recipe)
+    drawn = "a mapping of the settings of drawn images and of the small CLIP"
+    recipe = schema_of(mapping_of("a mapping of the hyperparameters of training", Recipe))
     return {
-        "experiments": {
-            "description": f"a list of different ones of {', '.join(EXPERIMENTS)}",
-            "type": "array",
-            "minItems": 1,
-            "uniqueItems": True,
-            "items": experiments,
-        },
+        "experiments": schema_of(some_of(*EXPERIMENTS)),
         "backbone": {
             "description": f"a mapping with the key source, one of {', '.join(FAMILIES)}",
-            **mapping_schema({"source": _one_of(FAMILIES)}),
+            **mapping_schema({"source": schema_of(one_of(*FAMILIES))}),
         },
-        "miniature": {
-            "description": "a mapping of the settings of drawn images and of the small CLIP",
-            **mapping_schema(properties(Settings)),
-        },
-        "recipe": {
-            "description": "a mapping of the hyperparameters of training",
-            **mapping_schema(recipe),
-        },
+        "miniature": schema_of(mapping_of(drawn, Settings)),
+        "recipe": recipe,
         "own_recipe": {
             "description": "a mapping of the hyperparameters in which a method has its own values",
             "type": "object",
             "additionalProperties": False,
-            "properties": recipe,
+            "properties": recipe["properties"],
         },
         "method": {
             "description": f"a mapping with the key kind, one of {', '.join(METHODS)}",
             "type": "object",
             "required": ["kind"],
-            "properties": {"kind": _one_of(METHODS)},
+            "properties": {"kind": schema_of(one_of(*METHODS))},
             "allOf": [
                 {
                     "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
@@ -119,12 +103,8 @@ def _described_parts() -> dict[str, Any]:
 
 def _method_part(config: type | None) -> dict[str, Any]:
     values = {} if config is None else properties(config)
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": list(values),
-        "properties": {"kind": True, **values, "recipe": {"$ref": "#/$defs/own_recipe"}},
-    }
+    further = {"kind": True, **values, "recipe": {"$ref": "#/$defs/own_recipe"}}
+    return {**mapping_schema(values), "properties": further}
 
 
 def _key(parts: Iterable[Any]) -> str:

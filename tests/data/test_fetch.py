@@ -16,7 +16,7 @@ import yaml
 
 from blocklora.cli import main
 from blocklora.data.download import Downloader
-from blocklora.data.fetch import draw, fetch_published, use_own
+from blocklora.data.fetch import fetch_published, use_own
 from blocklora.data.manifest import read_manifest, read_shots
 from blocklora.data.pixels import open_shot_images, open_test_pixels
 from blocklora.data.registry import VARIABLE, load_registry
@@ -318,23 +318,6 @@ def test_own_datasets_come_from_a_folder_or_a_csv(tmp_path):
 def test_a_missing_own_dataset_is_named(tmp_path, images, csv):
     with pytest.raises(UserError, match=r"no such (folder|file); own_datasets\.mine\."):
         use_own("mine", tmp_path / images, csv and tmp_path / csv)
-
-
-def test_drawn_datasets_lie_in_a_folder_named_by_their_settings(tmp_path):
-    def painter(name, folder, settings):
-        (folder / "train").mkdir()
-        (folder / "train" / f"{name}{settings['n']}.png").touch()
-
-    first = draw("mini", tmp_path, {"n": 1}, painter)
-    second = draw("mini", tmp_path, {"n": 2}, painter)
-    again = draw("mini", tmp_path, {"n": 1}, painter)
-    assert first == again
-    assert first.origin == "drawn"
-    assert first.image_root != second.image_root
-    for source, number in ((first, 1), (second, 2)):
-        assert os.listdir(f"{source.image_root}/train") == [f"mini{number}.png"]
-    with pytest.raises(UserError, match="needs `miniature` settings"):
-        draw("mini", tmp_path, None, painter)
 
 
 def test_a_source_whose_folder_is_gone_is_named(tmp_path):

@@ -239,9 +239,7 @@ def test_the_data_package_does_not_import_torch():
         "manifest",
         "layouts",
         "verify",
-        "obtain",
         "fetch",
-        "commands",
     ]
     code = "import sys\n" + "".join(f"import blocklora.data.{m}\n" for m in modules)
     code += (

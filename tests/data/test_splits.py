@@ -212,11 +212,11 @@ def test_own_csv_is_read_with_or_without_class_names(tmp_path, content, expected
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("path,split\n", "no column 'label'"),
+        ("path,split\n", "the column label is missing; correct it"),
         ("path,label,split\na.jpg,x,testing\n", "row 2: split is 'testing'"),
         ("path,label,split,classname\na.jpg,x,test,y\n", "row 2: label 'x' must be an integer"),
         ('path,label,split\n"a', "not a readable CSV"),
-        ("path,label,split\na.jpg,x,test\nb.jpg\n", "row 3: has fewer cells"),
+        ("path,label,split\na.jpg,x,test\nb.jpg\n", "line 3: wrong number of cells"),
     ],
 )
 def test_faults_of_an_own_csv_are_named(tmp_path, content, message):

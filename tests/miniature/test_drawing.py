@@ -1,5 +1,6 @@
 """The drawn datasets hold what the registry says, and the digits are the real ones."""
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from sklearn.datasets import load_digits
 
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
-from blocklora.miniature.datasets import DATASETS, DIGITS, draw_dataset
+from blocklora.miniature import datasets
+from blocklora.miniature.datasets import DATASETS, DIGITS, draw, draw_dataset
 from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
 from blocklora.miniature.pairs import NAMES, Pairs, all_captions
 from blocklora.yamlfiles import read_yaml
@@ -89,3 +91,21 @@ def test_figures_are_seen_whole(name, size, seed):
 def test_a_dataset_that_is_not_drawn_is_refused(tmp_path):
     with pytest.raises(UserError, match="imagenet: no such drawn dataset"):
         draw_dataset("imagenet", tmp_path, SETTINGS)
+
+
+def test_drawn_datasets_lie_in_a_folder_named_by_their_settings(tmp_path, monkeypatch):
+    def painter(name, folder, settings):
+        (folder / "train").mkdir()
+        (folder / "train" / f"{name}{settings['n']}.png").touch()
+
+    monkeypatch.setattr(datasets, "draw_dataset", painter)
+    first = draw("mini", tmp_path, {"n": 1})
+    second = draw("mini", tmp_path, {"n": 2})
+    again = draw("mini", tmp_path, {"n": 1})
+    assert first == again
+    assert first.origin == "drawn"
+    assert first.image_root != second.image_root
+    for source, number in ((first, 1), (second, 2)):
+        assert os.listdir(f"{source.image_root}/train") == [f"mini{number}.png"]
+    with pytest.raises(UserError, match="needs `miniature` settings"):
+        draw("mini", tmp_path, None)

@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 
+from blocklora.backbones.config import TowerConfig
 from blocklora.backbones.model import build_open_clip
 from blocklora.backbones.prompts import tokenize
 from blocklora.errors import UserError
@@ -19,7 +20,7 @@ from blocklora.miniature.pretrain import (
     pretrain,
     pretrain_backbone,
 )
-from blocklora.miniature.settings import Settings, Tower
+from blocklora.miniature.settings import Settings
 
 SETTINGS = Settings(
     seed=1,
@@ -27,8 +28,8 @@ SETTINGS = Settings(
     patch_size=8,
     embed_dim=16,
     context_length=16,
-    vision=Tower(width=32, layers=1, heads=2),
-    text=Tower(width=16, layers=1, heads=2),
+    vision=TowerConfig(width=32, layers=1, heads=2),
+    text=TowerConfig(width=16, layers=1, heads=2),
     steps=3,
     batch_size=8,
     learning_rate=1e-3,

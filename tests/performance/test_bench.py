@@ -18,14 +18,9 @@ from blocklora.data.manifest import LabelledImage, write_manifest
 from blocklora.engine.fast import Chunks
 from blocklora.engine.plan import Plan
 from blocklora.errors import UserError
-from blocklora.performance.bench import (
-    EngineFigures,
-    Measurement,
-    reference_seconds,
-    settings,
-)
+from blocklora.performance.bench import entry, figures, settings
 from blocklora.performance.machine import Machine
-from blocklora.performance.report import document, page
+from blocklora.performance.report import document, page, reference_seconds
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import OutOfMemory, Worker
 from tests.tiny import SHAPE, tiny_backbone
@@ -72,13 +67,13 @@ def test_both_engines_do_the_same_work(found):
 
 
 def test_parts_make_up_the_step(found):
-    for entry in found[0]["settings"]:
-        parts = entry["parts_seconds"]
+    for measured in found[0]["settings"]:
+        parts = measured["parts_seconds"]
         assert set(parts) == {
             *("vision tower", "text tower", "adapter", "optimizer", "augmentation"),
         }
         total = sum(parts.values()) - parts["augmentation"]
-        assert total == pytest.approx(entry["fast"]["step_seconds"])
+        assert total == pytest.approx(measured["fast"]["step_seconds"])
         assert parts["optimizer"] > 0
         assert parts["augmentation"] > 0
 
@@ -92,52 +87,44 @@ def test_the_page_is_printed_and_written(found):
     assert "setting 1 of 1" in done.stderr
 
 
-def figures(*rounds):
-    return EngineFigures(rounds, 10**9, 10**12, 1.0)
+FACTS = {"device": "cuda", "device_name": "card", "threads": 1, "rounds": 3, "versions": {}}
 
 
-def measurement(classes, batch_size=32, reference=None, ran_out=False, **changes):
+def measurement(classes, batch_size=32, reference=None, ran_out=False, parts=None):
+    """Return the entry of a setting; `reference` is the median of its rounds."""
     (setting,) = settings(SHAPE, [classes], [batch_size], ["both"], ["fp32"])
-    values = {
-        "setting": setting,
-        "plan": Plan(Chunks(), 10**9),
-        "formula_flops": 10**12,
-        "product_rate": 1e13,
-        "fast": figures(0.1, 0.3, 0.2),
-        "reference": reference,
-        "reference_ran_out": ran_out,
-        "parts": {},
-        "test_seconds": (2.0, 0.001),
-    }
-    return Measurement(**(values | changes))
+    rounds = {"fast": (0.1, 0.3, 0.2)} | ({"reference": (reference,)} if reference else {})
+    engines = {n: figures(setting, times, 10**9, 10**12, 1.0) for n, times in rounds.items()}
+    plan = Plan(Chunks(), 10**9)
+    return entry(setting, plan, engines, ran_out, 1e13, parts or {}, (2.0, 0.001))
 
 
 def test_a_run_on_imagenet_is_projected_from_steps_and_tests():
     found = measurement(1000)
-    assert found.imagenet_minutes == pytest.approx((8000 * 0.2 + 2 + 50_000 * 0.001) / 60)
-    assert measurement(999).imagenet_minutes is None
-    assert measurement(1000, batch_size=8).imagenet_minutes is None
-    facts = {"device": "cuda", "device_name": "card", "threads": 1, "rounds": 3, "versions": {}}
-    assert "take 27.5 minutes" in page([found], facts)
-    (entry,) = document([found], facts)["settings"]
-    assert entry["fast_share_of_product_rate"] == pytest.approx(0.5)
+    minutes = (8000 * 0.2 + 2 + 50_000 * 0.001) / 60
+    assert found["imagenet_minutes"] == pytest.approx(minutes)
+    assert measurement(999)["imagenet_minutes"] is None
+    assert measurement(1000, batch_size=8)["imagenet_minutes"] is None
+    content = document([found], FACTS)
+    assert "take 27.5 minutes" in page(content)
+    (only,) = content["settings"]
+    assert only["fast_share_of_product_rate"] == pytest.approx(only["flops_formula"] / 1e13 / 0.2)
 
 
 def test_a_reference_that_ran_out_of_memory_is_said_to_have():
-    known = [measurement(50, reference=figures(5.0)), measurement(100, reference=figures(8.0))]
+    known = [measurement(50, reference=5.0), measurement(100, reference=8.0)]
     lost = measurement(1000, ran_out=True)
     assert reference_seconds(lost, [*known, lost]) == pytest.approx(8 + 3 / 50 * 900)
     assert reference_seconds(lost, [known[0], lost]) is None
-    facts = {"device": "cuda", "device_name": "card", "threads": 1, "rounds": 3, "versions": {}}
-    (line,) = (line for line in page([*known, lost], facts).splitlines() if "1000 classes" in line)
+    text = page(document([*known, lost], FACTS))
+    (line,) = (line for line in text.splitlines() if "1000 classes" in line)
     assert "~62" in line
     assert "out of memory" in line
 
 
 def test_settings_may_have_different_parts():
-    facts = {"device": "cuda", "device_name": "card", "threads": 1, "rounds": 3, "versions": {}}
     both = measurement(50, parts={"vision tower": 0.125, "launch gaps": 0.0625})
-    text = page([both, measurement(100, parts={"launch gaps": 0.25})], facts)
+    text = page(document([both, measurement(100, parts={"launch gaps": 0.25})], FACTS))
     parts = [[cell.strip() for cell in line.split("|")[2:4]] for line in text.splitlines()[-2:]]
     assert parts == [["0.125", "0.0625"], ["", "0.25"]]
 

@@ -1,6 +1,6 @@
 import csv
 from dataclasses import replace
-from math import log, sqrt
+from math import log, prod, sqrt
 
 import pytest
 from hypothesis import given
@@ -56,7 +56,7 @@ def test_published_parameter_counts():
 def test_formula_equals_the_adapter_of_the_model(config, shapes):
     down, up = factor_parameters(config, shapes)
     by_matrix = sum(
-        layers * len(config.matrices) * config.parameters(width, width)
+        layers * len(config.matrices) * sum(map(prod, config.factor_shapes(width, width)))
         for tower, (layers, width) in shapes.items()
         if tower in config.towers
     )
