@@ -17,7 +17,24 @@ from blocklora.fields import (
     to_values,
 )
 
-PARTITIONS = ("rank", "input")
+
+@dataclass(frozen=True)
+class Cut:
+    """What a partition cuts into blocks.
+
+    Attributes:
+        rank: whether A and B have the rank r/n, with n arms B that share A.
+        inputs: whether A has the width d_in/n and is repeated n times.
+    """
+
+    rank: bool = False
+    inputs: bool = False
+
+
+PARTITIONS: Mapping[str, Cut] = {
+    "rank": Cut(rank=True),
+    "input": Cut(inputs=True),
+}
 MATRICES = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
 Layers = Annotated[
@@ -44,12 +61,12 @@ class AdapterConfig:
     """A low-rank adapter y = W x + b + s·ΔW·dropout(x) with s = alpha / sqrt(rank).
 
     ΔW = (B_1 + … + B_arms)·A for the rank partition, ΔW = B·(A A … A) for the input partition;
-    `blocks` = 1 is LoRA in either case, ΔW = B A.
+    `blocks` = 1 is LoRA in any case, ΔW = B A.
 
     Attributes:
-        rank: r, the rank of LoRA at the same cost; a multiple of `blocks` for the rank partition.
+        rank: r, the rank of LoRA at the same cost; a multiple of `blocks` where it is cut.
         blocks: n, the number of blocks the adapter is cut into.
-        partition: along which axis, "rank" or "input".
+        partition: what is cut, one of `PARTITIONS`.
         alpha: numerator of the scale (CLIP-LoRA: 1).
         dropout: probability that an input of the low-rank path is zeroed in training.
         matrices: any of q, k, v, o of an attention layer.
@@ -76,10 +93,10 @@ class AdapterConfig:
             raise UserError(f"rank {self.rank} and blocks {self.blocks} must be at least 1")
         if self.partition not in PARTITIONS:
             raise UserError(f"partition {self.partition!r} is not one of {', '.join(PARTITIONS)}")
-        if self.partition == "rank" and self.rank % self.blocks:
+        if self.rank % self.arms:
             raise UserError(
                 f"rank {self.rank} is not a multiple of blocks {self.blocks}, "
-                "which the rank partition needs"
+                f"which the {self.partition} partition needs"
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout {self.dropout} is not in [0, 1)")
@@ -101,38 +118,42 @@ class AdapterConfig:
     @property
     def arms(self) -> int:
         """The number of up-projections of one matrix."""
-        return self.blocks if self.partition == "rank" else 1
+        return self.blocks if PARTITIONS[self.partition].rank else 1
+
+    @property
+    def tiles(self) -> int:
+        """How often the down-projection of one matrix is repeated over the input."""
+        return self.blocks if PARTITIONS[self.partition].inputs else 1
 
     @property
     def merged(self) -> "AdapterConfig":
         """What this adapter is once its arms, which stay equal in training, are one.
 
         Block-LoRA(r, n, α) by rank is LoRA(r/n, α√n): n arms of the scale α/√r are one of the
-        scale α√n/√(r/n). Nothing merges in LoRA and in the input partition.
+        scale α√n/√(r/n). Nothing merges where there is one arm.
         """
         if self.arms == 1:
             return self
-        rank, alpha = self.rank // self.blocks, self.alpha * sqrt(self.blocks)
-        return replace(self, rank=rank, blocks=1, alpha=alpha)
+        rank, alpha = self.rank // self.arms, self.alpha * sqrt(self.arms)
+        partition = self.partition if self.tiles == 1 else "input"
+        return replace(self, rank=rank, blocks=self.tiles, alpha=alpha, partition=partition)
 
     def factor_shapes(self, d_in: int, d_out: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
         """Return the shapes of A (inner, inputs) and of the stacked B (arms, d_out, inner).
 
         Raises:
-            UserError: the input partition does not divide `d_in` evenly.
+            UserError: the blocks do not divide `d_in` evenly, where it is cut.
         """
-        if self.partition == "rank":
-            inner = self.rank // self.blocks
-            return (inner, d_in), (self.blocks, d_out, inner)
-        if d_in % self.blocks:
+        if d_in % self.tiles:
             raise UserError(
                 f"an input of width {d_in} cannot be cut into {self.blocks} equal slices; "
                 "choose a number of blocks that divides it"
             )
-        return (self.rank, d_in // self.blocks), (1, d_out, self.rank)
+        inner = self.rank // self.arms
+        return (inner, d_in // self.tiles), (self.arms, d_out, inner)
 
     def parameters(self, d_in: int, d_out: int) -> int:
-        """Return the trainable parameters of one matrix, r·d_in/n + r·d_out."""
+        """Return the trainable parameters of one matrix, r·d_in/n + r·d_out with one cut."""
         (inner, inputs), (arms, _, _) = self.factor_shapes(d_in, d_out)
         return inner * inputs + arms * d_out * inner
 
