@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blocklora.commands.arguments import positive
 from blocklora.commands.theory import add_results
+from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
-PRECISIONS = ("fp32", "bf16", "fp16")
 TOWERS = ("both", "vision", "text")
 
 # What is measured unless said otherwise: minutes on a small CPU, the paper's settings on a GPU.
@@ -51,7 +51,7 @@ def _add_plan(subparsers: _SubParsersAction) -> None:
         metavar="TFLOPS",
         help="10^12 operations per second that a step achieves, as measured by `blocklora bench`",
     )
-    plan.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    plan.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     add_results(plan)
     plan.add_argument("--output", type=Path, help="JSON file to write")
     plan.set_defaults(run=_plan)
@@ -75,7 +75,7 @@ def _add_bench(subparsers: _SubParsersAction) -> None:
     )
     bench.add_argument("--batch-sizes", type=int, nargs="+")
     bench.add_argument("--towers", choices=TOWERS, nargs="+", help="which are adapted")
-    bench.add_argument("--precisions", choices=PRECISIONS, nargs="+")
+    bench.add_argument("--precisions", choices=tuple(PRECISIONS), nargs="+")
     bench.add_argument(
         "--reference-classes",
         type=int,

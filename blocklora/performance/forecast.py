@@ -65,7 +65,7 @@ def forecasts(
         study: the study.
         shapes: of its backbones.
         prompts: one per class, as token ids, by template and dataset.
-        precision: "fp32", "bf16" or "fp16".
+        precision: one of `PRECISIONS`.
         budget_bytes: memory that tensors may take.
 
     Raises:

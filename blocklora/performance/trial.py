@@ -47,7 +47,7 @@ class Training:
         self.adapter = Adapter.initialise(setting.adapter, clip.tower_shapes, generator, device)
         self.engine = self._engine(engine, chunks)
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), LEARNING_RATE)
-        self.scaler = torch.amp.GradScaler(device, enabled=setting.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device, enabled=self.engine.scaled)
         generator = torch.Generator().manual_seed(0)
         shape = (setting.batch_size, clip.image_size, clip.image_size, 3)
         self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
