@@ -5,7 +5,6 @@ from pathlib import Path
 
 from blocklora.adapters.store import save_adapter
 from blocklora.backbones.model import build_open_clip
-from blocklora.runs.columns import COLUMNS
 from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -17,11 +16,6 @@ def test_the_example_of_the_adapters_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_adapter("adapter.safetensors", trained_adapter(LORA, backbone), "tiny", "0" * 64)
     exec(code, {"model": build_open_clip(SHAPE, backbone.weights)})
-
-
-def test_the_architecture_page_lists_the_columns_of_the_aggregate():
-    (text,) = re.findall(r"this order: `(.*?)`", (DOCS / "architecture.md").read_text(), re.S)
-    assert [name.strip() for name in text.split(",")] == list(COLUMNS)
 
 
 def test_links_between_pages_lead_somewhere():

@@ -22,9 +22,7 @@ def merge_arms(up: Tensor) -> Tensor:
 
 def tile_down(down: Tensor, config: AdapterConfig) -> Tensor:
     """Return A over the full input, shape (inner, d_in)."""
-    if config.partition == "input" and config.blocks > 1:
-        return down.repeat(*[1] * (down.ndim - 1), config.blocks)
-    return down
+    return down if config.tiles == 1 else down.repeat(*[1] * (down.ndim - 1), config.tiles)
 
 
 def delta(down: Tensor, up: Tensor, config: AdapterConfig) -> Tensor:

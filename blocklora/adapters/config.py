@@ -17,7 +17,24 @@ from blocklora.fields import (
     to_values,
 )
 
-PARTITIONS = ("rank", "input")
+
+@dataclass(frozen=True)
+class Cut:
+    """What a partition cuts into blocks.
+
+    Attributes:
+        rank: whether A and B have the rank r/n, with n arms B that share A.
+        inputs: whether A has the width d_in/n and is repeated n times.
+    """
+
+    rank: bool = False
+    inputs: bool = False
+
+
+PARTITIONS: Mapping[str, Cut] = {
+    "rank": Cut(rank=True),
+    "input": Cut(inputs=True),
+}
 MATRICES = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
 RANGE = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "integer", "minimum": 0}}
@@ -34,12 +51,12 @@ class AdapterConfig:
     """A low-rank adapter y = W x + b + s·ΔW·dropout(x) with s = alpha / sqrt(rank).
 
     ΔW = (B_1 + … + B_arms)·A for the rank partition, ΔW = B·(A A … A) for the input partition;
-    `blocks` = 1 is LoRA in either case, ΔW = B A.
+    `blocks` = 1 is LoRA in any case, ΔW = B A.
 
     Attributes:
-        rank: r, the rank of LoRA at the same cost; a multiple of `blocks` for the rank partition.
+        rank: r, the rank of LoRA at the same cost; a multiple of `blocks` where it is cut.
         blocks: n, the number of blocks the adapter is cut into.
-        partition: along which axis, "rank" or "input".
+        partition: what is cut, one of `PARTITIONS`.
         alpha: numerator of the scale (CLIP-LoRA: 1).
         dropout: probability that an input of the low-rank path is zeroed in training.
         matrices: any of q, k, v, o of an attention layer.
@@ -57,16 +74,24 @@ class AdapterConfig:
     towers: some_of(*TOWERS)
 
     def __post_init__(self) -> None:
-        """Check what the types of the fields do not say.
+        """Check every field, since not every configuration comes from a study file.
 
         Raises:
-            UserError: a value does not fit another one, or the range of layers does not ascend.
+            UserError: a value is not allowed; the message names it and what is.
         """
-        if self.partition == "rank" and self.rank % self.blocks:
+        if self.rank < 1 or self.blocks < 1:
+            raise UserError(f"rank {self.rank} and blocks {self.blocks} must be at least 1")
+        if self.partition not in PARTITIONS:
+            raise UserError(f"partition {self.partition!r} is not one of {', '.join(PARTITIONS)}")
+        if self.rank % self.arms:
             raise UserError(
                 f"rank {self.rank} is not a multiple of blocks {self.blocks}, "
-                "which the rank partition needs"
+                f"which the {self.partition} partition needs"
             )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout {self.dropout} is not in [0, 1)")
+        _check_subset("matrices", self.matrices, MATRICES)
+        _check_subset("towers", self.towers, TOWERS)
         if self.layers != "all":
             first, last = self.layers
             if not 0 <= first <= last:
@@ -83,35 +108,39 @@ class AdapterConfig:
     @property
     def arms(self) -> int:
         """The number of up-projections of one matrix."""
-        return self.blocks if self.partition == "rank" else 1
+        return self.blocks if PARTITIONS[self.partition].rank else 1
+
+    @property
+    def tiles(self) -> int:
+        """How often the down-projection of one matrix is repeated over the input."""
+        return self.blocks if PARTITIONS[self.partition].inputs else 1
 
     @property
     def merged(self) -> "AdapterConfig":
         """What this adapter is once its arms, which stay equal in training, are one.
 
         Block-LoRA(r, n, α) by rank is LoRA(r/n, α√n): n arms of the scale α/√r are one of the
-        scale α√n/√(r/n). Nothing merges in LoRA and in the input partition.
+        scale α√n/√(r/n). Nothing merges where there is one arm.
         """
         if self.arms == 1:
             return self
-        rank, alpha = self.rank // self.blocks, self.alpha * sqrt(self.blocks)
-        return replace(self, rank=rank, blocks=1, alpha=alpha)
+        rank, alpha = self.rank // self.arms, self.alpha * sqrt(self.arms)
+        partition = self.partition if self.tiles == 1 else "input"
+        return replace(self, rank=rank, blocks=self.tiles, alpha=alpha, partition=partition)
 
     def factor_shapes(self, d_in: int, d_out: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
         """Return the shapes of A (inner, inputs) and of the stacked B (arms, d_out, inner).
 
         Raises:
-            UserError: the input partition does not divide `d_in` evenly.
+            UserError: the blocks do not divide `d_in` evenly, where it is cut.
         """
-        if self.partition == "rank":
-            inner = self.rank // self.blocks
-            return (inner, d_in), (self.blocks, d_out, inner)
-        if d_in % self.blocks:
+        if d_in % self.tiles:
             raise UserError(
                 f"an input of width {d_in} cannot be cut into {self.blocks} equal slices; "
                 "choose a number of blocks that divides it"
             )
-        return (self.rank, d_in // self.blocks), (1, d_out, self.rank)
+        inner = self.rank // self.arms
+        return (inner, d_in // self.tiles), (self.arms, d_out, inner)
 
     def adapted_layers(self, layers: int, tower: str) -> tuple[int, int]:
         """Return the first and last adapted layer (both included) of a tower of `layers`.
@@ -137,3 +166,10 @@ class AdapterConfig:
     def from_json(cls, value: Mapping[str, Any]) -> "AdapterConfig":
         """Return the configuration that `to_json` wrote."""
         return from_values(cls, value)
+
+
+def _check_subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    if not values or len(set(values)) != len(values) or not set(values) <= set(allowed):
+        raise UserError(
+            f"{name} {list(values)} must be one or more different ones of {', '.join(allowed)}"
+        )

@@ -20,7 +20,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     aggregate = subparsers.add_parser(
         "aggregate",
         help="collect the records of a study's runs in one CSV file",
-        description="Read metrics.json of every run the study names and write one row per run.",
+        description="Write a row for each run of a study, from its record and predictions.",
     )
     aggregate.add_argument("--study", type=Path, required=True, help="study file")
     aggregate.add_argument("--runs", type=Path, required=True, help="folder of the runs")

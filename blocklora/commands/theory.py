@@ -6,22 +6,24 @@ from textwrap import fill
 
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
-from blocklora.theory.measures import MEASURES
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
+    from blocklora.experiments import measures
+
+    known = measures()
     parser = subparsers.add_parser(
         "measure",
         help="compute bounds, gaps, spectra, compressed sizes or costs of a study",
         description="Compute a measure of a study and write its CSV files:\n\n"
         + "\n".join(
             fill(f"{measure.name}: {measure.about}", 80, subsequent_indent="    ")
-            for measure in MEASURES.values()
+            for measure in known.values()
         ),
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=MEASURES, metavar="MEASURE", help="one of the above")
+    parser.add_argument("name", choices=known, metavar="MEASURE", help="one of the above")
     parser.add_argument("--study", type=Path, required=True, help="study file")
     add_results(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -51,10 +53,11 @@ def _measure(options: Namespace) -> None:
     from importlib import import_module
 
     from blocklora.csvfiles import write_rows
+    from blocklora.experiments import measures
     from blocklora.study.model import load_study
     from blocklora.theory.context import Context
 
-    measure = MEASURES[options.name]
+    measure = measures()[options.name]
     if len(options.output) != len(measure.tables):
         names = ", ".join(f"{table}.csv" for table in measure.tables)
         raise UserError(

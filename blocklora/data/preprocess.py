@@ -1,7 +1,15 @@
 """What CLIP sees of an image when it is tested."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from blocklora.data.pixels import ShotImages
+
+AT_A_TIME = 256
 
 
 def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
@@ -19,3 +27,12 @@ def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def preprocessed(images: "ShotImages", size: int) -> Iterator[np.ndarray]:
+    """Yield training images preprocessed like test images, uint8 (some, size, size, 3)."""
+    for start in range(0, len(images), AT_A_TIME):
+        chosen = range(start, min(start + AT_A_TIME, len(images)))
+        yield np.stack(
+            [evaluation_transform(Image.fromarray(images.image(i)), size) for i in chosen]
+        )

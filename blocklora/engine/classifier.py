@@ -1,6 +1,6 @@
 """Classification of decoded images by a CLIP model and class prompts, which are encoded once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +27,11 @@ def evaluation_dtype(device: str, precision: str) -> torch.dtype:
 
 
 class Classifier:
-    """CLIP with plain weights and one prompt for each class."""
+    """CLIP with plain weights and one prompt for each class.
+
+    Attributes:
+        class_features: of the prompts, normalised, on the device, shape (classes, embed_dim).
+    """
 
     def __init__(
         self,
@@ -49,27 +53,33 @@ class Classifier:
             )
             self.class_features = F.normalize(features, dim=-1)[rows.to(device)]
 
-    def cosines(self, pixels: np.ndarray) -> Tensor:
-        """Return the cosine of each image with each class, on the CPU, shape (images, classes).
+    @torch.inference_mode()
+    def features(self, pixels: np.ndarray) -> Iterator[Tensor]:
+        """Yield the normalised features of images, some at a time, on the device.
 
         Args:
             pixels: uint8 (images, size, size, 3), preprocessed; may be a memory map.
         """
         batch = BATCH_SIZES[self.device.type]
         starts = range(0, len(pixels), batch)
-        cosines = []
-        with torch.inference_mode():
-            for start in tqdm(starts, desc="testing", unit="batch", disable=None, leave=False):
-                images = torch.from_numpy(np.array(pixels[start : start + batch]))
-                features = F.normalize(self.vision(images.to(self.device)), dim=-1)
-                cosines.append((features @ self.class_features.T).cpu())
-        return torch.cat(cosines)
+        for start in tqdm(starts, desc="images", unit="batch", disable=None, leave=False):
+            images = torch.from_numpy(np.array(pixels[start : start + batch]))
+            yield F.normalize(self.vision(images.to(self.device)), dim=-1)
+
+    def cosines(self, pixels: np.ndarray) -> Tensor:
+        """Return the cosine of each image with each class, on the CPU, shape (images, classes).
+
+        Args:
+            pixels: as in `features`.
+        """
+        found = (features @ self.class_features.T for features in self.features(pixels))
+        return torch.cat([cosines.cpu() for cosines in found])
 
     def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the likeliest class of each image and its probability.
 
         Args:
-            pixels: as in `cosines`.
+            pixels: as in `features`.
 
         Returns:
             The classes, int64 (images,), and their probabilities, float32 (images,): the softmax

@@ -26,7 +26,7 @@ from blocklora.backbones.model import Backbone
 from blocklora.engine.graphs import CudaGraphs, Recordings
 from blocklora.engine.masks import draw_masks
 from blocklora.engine.packing import pack
-from blocklora.engine.precisions import dtype_of
+from blocklora.engine.precisions import PRECISIONS, dtype_of
 from blocklora.engine.randomness import torch_generator
 from blocklora.engine.towers import TextTower, Updates, VisionTower, embed_prompts
 
@@ -51,6 +51,7 @@ class Engine(Protocol):
         adapter: is trained.
         device: where it computes.
         dtype: of the frozen weights and of products.
+        scaled: whether the loss is scaled up before the backward pass.
         recorded: whether steps are recorded and replayed (True), or could not be recorded and run
             one operation after the other (False); None where recording is not tried.
     """
@@ -60,6 +61,7 @@ class Engine(Protocol):
     adapter: Adapter
     device: torch.device
     dtype: torch.dtype
+    scaled: bool
     recorded: bool | None
 
     def step(
@@ -136,6 +138,7 @@ class FastEngine:
         """
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
         self.device, self.dtype = torch.device(device), dtype_of(precision)
+        self.scaled = PRECISIONS[precision].scaled
         self.vision = VisionTower(backbone, device, self.dtype)
         self.text = TextTower(backbone, device, self.dtype)
         self.images_per_chunk = chunks.images

@@ -163,7 +163,7 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters, recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
     )
-    scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.dtype == torch.float16)
+    scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.scaled)
     history, done, spent = History(), 0, 0.0
     progress = keeper.resume(parameters, optimizer)
     if progress is not None:

@@ -45,7 +45,7 @@ class Setting:
         adapter: what is trained.
         prompts: token ids of each class prompt.
         batch_size: images per step.
-        precision: "fp32", "bf16" or "fp16".
+        precision: one of `PRECISIONS`.
     """
 
     clip: ClipConfig

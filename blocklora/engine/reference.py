@@ -13,7 +13,7 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.attach import Attachment
 from blocklora.backbones.model import Backbone, build_open_clip
 from blocklora.engine.fast import Chunks, classification_loss
-from blocklora.engine.precisions import dtype_of
+from blocklora.engine.precisions import PRECISIONS, dtype_of
 from blocklora.engine.randomness import integer_seed
 
 
@@ -40,7 +40,7 @@ class ReferenceEngine:
         """Attach `adapter` to a model with the weights of `backbone` and pad the prompts."""
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
         self.device, self.dtype = torch.device(device), dtype_of(precision)
-        self.recorded = None
+        self.scaled, self.recorded = PRECISIONS[precision].scaled, None
         self.model = build_open_clip(backbone.config, backbone.weights).to(device)
         self.attachment = Attachment(self.model, adapter)
         self.model.train()

@@ -1,10 +1,11 @@
-"""Kinds of experiments: which tests they ask for, and which tables and figures come of them.
+"""Kinds of experiments: which tests they ask for, what they measure, and what is published of it.
 
 An experiment is a module of this folder and a line here. The module has
 
 - `name`, by which study files ask for it;
 - `by_itself(study)`, which tells whether a study that names no experiments has it;
 - `tests(study)`, the tests it asks for beyond those of every run on its own dataset;
+- `measures`, the CSV files that it computes beyond those of `blocklora/theory/`;
 - `items`, the tables and figures it adds to the catalogue.
 """
 
@@ -15,6 +16,7 @@ from types import ModuleType
 from blocklora.experiments import ablation, few_shot
 from blocklora.publish.catalogue import ITEMS, Item
 from blocklora.study.model import Study, Test
+from blocklora.theory.measures import MEASURES, Measure
 
 EXPERIMENTS: dict[str, ModuleType] = {module.name: module for module in (few_shot, ablation)}
 
@@ -29,6 +31,11 @@ def chosen(study: Study) -> list[ModuleType]:
 def further_tests(study: Study) -> Iterator[Test]:
     """Yield each test once that the study's experiments ask for beyond `Study.own_tests`."""
     yield from dict.fromkeys(test for module in chosen(study) for test in module.tests(study))
+
+
+def measures() -> dict[str, Measure]:
+    """Return every measure by its name: those of the theory, and those of experiments."""
+    return {**MEASURES, **{m.name: m for module in EXPERIMENTS.values() for m in module.measures}}
 
 
 def entries() -> list[Item]:

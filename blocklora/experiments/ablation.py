@@ -6,6 +6,7 @@ from blocklora.publish.catalogue import figure, table
 from blocklora.study.model import Study, Test
 
 name = "ablation"
+measures = ()
 items = (
     table("ablation", "Accuracy", ("runs",), "blocklora.publish.tables.ablation:ablation_table"),
     figure("ablation", "Accuracy", ("runs",), "blocklora.publish.figures.ablation:ablation_figure"),

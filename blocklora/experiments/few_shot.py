@@ -7,6 +7,7 @@ from blocklora.study.model import Study, Test
 
 name = "few_shot"
 by_itself = always
+measures = ()
 items = (
     table(
         "fewshot",

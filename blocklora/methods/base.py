@@ -76,12 +76,12 @@ class Fit:
 
     Attributes:
         learned: whatever `Method.save` writes and `Method.load` reads.
-        history: of the training, for `history.csv`.
+        history: of the training, for `history.csv`; None for what is learned without steps.
         facts: numbers for the record, by the names of columns of runs.csv.
     """
 
     learned: Any
-    history: "History"
+    history: "History | None"
     facts: Mapping[str, Any]
 
 

@@ -39,7 +39,7 @@ def forecast(
         study: the study.
         shapes: of its backbones.
         prompts: one per class, as token ids, by template and dataset.
-        precision: "fp32", "bf16" or "fp16".
+        precision: one of `PRECISIONS`.
         budget_bytes: memory that tensors may take.
         rate: operations per second, None to say nothing of time.
 

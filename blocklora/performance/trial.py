@@ -57,7 +57,7 @@ class Training:
             **({"chunks": chunks} if engine == "fast" else {}),
         )
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), LEARNING_RATE)
-        self.scaler = torch.amp.GradScaler(device, enabled=setting.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device, enabled=self.engine.scaled)
         generator = torch.Generator().manual_seed(0)
         shape = (setting.batch_size, clip.image_size, clip.image_size, 3)
         self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

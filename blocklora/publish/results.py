@@ -65,14 +65,14 @@ class Results:
         present = {Run(*values) for values in self.runs[KEY].itertuples(index=False, name=None)}
         return tuple(run for run in self.study.runs() if run not in present)
 
-    def theory(self, name: str) -> pd.DataFrame:
-        """Return the rows of a measure of the theory step.
+    def theory(self, name: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
+        """Return the rows of a measure, which have `columns`: by default, those of the theory step.
 
         Raises:
             UserError: the file is missing or lacks a column.
         """
         if name not in self._theory:
-            self._theory[name] = read_table(self.path(name), columns_of(name))
+            self._theory[name] = read_table(self.path(name), columns or columns_of(name))
         return self._theory[name]
 
     def predictions_path(self, test: Test) -> Path:

@@ -5,6 +5,7 @@ import io
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from blocklora.engine.loop import History
@@ -51,7 +52,11 @@ def fit_run(
     reset_peak_memory(compute.device)
     # What a run that is taken up again drew before is not known.
     energy = None if keeper.path.exists() else energy_joules(compute.device)
+    clock = monotonic()
     fit = method.fit(named.config, named.recipe, task, shots, compute, keeper)
+    history, seconds = fit.history, monotonic() - clock
+    if history is not None:  # an earlier attempt took some of the time
+        seconds = history.rows[-1]["seconds"]
     memory = peak_memory(compute.device)
     keeper.require_lock()
     facts = {
@@ -64,12 +69,12 @@ def fit_run(
         "logit_scale": named.recipe.logit_scale,
     }
     method.save(fit, folder, task.backbone, facts)
-    write_text(folder / HISTORY, history_csv(fit.history))
+    write_text(folder / HISTORY, history_csv(history))
     cost = {
         **fit.facts,
         "adapter_bytes": sum((folder / name).stat().st_size for name in method.files),
-        "training_seconds": fit.history.rows[-1]["seconds"],
-        "step_seconds": fit.history.step_seconds(),
+        "training_seconds": seconds,
+        "step_seconds": history and history.step_seconds(),
         **memory,
         "energy_joules": energy_since(energy, compute.device),
     }
@@ -81,7 +86,7 @@ def fit_run(
     }
     record = fit_record(study, run, compute, started, images, cost, circumstances)
     write_json(folder / RECORD, record)
-    logger.info("run %s: fitted in %.1f s", run.folder, cost["training_seconds"])
+    logger.info("run %s: fitted in %.1f s", run.folder, seconds)
 
 
 def is_fitted(study: Study, run: Run, folder: Path, digest: str) -> bool:
@@ -95,10 +100,10 @@ def is_fitted(study: Study, run: Run, folder: Path, digest: str) -> bool:
     return found == digest and (folder / HISTORY).exists()
 
 
-def history_csv(history: History) -> str:
-    """Return the content of `history.csv`."""
+def history_csv(history: History | None) -> str:
+    """Return the content of `history.csv`, the names of its columns alone without a history."""
     text = io.StringIO()
     writer: Any = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(history.rows)
+    writer.writerows(history.rows if history else [])
     return text.getvalue()

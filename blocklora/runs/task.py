@@ -1,23 +1,17 @@
 """Tasks, training images and test images, read from their files."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from blocklora.backbones.prompts import prompt_tokens
 from blocklora.backbones.weights import load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest, read_shots
 from blocklora.data.pixels import open_shot_images, open_test_pixels
-from blocklora.data.preprocess import evaluation_transform
-from blocklora.engine.batches import Images
 from blocklora.errors import UserError
 from blocklora.methods.base import Shots, Task
-
-EVALUATED_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -79,12 +73,3 @@ def open_shots(
     if missing:
         raise UserError(f"{shots_list}: the class {task.names[missing[0]]!r} has no training image")
     return Shots(images, images.labels, per_class, seed)
-
-
-def preprocessed(images: Images, size: int) -> Iterator[np.ndarray]:
-    """Yield training images preprocessed like test images, uint8 (some, size, size, 3)."""
-    for start in range(0, len(images), EVALUATED_AT_A_TIME):
-        chosen = range(start, min(start + EVALUATED_AT_A_TIME, len(images)))
-        yield np.stack(
-            [evaluation_transform(Image.fromarray(images.image(i)), size) for i in chosen]
-        )

@@ -8,6 +8,7 @@ from time import monotonic
 
 import numpy as np
 
+from blocklora.data.preprocess import preprocessed
 from blocklora.errors import UserError
 from blocklora.methods import METHODS
 from blocklora.methods.base import Compute, Shots, Task
@@ -15,7 +16,7 @@ from blocklora.runs.device import device_name, peak_memory, require_device, rese
 from blocklora.runs.energy import energy_joules, energy_since
 from blocklora.runs.fit import is_fitted
 from blocklora.runs.predictions import Predictions, read_test_facts, write_predictions
-from blocklora.runs.task import TestImages, preprocessed
+from blocklora.runs.task import TestImages
 from blocklora.study.digests import fit_digest, test_digest
 from blocklora.study.model import Study, Test
 

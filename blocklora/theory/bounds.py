@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import log, sqrt
 from typing import Any
 
-from blocklora.adapters.config import AdapterConfig
+from blocklora.adapters.config import PARTITIONS, AdapterConfig
 from blocklora.theory.context import Context
 from blocklora.theory.parameters import (
     Shapes,
@@ -70,7 +70,7 @@ def information_bound(
 def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
     """Return the counts of each method, and of the variants the theory compares it with.
 
-    A method with several blocks is followed by its other partition, `<method>_<partition>`, one
+    A method with several blocks is followed by its other partitions, `<method>_<partition>`, one
     with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`; a variant that is a
     method of its own is not repeated.
 
@@ -127,11 +127,12 @@ def bound_rows(
 
 
 def _other_partitions(config: AdapterConfig, shapes: Shapes) -> list[AdapterConfig]:
-    """Return the same adapter by the other partition, if rank or widths can be cut so."""
-    if config.partition == "input":
-        cut, partition = [config.rank], "rank"
-    else:
-        cut, partition = [shapes[tower][1] for tower in config.towers], "input"
-    if any(size % config.blocks for size in cut):
-        return []
-    return [replace(config, partition=partition)]
+    """Return the same adapter by the other partitions by which rank and widths can be cut."""
+    widths = [shapes[tower][1] for tower in config.towers]
+    return [
+        replace(config, partition=name)
+        for name, cut in PARTITIONS.items()
+        if name != config.partition
+        and not (cut.rank and config.rank % config.blocks)
+        and not (cut.inputs and any(width % config.blocks for width in widths))
+    ]

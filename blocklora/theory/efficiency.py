@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from blocklora.adapters.adapter import Adapter
-from blocklora.adapters.config import AdapterConfig
+from blocklora.adapters.config import PARTITIONS, AdapterConfig
 from blocklora.adapters.store import save_adapter
 from blocklora.backbones.config import ClipConfig
 from blocklora.engine.fast import Chunks
@@ -46,19 +46,18 @@ class Footprint:
 def configurations(study: Study) -> list[AdapterConfig]:
     """Return LoRA and Block-LoRA at every rank and number of blocks that divides it.
 
-    All else (matrices, layers, towers, dropout) is as in the study's first adapter. The input
-    partition is there if a method of the study has it.
+    All else (matrices, layers, towers, dropout) is as in the study's first adapter. Partitions
+    other than that by rank are there if a method of the study has them.
     """
     adapters = [study.methods[name].adapter for name in study.adapter_methods]
-    partitions = ["rank"]
-    if any(adapter.blocks > 1 and adapter.partition == "input" for adapter in adapters):
-        partitions.append("input")
+    used = {adapter.partition for adapter in adapters if adapter.blocks > 1} | {"rank"}
+    partitions = [name for name in PARTITIONS if name in used]
     return [
         replace(adapters[0], rank=rank, blocks=blocks, partition=partition)
         for rank in RANKS
         for blocks in BLOCKS
         for partition in (partitions if blocks > 1 else ["rank"])
-        if partition == "input" or rank % blocks == 0
+        if rank % blocks == 0 or not PARTITIONS[partition].rank
     ]
 
 

@@ -51,7 +51,7 @@ MEASURES: Mapping[str, Measure] = {
         Measure(
             name="bounds",
             about="the information-theoretic bound of the generalization gap, for every dataset, "
-            "number of shots and method, the other partition, and training B or A alone",
+            "number of shots and method, the other partitions, and training B or A alone",
             compute="blocklora.theory.bounds:rows",
             tables={
                 "bounds": (

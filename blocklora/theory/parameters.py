@@ -11,15 +11,16 @@ Shapes = Mapping[str, tuple[int, int]]
 def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
     """Return the parameters of all down-projections and those of all up-projections.
 
-    Per adapted matrix r·d_in/n and r·d_out: together r (d_in/n + d_out), of which r (d_in + d_out)
-    is LoRA's case n = 1.
+    Per adapted matrix r·d_in/n and r·d_out with one cut: together r (d_in/n + d_out), of which
+    r (d_in + d_out) is LoRA's case n = 1.
     """
     down = up = 0
     for tower in config.towers:
         layers, width = shapes[tower]
         first, last = config.adapted_layers(layers, tower)
         matrices = (last - first + 1) * len(config.matrices)
-        down += matrices * config.rank * width // config.blocks
+        inner = config.rank // config.arms
+        down += matrices * inner * width // config.tiles
         up += matrices * config.rank * width
     return down, up
 

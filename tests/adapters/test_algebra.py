@@ -128,6 +128,12 @@ def test_initialisation_follows_the_seed():
     ("changes", "message"),
     [
         ({"rank": 3, "blocks": 2}, "rank 3 is not a multiple of blocks 2"),
+        ({"rank": 0}, "rank 0"),
+        ({"partition": "diagonal"}, "'diagonal' is not one of rank, "),
+        ({"dropout": 1.0}, r"dropout 1.0 is not in \[0, 1\)"),
+        ({"matrices": ("q", "x")}, "must be one or more different ones of q, k, v, o"),
+        ({"matrices": ()}, "must be one or more different ones"),
+        ({"towers": ("vision", "vision")}, "different ones of vision, text"),
         ({"layers": (3, 1)}, "neither 'all' nor"),
     ],
 )

@@ -8,6 +8,7 @@ import yaml
 
 from blocklora.cli import main
 from blocklora.errors import UserError
+from blocklora.methods import METHODS
 from blocklora.study.config import find_study
 from blocklora.study.model import load_study
 from blocklora.study.validation import check_config
@@ -60,8 +61,8 @@ def change(document, key, value):
          " own_datasets; did you mean eurosat? (allowed: caltech101, dtd,"),
         ("datasets", ["dtd", "dtd"], 'datasets: ["dtd", "dtd"] is not allowed'),
         ("methods.block_lora.kind", "adaptor",
-         'methods.block_lora.kind: "adaptor" is not allowed; it must be one of zero_shot, adapter;'
-         " did you mean adapter?"),
+         'methods.block_lora.kind: "adaptor" is not allowed; it must be one of '
+         f"{', '.join(METHODS)}; did you mean adapter?"),
         ("methods.zero_shot", None, "methods: 0 methods of kind zero_shot are not allowed; there"),
         ("methods.block_lora.rank", 3,
          "methods.block_lora: rank 3 is not a multiple of blocks 2, which the rank partition"),

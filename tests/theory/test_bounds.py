@@ -77,7 +77,7 @@ def test_bound_equals_the_lemma_written_out():
 
 def test_both_partitions_have_equal_parameters_and_only_one_merges():
     found = {c.method: c for c in counts({"block": replace(CLIP_LORA, blocks=2)}, VIT_B16)}
-    assert set(found) == {"block", "block_input"}
+    assert {"block", "block_input"} <= set(found)
     assert found["block"].parameters == found["block_input"].parameters == 138_240
     assert (found["block"].effective, found["block_input"].effective) == (92_160, 138_240)
 
@@ -85,7 +85,9 @@ def test_both_partitions_have_equal_parameters_and_only_one_merges():
 def test_a_partition_that_is_a_method_of_its_own_is_not_repeated():
     block = replace(CLIP_LORA, blocks=2)
     methods = {"block": block, "by_input": replace(block, partition="input")}
-    assert [count.method for count in counts(methods, VIT_B16)] == ["block", "by_input"]
+    found = {count.method for count in counts(methods, VIT_B16)}
+    assert found >= {"block", "by_input"}
+    assert not found & {"block_input", "by_input_rank"}
 
 
 @pytest.mark.parametrize(

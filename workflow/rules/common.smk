@@ -5,7 +5,7 @@ from pathlib import Path
 from shlex import quote
 
 from blocklora.errors import UserError
-from blocklora.experiments import further_tests, items
+from blocklora.experiments import further_tests, items, measures
 from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
 from blocklora.publish.catalogue import CLAIMS_NEED
@@ -15,7 +15,6 @@ from blocklora.study import digests
 from blocklora.study.config import find_study, resolve_device, seed_groups
 from blocklora.study.model import Run, Test, load_study
 from blocklora.study.validation import check_config
-from blocklora.theory.measures import MEASURES
 from blocklora.theory.sources import unlisted_datasets
 
 
@@ -180,6 +179,7 @@ def run_files(run):
     return [f"<results>/runs/{name}" for name in names]
 
 
+MEASURES = measures().values()
 # The tables and figures of the study, as the catalogue describes them.
 TABLES = [item for item in items(STUDY) if item.kind == "table"]
 FIGURES = [item for item in items(STUDY) if item.kind == "figure"]

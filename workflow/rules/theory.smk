@@ -22,13 +22,13 @@ NEEDED_FILES = {
     # A measure may need the table of another one.
     **{
         table: f"<results>/theory/{table}.csv"
-        for measure in MEASURES.values()
+        for measure in MEASURES
         for table in measure.tables
     },
 }
 
 
-for measure in MEASURES.values():
+for measure in MEASURES:
 
     rule:
         name:
