@@ -72,12 +72,12 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
 
     A method with several blocks is followed by its other partitions, `<method>_<partition>`, one
     with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`; a variant that is a
-    method of its own is not repeated.
+    method of its own, or of another one, is not repeated.
 
     Raises:
         UserError: an adapter does not fit the model.
     """
-    found = []
+    found, known = [], list(methods.values())
     for name, config in methods.items():
         lora = sum(factor_parameters(replace(config, blocks=1), shapes))
         effective = effective_parameters(config, shapes)
@@ -90,7 +90,8 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
             ]
             continue
         for other in _other_partitions(config, shapes):
-            if other not in methods.values():
+            if other not in known:
+                known.append(other)
                 effective = effective_parameters(other, shapes)
                 parameters = counted_parameters(other, shapes)
                 found.append(Count(f"{name}_{other.partition}", parameters, effective, lora))

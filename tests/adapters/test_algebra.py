@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.algebra import delta, merge_arms, tile_down
-from blocklora.adapters.config import AdapterConfig
+from blocklora.adapters.config import PARTITIONS, AdapterConfig, Cut
 from blocklora.errors import UserError
 from tests.tiny import LORA
 
@@ -65,6 +65,18 @@ def test_equal_arms_are_the_lora_they_merge_into(config, seed):
     merged = config.merged
     torch.testing.assert_close(merged.scale * delta(down, up[:1], merged), update)
     assert (merged.arms, merged.merged) == (1, merged)
+
+
+def test_a_partition_may_cut_both_axes(monkeypatch):
+    monkeypatch.setitem(PARTITIONS, "both", Cut(rank=True, inputs=True))
+    config = make(rank=4, blocks=2, partition="both")
+    down, up = random_factors(config, 8, 8, 1)
+    assert (down.shape, up.shape) == ((2, 4), (2, 8, 2))
+    torch.testing.assert_close(delta(down, up, config), up.sum(0) @ torch.cat([down, down], 1))
+    assert config.parameters(8, 8) == 0.625 * make(rank=4).parameters(8, 8)
+    update = config.merged.scale * delta(down, up[:1], config.merged)
+    torch.testing.assert_close(update, config.scale * delta(down, up[:1].expand_as(up), config))
+    assert (config.merged.partition, config.merged.blocks) == ("input", 2)
 
 
 @pytest.mark.parametrize("partition", ["rank", "input"])

@@ -7,10 +7,9 @@ import pytest
 from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.runs.aggregate import aggregate
-from blocklora.runs.columns import COLUMNS
 from blocklora.runs.predictions import Predictions, read_predictions, write_predictions
 from blocklora.study.model import Run, Test, load_study
-from tests.publish.samples import CLIP_LORA, METHODS, ROOT, write_records, write_study
+from tests.publish.samples import CLIP_LORA, METHODS, write_records, write_study
 
 RUN = Run("ViT-B-16-quickgelu", "dtd", "block_lora", 4, 2)
 
@@ -64,12 +63,6 @@ def test_zero_shot_rows_leave_the_adapter_empty(made):
     aggregate(study_path, runs, output)
     row = next(csv.DictReader(output.open()))
     assert (row["method"], row["rank"], row["train_accuracy"]) == ("zero_shot", "", "")
-
-
-def test_columns_are_those_of_the_architecture_document():
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.split("## The aggregate: `runs.csv`")[1].split("`")[1]
-    assert [name.strip() for name in section.split(",")] == list(COLUMNS)
 
 
 def test_missing_runs_are_an_error_that_lists_them(made):

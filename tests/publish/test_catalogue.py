@@ -10,6 +10,7 @@ from blocklora.errors import UserError
 from blocklora.experiments import EXPERIMENTS, chosen, entries, further_tests, items, measures
 from blocklora.publish.catalogue import Item
 from blocklora.study.model import Test, load_study
+from blocklora.theory.measures import Measure
 from tests.publish.samples import CLIP_LORA, METHODS, PAPER, ROOT, write_study
 
 MANY = METHODS | {"lora_r4": CLIP_LORA | {"rank": 4}}
@@ -111,7 +112,7 @@ def test_experiments_that_do_not_exist_are_refused(tmp_path, value, message):
 
 
 def test_a_new_experiment_is_a_module_and_a_line(tmp_path, monkeypatch):
-    """Transfer, say: every run is tested on the other datasets, too."""
+    """Transfer, say: every run is tested on the other datasets, too, and measured."""
 
     def tests(study):
         return (Test(run, name) for run in study.runs() for name in study.datasets)
@@ -119,10 +120,12 @@ def test_a_new_experiment_is_a_module_and_a_line(tmp_path, monkeypatch):
     transfer = SimpleNamespace(
         name="transfer",
         by_itself=lambda study: False,
+        measures=(Measure("distances", "how far", "json:loads", {"distances": ("a",)}, ("runs",)),),
         tests=tests,
         items=(Item("transfer", "table", "Accuracy", ("predictions",), "json:loads", tests=tests),),
     )
     monkeypatch.setitem(EXPERIMENTS, "transfer", transfer)
+    assert {"distances", "bounds"} <= measures().keys()
     study = made(tmp_path)
     assert "transfer" not in names(study, "table")
     object.__setattr__(study, "experiments", ("few_shot", "transfer"))

@@ -15,13 +15,18 @@ import torch
 import yaml
 from PIL import Image
 
+from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.store import load_adapter
 from blocklora.backbones.weights import load_backbone, save_backbone
 from blocklora.cli import main
 from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
+from blocklora.data.preprocess import preprocessed
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import FastEngine
 from blocklora.files import write_json
+from blocklora.methods.adapter import LowRankAdapter
+from blocklora.methods.base import Fit
+from blocklora.runs.fit import HISTORY_COLUMNS
 from blocklora.runs.predictions import read_predictions
 from blocklora.tensorfiles import read_tensors, write_tensors
 from tests.tiny import SHAPE, tiny_backbone
@@ -267,6 +272,26 @@ def test_both_engines_are_told_apart_and_agree_without_dropout(prepared, tmp_pat
         adapters.append(load_adapter(folder / "adapter.safetensors"))
     for (_, ours), (_, theirs) in zip(*(a.updates() for a in adapters), strict=True):
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_a_method_may_learn_without_steps(prepared, tmp_path, monkeypatch):
+    def fit_at_once(self, config, recipe, task, shots, compute, keeper):
+        adapter = Adapter.initialise(config, SHAPE.tower_shapes, torch.Generator())
+        classifier = self.classifier(adapter, recipe, task, compute.device, compute.precision)
+        pixels = preprocessed(shots.images, SHAPE.image_size)
+        features = torch.cat([part for some in pixels for part in classifier.features(some)])
+        assert features.shape == (4, SHAPE.embed_dim)
+        torch.testing.assert_close(features.norm(dim=-1), torch.ones(4))
+        return Fit(adapter, None, {})
+
+    monkeypatch.setattr(LowRankAdapter, "fit", fit_at_once)
+    assert fit(prepared, tmp_path) == 0
+    folder = run_folder(tmp_path, 1)
+    cost = json.loads((folder / "fit.json").read_text())["cost"]
+    assert (cost["step_seconds"], "iterations" in cost) == (None, False)
+    assert cost["training_seconds"] > 0
+    assert (folder / "history.csv").read_text().splitlines() == [",".join(HISTORY_COLUMNS)]
+    assert predictions_of(tmp_path, 1).images == 10
 
 
 def zero_shot(prepared, runs, *more):

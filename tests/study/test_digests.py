@@ -2,11 +2,13 @@
 
 import ast
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from blocklora import provenance
+from blocklora.adapters.config import Cut
 from blocklora.study import digests
 from blocklora.study.model import Run, load_study
 
@@ -230,3 +232,11 @@ def test_the_condition_of_an_error_counts(changed):
     (check,) = [node for node in function.body if isinstance(node, ast.If)][:1]
     check.test = ast.parse("shots < 2", mode="eval").body
     assert changed({"blocklora.data.sampling": tree}) == {*SHOTS, *FITS, *ADAPTED}
+
+
+def test_values_of_a_method_that_is_not_trained_are_part_of_its_digest():
+    def digest(config):
+        methods = {"zero_shot": replace(STUDY.methods["zero_shot"], config=config)}
+        return digests.fit_digest(replace(STUDY, methods=methods), UNTRAINED, "fp32", "fast")
+
+    assert len({digest(None), digest(Cut()), digest(Cut(rank=True))}) == 3
