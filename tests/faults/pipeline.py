@@ -139,7 +139,7 @@ def stages(study: Path) -> list[Stage]:
             outputs=tuple(f"{folder}/{file}" for folder in folders for file in FIT_FILES),
             option=None)  # fmt: skip
     add("aggregate", "--study", study, "--runs", runs, outputs=("runs.csv",))
-    published = ("--study", study, "--aggregate", results / "runs.csv")
+    published = ("--study", study, "--results", results)
     add("table", "fewshot", *published,
         outputs=tuple(f"tables/fewshot.{kind}" for kind in ("csv", "md", "tex")))  # fmt: skip
     add("figure", "accuracy", *published, "--backbone", "mini-clip",

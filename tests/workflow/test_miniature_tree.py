@@ -128,7 +128,7 @@ def test_the_papers_study_goes_from_archives_to_claims(snakemake, archives):
 
     table = (results / "tables/fewshot-2shot.md").read_text()
     assert all(name in table for name in ("ImageNet", "SUN397", "UCF101", "Block-LoRA")), table
-    assert len(list((results / "figures" / BACKBONE).glob("*.pdf"))) == 5
+    assert len(list((results / "figures" / BACKBONE).glob("*.pdf"))) == 6
     assert sum(read_json(results / "claims.json")["counts"].values()) > 5
 
     assert snakemake.jobs() == {}
