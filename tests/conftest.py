@@ -7,8 +7,12 @@ from hypothesis import settings
 settings.register_profile("blocklora", deadline=None)
 settings.load_profile("blocklora")
 
+# The longest ones begin first, so that no process is left with one of them at the end.
+FIRST = ("tests/workflow/test_miniature_tree.py", "tests/publish/test_paper_study.py")
+
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
