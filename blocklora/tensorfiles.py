@@ -42,11 +42,11 @@ def read_tensors(
     """Return the facts and the tensors of a file.
 
     Args:
-        path: of the file.
-        kind: what the file is called in messages, such as "adapter file".
-        remedy: what to do about a file that cannot be read.
+        path: the path of the file.
+        kind: the name of such a file in messages, for example "adapter file".
+        remedy: the advice for a file that cannot be read.
         framework: "numpy" or "pt", whose tensors are returned.
-        device: where tensors of torch are put.
+        device: the device that tensors of torch are put on.
         facts_only: True returns no tensors and does not read them.
         facts_needed: False returns no facts for a file without them, of another program.
 

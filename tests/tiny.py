@@ -6,6 +6,7 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.config import ClipConfig, TowerConfig
 from blocklora.backbones.model import Backbone, build_open_clip
+from blocklora.engine.recipe import Recipe
 
 SHAPE = ClipConfig(
     name="tiny",
@@ -27,6 +28,19 @@ LORA = AdapterConfig(
     matrices=("q", "k", "v"),
     layers="all",
     towers=("vision", "text"),
+)
+RECIPE = Recipe(
+    prompt="a {}",
+    iterations_per_shot=12,
+    batch_size=4,
+    learning_rate=1e-2,
+    final_learning_rate=1e-6,
+    weight_decay=1e-2,
+    betas=(0.9, 0.999),
+    crop_scale=(0.5, 1.0),
+    flip_probability=0.5,
+    logit_scale=100.0,
+    log_every=5,
 )
 
 

@@ -30,7 +30,7 @@ class Adapter:
     """LoRA or Block-LoRA on the attention of a CLIP model.
 
     Attributes:
-        config: what the adapter is.
+        config: the configuration of the adapter.
         towers: the stacked factors of each adapted tower.
     """
 
@@ -52,10 +52,10 @@ class Adapter:
         (MaxZanella/CLIP-LoRA@358f0d7:loralib/layers.py).
 
         Args:
-            config: what to build.
+            config: the configuration to build.
             shapes: tower name to (layers, width).
             generator: CPU generator that decides A.
-            device: where the parameters live; their values do not depend on it.
+            device: the device of the parameters; their values do not depend on it.
 
         Raises:
             UserError: the layer range or the blocks do not fit a tower.

@@ -23,8 +23,8 @@ class Cut:
     """What a partition cuts into blocks.
 
     Attributes:
-        rank: whether A and B have the rank r/n, with n arms B that share A.
-        inputs: whether A has the width d_in/n and is repeated n times.
+        rank: True if A and B have the rank r/n, with n arms B that share A.
+        inputs: True if A has the width d_in/n and is repeated n times.
     """
 
     rank: bool = False
@@ -56,7 +56,7 @@ class AdapterConfig:
     Attributes:
         rank: r, the rank of LoRA at the same cost; a multiple of `blocks` where it is cut.
         blocks: n, the number of blocks the adapter is cut into.
-        partition: what is cut, one of `PARTITIONS`.
+        partition: the name of the cut, one of `PARTITIONS`.
         alpha: numerator of the scale (CLIP-LoRA: 1).
         dropout: probability that an input of the low-rank path is zeroed in training.
         matrices: any of q, k, v, o of an attention layer.

@@ -19,8 +19,8 @@ def save_adapter(
     """Write an adapter with tensors `<tower>.<layer>.<matrix>.down` and `.up`.
 
     Args:
-        path: of the safetensors file.
-        adapter: what to write.
+        path: the path of the safetensors file.
+        adapter: the adapter to write.
         backbone: name of the model it was trained on.
         backbone_sha256: digest of the backbone file it was trained on.
         record: further JSON-serialisable facts, such as the dataset and the shots.
@@ -56,7 +56,7 @@ def load_adapter(
     """Read an adapter file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         backbone_sha256: if given, the backbone the adapter must have been trained on.
         config: if given, the configuration the adapter must have.
 

@@ -5,8 +5,7 @@ import re
 from argparse import ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
 
-from blocklora.commands.arguments import positive
-from blocklora.commands.theory import add_results
+from blocklora.commands.arguments import add_results, positive
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 

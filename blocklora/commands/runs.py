@@ -207,7 +207,7 @@ def _fit_one(
         if options.restart:
             checkpoint.unlink(missing_ok=True)
         fitted = is_fitted(study, run, folder, digest)
-        missing = missing_tests(study, study.own_tests(run), options.runs, compute)
+        missing = missing_tests(study, run.own_tests, options.runs, compute)
         if fitted and not missing:
             logger.info("run %s: finished before, left as it is", run.folder)
             return checkpoint
@@ -223,7 +223,7 @@ def _fit_one(
                 lambda: interruption.signal_name,
             )
             fit_run(study, run, task, shots, compute, shots_list, folder, keeper)
-            missing = list(study.own_tests(run))
+            missing = list(run.own_tests)
         run_tests(study, missing, task, test_images, shots, compute, options.runs)
     return checkpoint
 

@@ -3,6 +3,8 @@
 from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
+from blocklora.commands.arguments import add_results
+
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
@@ -21,9 +23,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         "with the time spent (h:mm:ss) and the time left if runs take as long as finished ones.",
     )
     status.add_argument("--study", required=True, help="name of a study in studies/, or a file")
-    status.add_argument(
-        "--results", type=Path, help="folder of the study's results (default: results/<study>)"
-    )
+    add_results(status)
     status.add_argument("--json", action="store_true", help="print every run as JSON")
     status.set_defaults(run=_status)
 

@@ -1,9 +1,10 @@
 """The subcommand that computes the measures of `blocklora/theory/`."""
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter, _SubParsersAction
+from argparse import Namespace, RawDescriptionHelpFormatter, _SubParsersAction
 from pathlib import Path
 from textwrap import fill
 
+from blocklora.commands.arguments import add_results
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 
@@ -37,16 +38,6 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         help="CSV file to write; spectra writes two, spectra.csv and overlaps.csv",
     )
     parser.set_defaults(run=_measure)
-
-
-def add_results(parser: ArgumentParser) -> None:
-    """Add the folder of a study's results to a command that has the option `--study`."""
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="DIR",
-        help="folder of the study's results (default: results/<name of the study>)",
-    )
 
 
 def _measure(options: Namespace) -> None:

@@ -66,7 +66,7 @@ class ShotImages:
     """The training images of one shots list at full resolution.
 
     Attributes:
-        paths: of the images, relative to the image root, in drawing order.
+        paths: the paths of the images, relative to the image root, in drawing order.
         labels: int64 (images,).
         image: returns the image of an index as uint8 (H, W, 3), RGB; a store's is read-only.
     """

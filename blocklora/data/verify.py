@@ -78,9 +78,9 @@ def verify(
     """Check the manifest of a dataset and every image file in it.
 
     Args:
-        source: where the images are.
-        manifest: what will be used.
-        listed: what the dataset's split file or folders say now.
+        source: the place of the images.
+        manifest: the manifest that will be used.
+        listed: the split as the dataset's split file or folders say it now.
         dataset: the entry of the registry, None for a dataset of the user's.
         workers: threads that read the files.
     """

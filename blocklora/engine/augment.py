@@ -43,8 +43,8 @@ def draw_crops(
     Args:
         sizes: height and width of each image, shape (images, 2).
         area: smallest and largest share of the area.
-        flip_probability: of a horizontal flip.
-        generator: decides everything.
+        flip_probability: the probability of a horizontal flip.
+        generator: the source of all random numbers.
     """
     full = sizes.astype(np.float64)
     height, width = full[:, :1], full[:, 1:]

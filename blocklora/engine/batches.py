@@ -47,12 +47,12 @@ class Batches:
 
     Attributes:
         images: the training images, decoded.
-        labels: of the images, int64 (images,).
+        labels: the labels of the images, int64 (images,).
         recipe: batch size and augmentation.
         size: side of the crops in pixels.
-        seed: of the run.
+        seed: the seed of the run.
         workers: batches prepared ahead, each in a thread of its own; 0 prepares none ahead.
-        for_gpu: whether batches lie in pinned memory, from which a GPU copies without being waited
+        for_gpu: True if batches lie in pinned memory, from which a GPU copies without being waited
             for, and all have one size, for which a step is recorded and its memory planned: a
             smaller one is filled up by black images with the label `IGNORED`.
     """

@@ -58,12 +58,12 @@ class Block:
     """The frozen weights of a block; matrices and their biases are in the compute dtype.
 
     Attributes:
-        heads: of the attention.
-        norms: before attention and before the MLP.
+        heads: the number of heads of the attention.
+        norms: the norms before attention and before the MLP.
         qkv, q, kv: the input projections; the latter two are views of the first.
         output: the projection after attention.
         hidden, residual: weight and bias of the MLP's layers.
-        quick: whether the activation is QuickGELU; the vectors are scaled then.
+        quick: True if the activation is QuickGELU; the vectors are scaled then.
     """
 
     heads: int
@@ -103,7 +103,7 @@ class Block:
         Args:
             x: tokens of all sequences end to end, fp32, shape (tokens, width).
             groups: the sequences.
-            causal: whether a token attends to none behind it.
+            causal: True if a token attends to none behind it.
             pooled: index of one token of each sequence; with `causal`, of its last.
             paths: low-rank paths, if the layer has any.
         """

@@ -30,7 +30,8 @@ class Classifier:
     """CLIP with plain weights and one prompt for each class.
 
     Attributes:
-        class_features: of the prompts, normalised, on the device, shape (classes, embed_dim).
+        class_features: the normalised features of the prompts, shape (classes, embed_dim), on the
+            device.
     """
 
     def __init__(

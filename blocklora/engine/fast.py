@@ -49,11 +49,11 @@ class Engine(Protocol):
 
     Attributes:
         adapter: is trained.
-        device: where it computes.
-        dtype: of the frozen weights and of products.
-        scaled: whether the loss is scaled up before the backward pass.
-        recorded: whether steps are recorded and replayed (True), or could not be recorded and run
-            one operation after the other (False); None where recording is not tried.
+        device: the device it computes on.
+        dtype: the type of the frozen weights and of products.
+        scaled: True if the loss is scaled up before the backward pass.
+        recorded: True if steps are recorded and replayed; False if they could not be recorded, so
+            that one operation runs after the other; None where recording is not tried.
     """
 
     chunked: bool

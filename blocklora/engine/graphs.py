@@ -32,7 +32,8 @@ class Recordings:
     kept, so that whoever keeps its recordings is freed as soon as nothing else needs it.
 
     Attributes:
-        works: whether the function was recorded; None before the first call.
+        works: True if the function was recorded, False if it could not be, None before the first
+            call.
     """
 
     def __init__(self, record: Record) -> None:

@@ -150,7 +150,7 @@ def train(
 
     Args:
         engine: computes loss and gradients.
-        batches: of the run.
+        batches: the batches of the run.
         recipe: learning rate, schedule and logging.
         steps: gradient steps in all.
         keeper: holds the work of an earlier attempt, if there is any, and is told of every step.

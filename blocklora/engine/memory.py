@@ -30,7 +30,7 @@ class TensorMemory(TorchDispatchMode):
     """Counts the bytes of storages made within the block, and their largest sum at a time.
 
     Attributes:
-        live_bytes: of the storages that are alive.
+        live_bytes: the total size of the storages that are alive.
         peak_bytes: the most `live_bytes` has been.
     """
 

@@ -17,7 +17,7 @@ class PackedPrompts:
 
     Attributes:
         tokens: ids, shape (tokens,).
-        positions: of each token in its prompt, shape (tokens,).
+        positions: the position of each token in its prompt, shape (tokens,).
         ends: index of each prompt's end-of-text token, shape (prompts,).
         groups: (prompts, length) of each run of prompts of one length, in order.
     """

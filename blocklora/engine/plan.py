@@ -42,7 +42,7 @@ class Setting:
 
     Attributes:
         clip: shape of the model.
-        adapter: what is trained.
+        adapter: the adapter that is trained.
         prompts: token ids of each class prompt.
         batch_size: images per step.
         precision: one of `PRECISIONS`.
@@ -154,7 +154,7 @@ def train_within_memory(
     chunks.
 
     Args:
-        setting: of the training.
+        setting: the setting of the training.
         device: "cpu" or "cuda".
         attempt: trains from the start, or from its checkpoint, with the given chunks.
 

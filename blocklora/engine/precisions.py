@@ -14,8 +14,8 @@ class Precision:
 
     Attributes:
         dtype: its name in torch.
-        on_cpu: whether it can be used on a CPU.
-        scaled: whether small gradients vanish in it, so that the loss is scaled up before the
+        on_cpu: True if it can be used on a CPU.
+        scaled: True if small gradients vanish in it, so that the loss is scaled up before the
             backward pass.
     """
 

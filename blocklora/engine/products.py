@@ -35,7 +35,7 @@ class Paths:
     """The low-rank paths of one layer.
 
     Attributes:
-        matrices: which of q, k, v, o are adapted.
+        matrices: the adapted ones of q, k, v, o.
         numbers: 0 to len(matrices) − 1, uint8, on the device.
         down: s/(1 − dropout) · A over the full input, shape (matrices, inner, width).
         up: sum of the arms, transposed like `down`, shape (matrices, inner, width).
@@ -79,7 +79,7 @@ class Adapted:
     """Products of `names` stacked in one frozen weight, with the low-rank paths of some of them.
 
     Attributes:
-        names: which of q, k, v, o, in the order of the weight's rows.
+        names: the stacked ones of q, k, v, o, in the order of the weight's rows.
         weight: frozen, shape (names · width, width).
         bias: frozen, shape (names · width,).
     """
@@ -110,11 +110,11 @@ class Adapted:
         """Return the gradient of x, None unless it is wanted, and those of the low-rank factors.
 
         Args:
-            gradient: of the stacked outputs.
+            gradient: the gradient of the stacked outputs.
             x: the input; needed where there are paths.
             paths: as in `forward`.
             inner: second result of `forward`.
-            into_input: whether the gradient of x is wanted.
+            into_input: True if the gradient of x is wanted.
 
         Returns:
             The latter by row: gradients of `paths.down[row]` and `paths.up[row]`.

@@ -14,12 +14,12 @@ class Recipe:
         prompt: template of the class prompts; `{}` is replaced by the class name.
         iterations_per_shot: gradient steps are this times the shots, whatever the classes.
         batch_size: images per step; the last, smaller batch of an epoch is kept.
-        learning_rate: of AdamW, at the start.
-        final_learning_rate: reached by a cosine over all steps.
+        learning_rate: the learning rate of AdamW at the start.
+        final_learning_rate: the learning rate that a cosine reaches at the last step.
         weight_decay: decoupled, on every adapter parameter.
-        betas: of AdamW.
+        betas: the decay rates of AdamW's first and second moment.
         crop_scale: smallest and largest share of the image area a random crop takes.
-        flip_probability: of a horizontal flip.
+        flip_probability: the probability of a horizontal flip.
         logit_scale: factor of the cosines in the cross-entropy.
         log_every: steps between two lines of the history.
     """

@@ -31,7 +31,7 @@ class Updates:
 
     Attributes:
         first: index of the first updated layer.
-        matrices: which of q, k, v, o are adapted.
+        matrices: the adapted ones of q, k, v, o.
         numbers: 0 to len(matrices) − 1, uint8, on the device.
         down: s/(1 − dropout) · A of each layer over the full input, (matrices, inner, width).
         up: sum of the arms of each layer, transposed, shape (matrices, inner, width).
@@ -83,7 +83,7 @@ class Transformer:
             groups: (sequences, length) of each run of sequences of one length, in order.
             pooled: index of the one token of each sequence whose output is wanted; in a causal
                 tower it has to be the sequence's last.
-            updates: of the tower, if it has any.
+            updates: the updates of the tower, if it has any.
             masks: dropout masks, uint8 (updated layers, tokens, width); None applies no dropout.
         """
         for layer, block in enumerate(self.blocks):

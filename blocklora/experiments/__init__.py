@@ -29,7 +29,7 @@ def chosen(study: Study) -> list[ModuleType]:
 
 
 def further_tests(study: Study) -> Iterator[Test]:
-    """Yield each test once that the study's experiments ask for beyond `Study.own_tests`."""
+    """Yield each test once that the study's experiments ask for beyond `Run.own_tests`."""
     yield from dict.fromkeys(test for module in chosen(study) for test in module.tests(study))
 
 

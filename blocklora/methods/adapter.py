@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.methods.base import Compute, Fit, Method, Shots, Task
+from blocklora.methods.base import Compute, Fit, FittedMethod, Shots, Task
 
 if TYPE_CHECKING:
     from blocklora.adapters.adapter import Adapter
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from blocklora.engine.loop import Keeper
     from blocklora.engine.recipe import Recipe
 
-FILE = "adapter.safetensors"
+ADAPTER_FILE = "adapter.safetensors"
 
 
-class LowRankAdapter(Method):
+class LowRankAdapter(FittedMethod):
     """An adapter of `blocklora/adapters/`, trained by AdamW on the cross-entropy of its logits."""
 
     kind = "adapter"
     config = AdapterConfig
     low_rank = True
     engines = True
-    files = (FILE,)
+    files = (ADAPTER_FILE,)
 
     def fit(
         self,
@@ -35,7 +35,7 @@ class LowRankAdapter(Method):
         compute: Compute,
         keeper: "Keeper",
     ) -> Fit:
-        """See `Method.fit`."""
+        """See `FittedMethod.fit`."""
         import torch
 
         from blocklora.adapters.adapter import Adapter
@@ -106,20 +106,20 @@ class LowRankAdapter(Method):
         return Classifier(merged, prompts, recipe.logit_scale, device, precision)
 
     def save(self, fit: Fit, folder: Path, backbone: "Backbone", facts: Mapping[str, Any]) -> None:
-        """See `Method.save`."""
+        """See `FittedMethod.save`."""
         from blocklora.adapters.store import save_adapter
 
         name = backbone.config.name
-        save_adapter(folder / FILE, fit.learned, name, backbone.sha256, **facts)
+        save_adapter(folder / ADAPTER_FILE, fit.learned, name, backbone.sha256, **facts)
 
     def load(self, folder: Path, backbone: "Backbone", config: AdapterConfig) -> "Adapter":
-        """See `Method.load`."""
+        """See `FittedMethod.load`."""
         from blocklora.adapters.store import load_adapter
 
-        return load_adapter(folder / FILE, backbone.sha256, config)
+        return load_adapter(folder / ADAPTER_FILE, backbone.sha256, config)
 
     def check(self, folder: Path) -> None:
-        """See `Method.check`."""
+        """See `FittedMethod.check`."""
         from blocklora.adapters.store import read_adapter_record
 
-        read_adapter_record(folder / FILE)
+        read_adapter_record(folder / ADAPTER_FILE)

@@ -1,10 +1,12 @@
-"""What a method is: its description, and the two functions that fit it and that classify by it.
+"""What a method is: its description, and the functions that fit it and that classify by it.
 
-A method is one module with one subclass of `Method`, listed in `blocklora/methods/__init__.py`.
+A method is one module with one subclass of `Method`, or of `FittedMethod` if it learns from the
+training images, listed in `blocklora/methods/__init__.py`.
 Study files, the workflow, digests, status and runs.csv follow from the description. Describing a
 method imports nothing heavy: its functions import the engine when they are called.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +63,7 @@ class Shots:
         images: decoded, of any sizes.
         labels: their classes, int64 (images,).
         per_class: shots.
-        seed: of the run.
+        seed: the seed of the run.
     """
 
     images: "Images"
@@ -75,8 +77,8 @@ class Fit:
     """What a method learned, and what it cost to learn it.
 
     Attributes:
-        learned: whatever `Method.save` writes and `Method.load` reads.
-        history: of the training, for `history.csv`; None for what is learned without steps.
+        learned: whatever `FittedMethod.save` writes and `FittedMethod.load` reads.
+        history: the course of the training, for `history.csv`; None if it has no steps.
         facts: numbers for the record, by the names of columns of runs.csv.
     """
 
@@ -85,25 +87,46 @@ class Fit:
     facts: Mapping[str, Any]
 
 
-class Method:
-    """The description of a method; subclasses fill it in.
+class Method(ABC):
+    """The description of a method that needs no fitting, and so has no shots and no seeds.
 
     Attributes:
         kind: the value of `kind` in study files.
         config: dataclass of its values in study files (`blocklora/fields.py`); None has none.
-        trained: whether it is fitted; a method that is not has no shots and no seeds.
-        low_rank: whether it learns an adapter, so that spectra, bounds and compression apply.
-        engines: whether an engine of `blocklora/engine/engines.py` trains it.
-        files: what a fit leaves beside `fit.json` and `history.csv`.
+        trained: True if it is fitted, as those of `FittedMethod` are.
+        low_rank: True if it learns an adapter, so that spectra, bounds and compression apply.
+        engines: True if an engine of `blocklora/engine/engines.py` trains it.
+        files: the names of the files that a fit leaves beside `fit.json` and `history.csv`.
     """
 
     kind: ClassVar[str]
     config: ClassVar[type | None] = None
-    trained: ClassVar[bool] = True
+    trained: ClassVar[bool] = False
     low_rank: ClassVar[bool] = False
     engines: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
+    def classifier(
+        self, learned: Any, recipe: Recipe, task: Task, device: str, precision: str
+    ) -> "Classifier":
+        """Return what classifies images of a task, which may be another one than was fitted.
+
+        Args:
+            learned: as in `Fit`; None for a method that is not fitted.
+            recipe: hyperparameters of the method in the study.
+            task: the classification task.
+            device: "cpu" or "cuda".
+            precision: as in `Compute`.
+        """
+
+
+class FittedMethod(Method):
+    """The description of a method that learns from the training images."""
+
+    trained = True
+
+    @abstractmethod
     def fit(
         self,
         config: Any,
@@ -118,30 +141,17 @@ class Method:
         Args:
             config: values of the method in the study.
             recipe: hyperparameters of training.
-            task: what is to be classified.
+            task: the classification task.
             shots: the training images.
-            compute: how to compute.
-            keeper: keeps unfinished work, and is told of every step.
+            compute: device, precision, engine and threads.
+            keeper: the keeper of unfinished work, which is told of every step.
         """
-        raise NotImplementedError
 
-    def classifier(
-        self, learned: Any, recipe: Recipe, task: Task, device: str, precision: str
-    ) -> "Classifier":
-        """Return what classifies images of a task, which may be another one than was fitted.
-
-        Args:
-            learned: as in `Fit`; None for a method that is not trained.
-            recipe: as in `fit`.
-            task: what is to be classified.
-            device: "cpu" or "cuda".
-            precision: as in `Compute`.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def save(self, fit: Fit, folder: Path, backbone: "Backbone", facts: Mapping[str, Any]) -> None:
         """Write `files` of a fit into a folder; `facts` say which run on which task it is of."""
 
+    @abstractmethod
     def load(self, folder: Path, backbone: "Backbone", config: Any) -> Any:
         """Return what a fit in a folder learned.
 
@@ -149,5 +159,6 @@ class Method:
             UserError: a file is missing, damaged, or of another backbone or configuration.
         """
 
+    @abstractmethod
     def check(self, folder: Path) -> None:
         """Raise `UserError` if one of `files` is missing from a folder or is damaged."""

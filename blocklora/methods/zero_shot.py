@@ -13,7 +13,6 @@ class ZeroShot(Method):
     """Every image gets the class whose prompt is nearest to it."""
 
     kind = "zero_shot"
-    trained = False
 
     def classifier(
         self, learned: Any, recipe: "Recipe", task: Task, device: str, precision: str

@@ -122,7 +122,7 @@ def draw_masks(
 
     Args:
         name: a key of `FIGURES`.
-        count: how many.
+        count: the number of them.
         size: side in pixels.
         tilt: largest rotation to either side in degrees.
         rng: decides everything that varies.

@@ -15,7 +15,7 @@ class Settings:
     """Everything the drawn pictures and the weights of the small CLIP depend on.
 
     Attributes:
-        seed: of the pictures, the captions and the initial weights.
+        seed: the seed of the pictures, the captions and the initial weights.
         image_size: side of the pictures in pixels.
         patch_size: side of the patches of the vision transformer in pixels.
         embed_dim: width of the joint space.
@@ -24,7 +24,7 @@ class Settings:
         text: shape of the text transformer.
         steps: gradient steps of pretraining.
         batch_size: image–caption pairs in a step.
-        learning_rate: of AdamW, after the warm-up.
+        learning_rate: the learning rate of AdamW after the warm-up.
     """
 
     seed: Natural

@@ -71,11 +71,11 @@ def measure(
     """Measure one setting and return its entry in the JSON file.
 
     Args:
-        setting: of the training.
-        machine: what computes.
-        rounds: how often every process takes its turn.
-        memory_bytes: what the tensors of the fast engine may take; None means no chunks.
-        with_reference: whether the reference engine is measured too.
+        setting: the setting of the training.
+        machine: the device and the number of threads that compute.
+        rounds: the number of turns that every process takes.
+        memory_bytes: the memory that tensors of the fast engine may take; None means no chunks.
+        with_reference: True if the reference engine is measured too.
 
     Raises:
         UserError: the device cannot do it, or memory is too small for the fast engine.
@@ -150,11 +150,11 @@ def figures(
     """Return what was measured of one engine, as JSON values.
 
     Args:
-        setting: of the training.
-        rounds: seconds per step of each round.
+        setting: the setting of the training.
+        rounds: the seconds per step of each round.
         peak_memory: bytes allocated on the GPU, or resident in the engine's process.
         flops: operations PyTorch counts in a step.
-        first_loss: of the first step, the same with either engine.
+        first_loss: the loss of the first step, the same with either engine.
     """
     return {
         "step_seconds": median(rounds),
@@ -178,13 +178,13 @@ def entry(
     """Return what was measured in one setting, as JSON values.
 
     Args:
-        setting: of the training.
+        setting: the setting of the training.
         chosen: chunks of the fast engine and its planned memory.
         engines: the figures of the engine "fast", and of "reference" where it was measured.
         ran_out: True if the reference engine ran out of memory.
         product_rate: operations per second of a large matrix product.
         parts: seconds per step by part; empty where one tower is adapted.
-        test_seconds: of encoding the prompts for tests, and of testing one image.
+        test_seconds: the seconds of encoding the prompts for tests, and of testing one image.
     """
     fast, reference = engines["fast"], engines.get("reference")
     flops = planned_flops(setting, chosen.chunks)

@@ -37,7 +37,7 @@ def forecast(
 
     Args:
         study: the study.
-        shapes: of its backbones.
+        shapes: the shapes of its backbones.
         prompts: one per class, as token ids, by template and dataset.
         precision: one of `PRECISIONS`.
         budget_bytes: memory that tensors may take.

@@ -54,7 +54,7 @@ class Training:
             seed=0,
             device=device,
             precision=setting.precision,
-            **({"chunks": chunks} if engine == "fast" else {}),
+            chunks=chunks,
         )
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), LEARNING_RATE)
         self.scaler = torch.amp.GradScaler(device, enabled=self.engine.scaled)

@@ -39,10 +39,10 @@ class Item:
         entry: its name in the catalogue, on the command line and of its caption in the report.
         kind: "table" or "figure".
         section: the section of the report in which it stands.
-        needs: what it is made from: "runs" (runs.csv), measures of the theory step by their names,
+        needs: the sources it is made from: "runs" (runs.csv), measures of the theory step by name,
             or "predictions", the predictions of `tests`.
         make: the function that makes it from `Results` and its options, as "module:function".
-        options: what the function takes besides: "shots" (a table for each shot count),
+        options: the further arguments of the function: "shots" (a table for each shot count),
             "published" (numbers of others are shown too), "backbone" (every figure).
         when: tells whether a study has it.
         tests: the tests of a study whose predictions it needs.

@@ -31,9 +31,9 @@ class Test:
     Attributes:
         quantity: name of a function in `QUANTITIES`.
         comparison: one of `COMPARISONS`.
-        threshold: what the quantity is compared with.
-        threshold_source: why this threshold.
-        needs: what it is computed from, "runs" or measures of the theory step.
+        threshold: the number that the quantity is compared with.
+        threshold_source: the reason for this threshold.
+        needs: the sources it is computed from, "runs" or measures of the theory step.
         study: "any" study decides it, or only one of the paper's datasets and backbones ("paper").
     """
 

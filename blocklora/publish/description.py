@@ -15,13 +15,13 @@ class Description:
     """A table with a row for each row of a frame.
 
     Attributes:
-        name: of the table.
-        caption: what it shows.
+        name: the name of the table.
+        caption: a phrase that says what the table shows.
         columns: heading, names of the fields of the frame (words), and the function that prints
             their values.
-        keys: what the rows of a file are grouped by.
+        keys: the columns that the rows of a file are grouped by.
         aggregate: the fields that summarise a group, as `DataFrame.agg` takes them.
-        notes: what stands below it.
+        notes: the sentences below the table.
         text_columns: the number of leading columns that hold words.
     """
 
@@ -49,7 +49,7 @@ class Description:
         """Return the table of a frame.
 
         Args:
-            study: which the caption names.
+            study: the study that the caption names.
             frame: the numbers, all of which are in the CSV form.
             by: the fields of which each combination of values has a section.
             title: returns the title of a section from these values.

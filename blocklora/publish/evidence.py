@@ -19,7 +19,7 @@ class Measured:
     """A number, in words what it is, and the numbers it came from.
 
     Attributes:
-        value: what is compared with the threshold.
+        value: the number that is compared with the threshold.
         text: the value with its unit and where it was found, for people.
         numbers: further values behind it, by name.
     """

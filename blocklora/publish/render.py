@@ -48,11 +48,11 @@ class Table:
 
     Attributes:
         name: short name, the label in LaTeX.
-        caption: what it shows, of which study.
+        caption: a sentence that says what the table shows, and of which study.
         columns: headings.
         sections: its rows.
         data: the numbers behind it in full precision, tidy; the CSV form.
-        notes: what the cells' marks mean, sources, missing runs.
+        notes: the meaning of the cells' marks, sources, missing runs.
         text_columns: the number of leading columns that hold words.
     """
 

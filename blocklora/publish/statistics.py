@@ -56,7 +56,7 @@ class Comparison:
     """Paired differences of two methods, one value per dataset.
 
     Attributes:
-        summary: of the differences, with the t interval.
+        summary: the summary of the differences, with the t interval.
         effect_size: Cohen's d_z, mean / standard deviation of the differences (Cohen 1988, 2.3.5).
         bootstrap_low: lower end of the bootstrap interval of the mean, resampling datasets.
         bootstrap_high: its upper end.

@@ -13,7 +13,7 @@ from blocklora.errors import UserError
 from blocklora.files import read_json
 from blocklora.runs.columns import COLUMNS, Finished
 from blocklora.runs.predictions import Predictions, read_predictions
-from blocklora.runs.record import RECORD, SCHEMA, method_values
+from blocklora.runs.record import RECORD, SCHEMA
 from blocklora.study.digests import test_digest
 from blocklora.study.model import Run, Study, Test, load_study
 
@@ -36,7 +36,7 @@ def aggregate(study_path: Path, runs_folder: Path, output: Path, partial: bool =
     study = load_study(study_path)
     found, missing = [], []
     for run in study.runs():
-        files = run_files(study, run)
+        files = files_of_row(run)
         if all((runs_folder / file).exists() for file in files):
             found.append(read_run(study, run, runs_folder))
         else:
@@ -59,10 +59,10 @@ def aggregate(study_path: Path, runs_folder: Path, output: Path, partial: bool =
     log.info("%d runs in %s", len(found), output)
 
 
-def run_files(study: Study, run: Run) -> list[str]:
-    """Return the files below `runs/` that a row of runs.csv is made of."""
-    record = [f"{run.folder}/{RECORD}"] if run.method in study.fitted_methods else []
-    return [*record, *(test.file for test in study.own_tests(run))]
+def files_of_row(run: Run) -> list[str]:
+    """Return the files below `runs/` that the row of a run in runs.csv is made of."""
+    record = [f"{run.folder}/{RECORD}"] if run.shots else []
+    return [*record, *(test.file for test in run.own_tests)]
 
 
 def read_run(study: Study, run: Run, runs_folder: Path) -> Finished:
@@ -74,7 +74,7 @@ def read_run(study: Study, run: Run, runs_folder: Path) -> Finished:
     record = {}
     if run.method in study.fitted_methods:
         record = read_record(runs_folder / run.folder / RECORD, study, run)
-    tests = [_read_test(test, runs_folder) for test in study.own_tests(run)]
+    tests = [_read_test(test, runs_folder) for test in run.own_tests]
     return Finished(study.name, run, record, tests[0], tests[1] if len(tests) > 1 else None)
 
 
@@ -91,7 +91,7 @@ def read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
                 f"{path}: record of schema {record['schema']}, this version reads {SCHEMA}; {AGAIN}"
             )
         _check_identity(path, record["run"], {"study": study.name, **vars(run)})
-        values = method_values(study.methods[run.method])
+        values = study.methods[run.method].values
         if record["method"] != values:
             raise UserError(
                 f"{path}: was fitted with {record['method']}, but {study.path} now says {values}; "

@@ -2,7 +2,7 @@
 
 A checkpoint holds the adapter, the optimizer and the history up to a step. Random numbers need
 none of it (`randomness.py`). It is safetensors with JSON metadata, so nothing is unpickled, and it
-is named by the run's digest, so that it is never taken for that of another configuration.
+is named by the fit's digest, so that it is never taken for that of another configuration.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ FORMAT = "blocklora-checkpoint-1"
 
 def save_checkpoint(
     path: str | Path,
-    run_digest: str,
+    fit_digest: str,
     parameters: list[Tensor],
     optimizer: torch.optim.Optimizer,
     progress: Progress,
@@ -29,13 +29,13 @@ def save_checkpoint(
     for index, parameter in enumerate(parameters):
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
-    facts = {"format": FORMAT, "run_digest": run_digest, **vars(progress)}
+    facts = {"format": FORMAT, "fit_digest": fit_digest, **vars(progress)}
     write_tensors(path, tensors, facts)
 
 
 def load_checkpoint(
     path: str | Path,
-    run_digest: str,
+    fit_digest: str,
     parameters: list[Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> Progress:
@@ -47,16 +47,16 @@ def load_checkpoint(
     remedy = "to start the run over, delete the file or pass --restart to `blocklora fit`"
     facts, tensors = read_tensors(path, "checkpoint", remedy, framework="pt")
     try:
-        found_format, found_digest = facts.pop("format"), facts.pop("run_digest")
+        found_format, found_digest = facts.pop("format"), facts.pop("fit_digest")
         if found_format != FORMAT:
             raise UserError(
                 f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, so "
                 f"another version of blocklora wrote it; {remedy}"
             )
-        if found_digest != run_digest:
+        if found_digest != fit_digest:
             raise UserError(
                 f"{path}: this checkpoint belongs to another configuration of the run, with the "
-                f"digest {found_digest[:12]}…, not {run_digest[:12]}…; {remedy}"
+                f"digest {found_digest[:12]}…, not {fit_digest[:12]}…; {remedy}"
             )
         progress = Progress(**facts)
     except (KeyError, TypeError) as error:

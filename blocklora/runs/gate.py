@@ -46,7 +46,7 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
     """Compare the accuracy of zero-shot predictions with the known one and write a report.
 
     Args:
-        predictions: of the zero-shot test.
+        predictions: the predictions of the zero-shot test.
         backbone: name of the backbone.
         dataset: name of the dataset.
         mode: "stop" or "warn", what to do where it differs.

@@ -34,8 +34,8 @@ class CheckpointKeeper(Keeper):
 
         Args:
             run: folder of the run below `runs/`, which is its name in messages.
-            path: of the checkpoint.
-            digest: of the fit that the checkpoint belongs to.
+            path: the path of the checkpoint.
+            digest: the digest of the fit that the checkpoint belongs to.
             interval_seconds: the least time between two checkpoints.
             require_lock: raises `Interrupted` if another process has taken the run over, whose
                 checkpoint it then is.

@@ -43,9 +43,9 @@ class Holder:
         run: the run's folder below `runs/`.
         host: name of the machine, for people.
         pid: process number on `machine`.
-        machine: where process numbers mean the same: this boot and namespace; empty if unknown.
-        process_start: of the process, in clock ticks since boot, which tells it from a later
-            process of the same number; empty if unknown.
+        machine: the boot and namespace in which process numbers mean the same; empty if unknown.
+        process_start: the start of the process in clock ticks since boot, which tells it from a
+            later process of the same number; empty if unknown.
         since: local time with its offset from UTC.
         token: unlike that of any other lock.
     """

@@ -28,8 +28,8 @@ class Predictions:
     Attributes:
         label: class of each image, int32 (images,).
         predicted: the class it was taken for, int32 (images,).
-        probability: of that class, float32 (images,).
-        facts: which test this is of, class names, digests and costs (docs/architecture.md).
+        probability: the probability of that class, float32 (images,).
+        facts: the identity of the test, class names, digests and costs (docs/architecture.md).
     """
 
     label: np.ndarray

@@ -8,7 +8,7 @@ from blocklora.fields import to_values
 from blocklora.methods.base import Compute
 from blocklora.provenance import package_versions
 from blocklora.study.digests import fit_code, fit_digest
-from blocklora.study.model import Method, Run, Study
+from blocklora.study.model import Run, Study
 
 RECORD = "fit.json"
 HISTORY = "history.csv"
@@ -28,18 +28,18 @@ def fit_record(
 
     Args:
         study: the study.
-        run: what was fitted.
-        compute: how it was computed.
-        started: when the fit began.
+        run: the run that was fitted.
+        compute: device, precision, engine and threads of the fit.
+        started: the time at which the fit began.
         images: numbers of training images and classes.
-        cost: what the fit took.
-        circumstances: digests of the files it was made from, and the name of the device.
+        cost: the time, memory and energy of the fit.
+        circumstances: the digests of the files it was made from, and the name of the device.
     """
     named = study.methods[run.method]
     return {
         "schema": SCHEMA,
         "run": {"study": study.name, **vars(run)},
-        "method": method_values(named),
+        "method": named.values,
         "recipe": to_values(named.recipe),
         "images": dict(images),
         "cost": dict(cost),
@@ -55,8 +55,3 @@ def fit_record(
             "started": started.isoformat(timespec="seconds"),
         },
     }
-
-
-def method_values(method: Method) -> dict[str, Any]:
-    """Return the kind of a method and its values, as a study file has them."""
-    return {"kind": method.kind, **({} if method.config is None else to_values(method.config))}

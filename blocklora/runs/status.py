@@ -14,7 +14,7 @@ from blocklora.engine.engines import ENGINES
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 from blocklora.files import read_json
-from blocklora.runs.aggregate import run_files
+from blocklora.runs.aggregate import files_of_row
 from blocklora.runs.lock import Holder, is_alive, read_holder
 from blocklora.runs.predictions import read_test_facts
 from blocklora.study.digests import fit_digest, test_digest
@@ -143,7 +143,7 @@ class _Expectation:
 def _finished(study: Study, results: Path, run: Run) -> float | str | None:
     """Return the seconds a finished run took, why it does not count, or None without one."""
     folder = results / "runs"
-    paths = [folder / file for file in run_files(study, run)]
+    paths = [folder / file for file in files_of_row(run)]
     if not all(path.exists() for path in paths):
         return None
     seconds, current = 0.0, True
@@ -155,7 +155,7 @@ def _finished(study: Study, results: Path, run: Run) -> float | str | None:
             digest = fit_digest(study, run, made_by["precision"], made_by["engine"])
             current = made_by["fit_digest"] == digest
             seconds += float(record["cost"]["training_seconds"])
-        for test in study.own_tests(run):
+        for test in run.own_tests:
             path = folder / test.file
             facts = read_test_facts(path)
             digest = test_digest(study, test, facts["precision"], facts["engine"])

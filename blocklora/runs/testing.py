@@ -41,11 +41,11 @@ def run_tests(
 
     Args:
         study: the study.
-        tests: of one run.
-        task: what is to be classified.
+        tests: the tests of one run.
+        task: the classification task.
         test_images: those of the dataset that is tested on.
         shots: the training images of the run; needed for tests of the part "train".
-        compute: how to compute.
+        compute: device, precision, engine and threads.
         runs: folder of all runs, in which the fit of the run is.
 
     Raises:
@@ -61,12 +61,14 @@ def run_tests(
     named = study.methods[run.method]
     method = METHODS[named.kind]
     digest = fit_digest(study, run, compute.precision, compute.engine)
-    if method.trained and not is_fitted(study, run, runs / run.folder, digest):
-        raise UserError(
-            f"run {run.folder}: there is no fit of it by this study and this code in {runs}; "
-            "make it with `blocklora fit`"
-        )
-    learned = method.load(runs / run.folder, task.backbone, named.config)
+    learned, folder = None, runs / run.folder
+    if method.trained:
+        if not is_fitted(study, run, folder, digest):
+            raise UserError(
+                f"run {run.folder}: there is no fit of it by this study and this code in {runs}; "
+                "make it with `blocklora fit`"
+            )
+        learned = method.load(folder, task.backbone, named.config)
     classifier = method.classifier(learned, named.recipe, task, compute.device, compute.precision)
     size = task.backbone.config.image_size
     for test in tests:

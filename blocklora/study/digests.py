@@ -74,15 +74,14 @@ def fit_digest(study: Study, run: Run, precision: str, engine: str) -> str:
     """Return the digest of what a run learns."""
     named = study.methods[run.method]
     method = METHODS[named.kind]
-    values = {"kind": named.kind, **((named.config and to_values(named.config)) or {})}
     if not method.trained:
-        return json_digest([values, backbone_digest(study, run.backbone)])
+        return json_digest([named.values, backbone_digest(study, run.backbone)])
     return json_digest(
         {
             "shots": shots_digest(study, run.dataset, run.shots, run.seed),
             "pixels": shots_pixels_digest(study, run.dataset),
             "backbone": backbone_digest(study, run.backbone),
-            "method": values,
+            "method": named.values,
             "recipe": to_values(named.recipe),
             "precision": precision,
             "engine": engine if method.engines else None,

@@ -10,7 +10,7 @@ from blocklora.backbones import FAMILIES
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.family import Family
 from blocklora.engine.recipe import Recipe
-from blocklora.fields import from_values
+from blocklora.fields import from_values, to_values
 from blocklora.files import json_digest
 from blocklora.methods import METHODS
 from blocklora.study.validation import check_study, drawn_datasets
@@ -33,8 +33,8 @@ class Method:
     """A method of a study.
 
     Attributes:
-        kind: which of `METHODS` it is.
-        config: its values, of the type that the kind describes; None where it has none.
+        kind: the name of its method in `METHODS`.
+        config: its values, of the type that the method describes; None where it has none.
         recipe: the study's hyperparameters, with the method's own in their place.
     """
 
@@ -46,6 +46,11 @@ class Method:
     def adapter(self) -> AdapterConfig | None:
         """The configuration of the adapter, None for a method that learns no adapter."""
         return self.config if METHODS[self.kind].low_rank else None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The kind and the values of `config`, as a study file has them."""
+        return {"kind": self.kind, **({} if self.config is None else to_values(self.config))}
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,20 @@ class Run:
         """The run's folder below `runs/`."""
         return f"{self.backbone}/{self.dataset}/{self.method}/{self.shots}shot/seed{self.seed}"
 
+    @property
+    def own_tests(self) -> tuple["Test", ...]:
+        """The tests of the run on its own dataset: test images and, if fitted, shots."""
+        tested = Test(self, self.dataset)
+        return (tested, Test(self, self.dataset, "train")) if self.shots else (tested,)
+
 
 @dataclass(frozen=True)
 class Test:
     """A fitted method on the images of a dataset, its own or another one.
 
     Attributes:
-        run: what was fitted.
-        dataset: whose images are classified.
+        run: the run that was fitted.
+        dataset: the dataset whose images are classified.
         part: "test", or "train" for the training images of the run, not augmented.
     """
 
@@ -101,7 +112,7 @@ class Study:
     Attributes:
         path: the file.
         name: the folder of the results, and the stem of the file.
-        title: what the study is, for captions.
+        title: a name of the study for captions.
         backbones: by the name of the published model, or any name for a miniature.
         datasets: names of the registry or of `own_datasets`.
         shots: training images per class, ascending.
@@ -165,12 +176,6 @@ class Study:
                     for shots in self.shots:
                         for seed in self.seeds:
                             yield Run(backbone, dataset, name, shots, seed)
-
-    def own_tests(self, run: Run) -> tuple[Test, ...]:
-        """Return the tests of a run on its own dataset: test images and, if fitted, shots."""
-        tested = Test(run, run.dataset)
-        fitted = run.method in self.fitted_methods
-        return (tested, Test(run, run.dataset, "train")) if fitted else (tested,)
 
     def image_size(self, backbone: str) -> int:
         """Return the side of the square images a backbone sees, in pixels."""

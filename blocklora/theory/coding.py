@@ -148,10 +148,10 @@ def compress(
     """Return the code word with the best bound among those that classify about as well.
 
     Args:
-        adapter: what was trained.
+        adapter: the trained adapter.
         train_errors: number of the `samples` unaugmented training shots an adapter misclassifies.
         samples: N.
-        max_loss: how much larger the error rate on the training shots may be than the adapter's.
+        max_loss: the most that the error rate on the training shots may exceed the adapter's.
         delta: probability with which the bound may fail.
     """
     code = Code(adapter)

@@ -6,7 +6,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from blocklora.adapters.adapter import Adapter
@@ -17,7 +16,7 @@ from blocklora.backbones.prompts import class_prompts, tokenize
 from blocklora.backbones.weights import load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.pixels import open_shot_images
-from blocklora.data.preprocess import evaluation_transform
+from blocklora.data.preprocess import preprocessed
 from blocklora.engine.classifier import Classifier
 from blocklora.study.model import Run
 from blocklora.theory.coding import compress
@@ -50,12 +49,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
         guessing = guessing_error(len(names))
         for (shots, seed), members in groupby(sorted(of_task, key=sample), key=sample):
             images = open_shot_images(context.shots_pixels(dataset, shots, seed))
-            pixels = np.stack(
-                [
-                    evaluation_transform(Image.fromarray(images.image(index)), size)
-                    for index in range(len(images))
-                ]
-            )
+            pixels = np.concatenate([*preprocessed(images, size)])
             for run in members:
                 recipe = context.study.methods[run.method].recipe
                 prompts = tokenize(class_prompts(names, recipe.prompt), length)

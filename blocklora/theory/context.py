@@ -6,6 +6,7 @@ from pathlib import Path
 
 from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
+from blocklora.methods.adapter import ADAPTER_FILE
 from blocklora.study.model import Run, Study
 
 RUN_COLUMNS = ("backbone", "dataset", "method", "shots", "seed", "rank")
@@ -38,7 +39,7 @@ class Context:
 
     def adapter(self, run: Run) -> Path:
         """Return the adapter file of a run."""
-        return self.results / "runs" / run.folder / "adapter.safetensors"
+        return self.results / "runs" / run.folder / ADAPTER_FILE
 
     def backbone(self, name: str) -> Path:
         """Return the file of a backbone."""

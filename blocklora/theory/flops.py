@@ -70,12 +70,12 @@ def step_flops(
 
     Args:
         clip: shape of the model.
-        adapter: what is trained.
+        adapter: the adapter that is trained.
         images: batch size.
         classes: number of classes.
         prompts: (prompts, tokens) of the different class prompts of each length.
-        recomputed: of each tower that is run in chunks, what is computed again for the backward
-            pass, from input to last block: (sequences, length) as in `prompts`.
+        recomputed: for each tower that is run in chunks, the part that is computed again for the
+            backward pass, from input to last block: (sequences, length) as in `prompts`.
     """
     again = {name: (recomputed or {}).get(name, ()) for name in ("vision", "text")}
     tokens = (clip.image_size // clip.patch_size) ** 2 + 1
@@ -106,7 +106,7 @@ def tower_flops(
 
     Args:
         tower: its shape.
-        adapter: what is trained.
+        adapter: the adapter that is trained.
         name: "vision" or "text".
         groups: (sequences, length) of the sequences of each length.
     """

@@ -17,16 +17,16 @@ class Measure:
 
     Attributes:
         name: the argument of `blocklora measure`, and the name of the rule.
-        about: what is computed, as the object of a sentence.
+        about: the name of what is computed, as the object of a sentence.
         compute: `module:function`; the function takes a `Context` (`context.py`) and returns the
             rows of the file, or a mapping from tables to rows where there are several.
         tables: columns of each file, by its name without `.csv`.
-        needs: what must be there first, in the words of `workflow/rules/theory.smk`: "runs",
-            "adapters", "weights", "manifests" and "shots_pixels"; "class_counts" and "prompts" for
-            the files that tell them where they are not known; or another table.
-        precise: whether the numbers depend on the precision.
-        on_gpu: whether a GPU is used where there is one.
-        local: whether it is too short to be submitted to a cluster.
+        needs: the inputs that must be there first, as `workflow/rules/theory.smk` names them:
+            "runs", "adapters", "weights", "manifests" and "shots_pixels"; "class_counts" and
+            "prompts" for the files that tell them where they are not known; or another table.
+        precise: True if the numbers depend on the precision.
+        on_gpu: True if a GPU is used where there is one.
+        local: True if it is too short to be submitted to a cluster.
         memory_mb: memory of a job, which grows when it is tried again.
         runtime: the most time that a job takes.
         data: glob patterns of data files of this package that decide numbers, as code does.

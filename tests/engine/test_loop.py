@@ -16,24 +16,10 @@ from blocklora.engine.fast import FastEngine
 from blocklora.engine.graphs import Recordings
 from blocklora.engine.loop import Keeper, cosine_learning_rate, train
 from blocklora.engine.randomness import torch_generator
-from blocklora.engine.recipe import Recipe
 from blocklora.errors import Interrupted, UserError
 from blocklora.runs.keeper import CheckpointKeeper
-from tests.tiny import LORA, tiny_backbone
+from tests.tiny import LORA, RECIPE, tiny_backbone
 
-RECIPE = Recipe(
-    prompt="a {}",
-    iterations_per_shot=12,
-    batch_size=4,
-    learning_rate=1e-2,
-    final_learning_rate=1e-6,
-    weight_decay=1e-2,
-    betas=(0.9, 0.999),
-    crop_scale=(0.5, 1.0),
-    flip_probability=0.5,
-    logit_scale=100.0,
-    log_every=5,
-)
 CONFIG = AdapterConfig(**{**LORA.__dict__, "blocks": 2, "dropout": 0.25})
 STEPS = 12
 

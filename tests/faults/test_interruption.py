@@ -100,7 +100,7 @@ def cut_short(path):
     ("damage", "reason"),
     [
         (cut_short, "not a readable checkpoint"),
-        (lambda path: change_checkpoint(path, run_digest="f" * 64), "another configuration of the"),
+        (lambda path: change_checkpoint(path, fit_digest="f" * 64), "another configuration of the"),
         (lambda path: change_checkpoint(path, format="blocklora-checkpoint-0"), "another version"),
     ],
 )

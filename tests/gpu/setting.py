@@ -22,14 +22,13 @@ from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.engine.loop import Keeper, train
 from blocklora.engine.memory import free_bytes
 from blocklora.engine.plan import USABLE_SHARE, Setting, planned_peak_bytes, train_within_memory
-from blocklora.engine.recipe import Recipe
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.errors import Interrupted
 from blocklora.performance.bench import settings
 from blocklora.performance.trial import random_backbone
 from blocklora.runs.device import device_name, require_device
 from blocklora.runs.keeper import CheckpointKeeper
-from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
+from tests.tiny import LORA, RECIPE, SHAPE, tiny_backbone, trained_adapter
 
 __all__ = [
     "DEVICE",
@@ -196,17 +195,11 @@ def trained(
     unless the batch size divides `images`. There is a checkpoint, continued from if it is there,
     if its path is given. `after_step` returns the name of a signal to stop at, or None.
     """
-    recipe = Recipe(
-        prompt="a {}",
+    recipe = replace(
+        RECIPE,
         iterations_per_shot=count,
         batch_size=setting.batch_size,
         learning_rate=1e-3,
-        final_learning_rate=1e-6,
-        weight_decay=1e-2,
-        betas=(0.9, 0.999),
-        crop_scale=(0.5, 1.0),
-        flip_probability=0.5,
-        logit_scale=100.0,
         log_every=log_every,
     )
     labels = torch.arange(images) % len(setting.prompts)

@@ -12,7 +12,7 @@ from blocklora.publish.places import final_tests
 from blocklora.publish.results import Results, load_results
 from blocklora.runs.aggregate import aggregate
 from blocklora.runs.predictions import Predictions, write_predictions
-from blocklora.runs.record import RECORD, method_values
+from blocklora.runs.record import RECORD
 from blocklora.study.digests import fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, Study, Test, load_study
@@ -72,7 +72,7 @@ def record(study: Study, run: Run) -> dict[str, Any]:
     return {
         "schema": 2,
         "run": {"study": study.name, **vars(run)},
-        "method": method_values(study.methods[run.method]),
+        "method": study.methods[run.method].values,
         "recipe": {},
         "images": {"train_images": CLASSES * run.shots, "classes": CLASSES},
         "cost": {
@@ -136,7 +136,7 @@ def write_records(
             continue
         if run.method in study.fitted_methods:
             write_json(folder / run.folder / RECORD, record(study, run))
-        for test in study.own_tests(run):
+        for test in run.own_tests:
             share = accuracy(run) if test.part == "test" else 0.95
             write_predictions(folder / test.file, predictions(study, test, share))
     return folder

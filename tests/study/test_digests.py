@@ -29,7 +29,7 @@ EVERYTHING = {"listing", *SHOTS, *PIXELS, *WEIGHTS, *FITS, *TESTS}
 def artefacts():
     """Return the digest of every kind of artefact of the miniature study, by name."""
     dataset = FITTED.dataset
-    tested, trained = STUDY.own_tests(FITTED)
+    tested, trained = FITTED.own_tests
     return {
         "listing": digests.listing_digest(STUDY, dataset),
         "shots list": digests.shots_digest(STUDY, dataset, FITTED.shots, FITTED.seed),
@@ -40,7 +40,7 @@ def artefacts():
         "fit by the reference": digests.fit_digest(STUDY, FITTED, "fp32", "reference"),
         "test": digests.test_digest(STUDY, tested, "fp32", "fast"),
         "test on the shots": digests.test_digest(STUDY, trained, "fp32", "fast"),
-        "zero-shot test": digests.test_digest(STUDY, STUDY.own_tests(UNTRAINED)[0], "fp32", "fast"),
+        "zero-shot test": digests.test_digest(STUDY, UNTRAINED.own_tests[0], "fp32", "fast"),
     }
 
 

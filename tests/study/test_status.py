@@ -38,7 +38,7 @@ class Results:
             "provenance": made_by | {"fit_digest": digest},
         }
         self.write(f"runs/{run.folder}/fit.json", json.dumps(record))
-        for test in self.study.own_tests(run):
+        for test in run.own_tests:
             digest = digest_of_test(self.study, test, *made_by.values())
             facts = made_by | {"test_digest": digest, "seconds": 1}
             path = self.folder / "runs" / test.file

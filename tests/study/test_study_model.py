@@ -16,10 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def digests(study, precision="fp32", engine="fast"):
-    return {
-        run: digest_of_test(study, study.own_tests(run)[0], precision, engine)
-        for run in study.runs()
-    }
+    return {run: digest_of_test(study, run.own_tests[0], precision, engine) for run in study.runs()}
 
 
 @pytest.fixture

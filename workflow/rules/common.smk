@@ -7,6 +7,7 @@ from shlex import quote
 from blocklora.errors import UserError
 from blocklora.experiments import further_tests, items, measures
 from blocklora.methods import METHODS
+from blocklora.methods.adapter import ADAPTER_FILE
 from blocklora.provenance import code_digest
 from blocklora.publish.catalogue import CLAIMS_NEED
 from blocklora.publish.places import evidence_file
@@ -122,7 +123,7 @@ def pixels_of(dataset, backbone):
 def run_digests(run):
     """Return the digests of a fit and of the tests on its own dataset."""
     how = config["precision"], config["engine"]
-    tests = [digests.test_digest(STUDY, test, *how) for test in STUDY.own_tests(run)]
+    tests = [digests.test_digest(STUDY, test, *how) for test in run.own_tests]
     return [digests.fit_digest(STUDY, run, *how), *tests]
 
 
@@ -160,23 +161,18 @@ def fitted_kinds():
     return kinds
 
 
+def run_files(run, kind=None):
+    """Return the files of a run, whose method is of this kind where its name is a wildcard."""
+    method = METHODS[kind or STUDY.methods[run.method].kind]
+    names = [RECORD, HISTORY, *method.files] if method.trained else []
+    left = [f"{run.folder}/{name}" for name in names]
+    return [f"<results>/runs/{file}" for file in [*left, *(test.file for test in run.own_tests)]]
+
+
 def fit_files(kind, seeds):
     """Return the files that fits of this kind leave, tests on their own dataset included."""
-    names = [RECORD, HISTORY, *METHODS[kind].files]
-    return expand(
-        "<results>/runs/{{backbone}}/{{dataset}}/{{method}}/{{shots}}shot/seed{seed}/{file}",
-        seed=seeds,
-        file=[*names, "tests/{dataset}/test.safetensors", "tests/{dataset}/train.safetensors"],
-    )
-
-
-def run_files(run):
-    """Return the files of a run."""
-    names = [test.file for test in STUDY.own_tests(run)]
-    if run.method in STUDY.fitted_methods:
-        left = METHODS[STUDY.methods[run.method].kind].files
-        names += [f"{run.folder}/{name}" for name in (RECORD, HISTORY, *left)]
-    return [f"<results>/runs/{name}" for name in names]
+    runs = [Run("{backbone}", "{dataset}", "{method}", "{shots}", seed) for seed in seeds]
+    return [file for run in runs for file in run_files(run, kind)]
 
 
 MEASURES = measures().values()

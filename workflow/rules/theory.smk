@@ -4,7 +4,7 @@
 NEEDED_FILES = {
     "runs": "<results>/runs.csv",
     "adapters": [
-        f"<results>/runs/{run.folder}/adapter.safetensors"
+        f"<results>/runs/{run.folder}/{ADAPTER_FILE}"
         for run in STUDY.runs()
         if run.method in STUDY.adapter_methods
     ],
@@ -20,11 +20,7 @@ NEEDED_FILES = {
     "class_counts": expand("<results>/data/{name}/manifest.csv", name=STUDY.local_datasets),
     "prompts": expand("<results>/data/{name}/manifest.csv", name=unlisted_datasets(STUDY)),
     # A measure may need the table of another one.
-    **{
-        table: f"<results>/theory/{table}.csv"
-        for measure in MEASURES
-        for table in measure.tables
-    },
+    **{table: f"<results>/theory/{table}.csv" for measure in MEASURES for table in measure.tables},
 }
 
 

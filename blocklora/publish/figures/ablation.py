@@ -4,10 +4,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from blocklora.publish import formats
-from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.blocks import block_lines, blocks_axis
 from blocklora.publish.figures.canvas import (
     Drawing,
+    choose_backbone,
     legend_below,
     mark_miniature,
     new_figure,

@@ -5,7 +5,6 @@ from math import ceil, log2
 import pandas as pd
 from matplotlib.axes import Axes
 
-from blocklora.errors import UserError
 from blocklora.publish.accuracy import measured_cells, published_cells
 from blocklora.publish.figures.canvas import (
     DASHES,
@@ -13,6 +12,7 @@ from blocklora.publish.figures.canvas import (
     PUBLISHED_GREY,
     Drawing,
     band,
+    choose_backbone,
     legend_below,
     mark_miniature,
     method_looks,
@@ -21,7 +21,6 @@ from blocklora.publish.figures.canvas import (
 )
 from blocklora.publish.published import AVERAGE, dataset_label, names, published_backbone
 from blocklora.publish.results import Results, caption_of
-from blocklora.study.model import Study
 
 PANELS_PER_ROW = 4
 DATA_COLUMNS = [
@@ -62,20 +61,6 @@ def accuracy_figure(
         legend_below(figure, axes[0], 4)
         mark_miniature(figure, results.study)
     return Drawing("accuracy", figure, _caption(results, backbone, cells), cells[DATA_COLUMNS])
-
-
-def choose_backbone(study: Study, backbone: str | None) -> str:
-    """Return the backbone to draw.
-
-    Raises:
-        UserError: it is not one of the study's, or is not named although there are several.
-    """
-    known = list(study.backbones)
-    if backbone is None and len(known) == 1:
-        return known[0]
-    if backbone not in known:
-        raise UserError(f"{study.path}: name one backbone with --backbone: {', '.join(known)}")
-    return backbone
 
 
 def _weight(dataset: str) -> str:

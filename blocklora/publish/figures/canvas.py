@@ -47,6 +47,20 @@ def style() -> Iterator[None]:
         yield
 
 
+def choose_backbone(study: Study, backbone: str | None) -> str:
+    """Return the backbone to draw.
+
+    Raises:
+        UserError: it is not one of the study's, or is not named although there are several.
+    """
+    known = list(study.backbones)
+    if backbone is None and len(known) == 1:
+        return known[0]
+    if backbone not in known:
+        raise UserError(f"{study.path}: name one backbone with --backbone: {', '.join(known)}")
+    return backbone
+
+
 def new_figure(
     height: float, rows: int = 1, columns: int = 1, **grid: Any
 ) -> tuple[Figure, list[Axes]]:
@@ -54,8 +68,8 @@ def new_figure(
 
     Args:
         height: in inches.
-        rows: of panels.
-        columns: of panels.
+        rows: the number of rows of panels.
+        columns: the number of columns of panels.
         grid: further arguments of `Figure.subplots`.
     """
     figure = Figure(figsize=(WIDTH, height))

@@ -8,8 +8,13 @@ from matplotlib.image import AxesImage
 from blocklora.errors import UserError
 from blocklora.publish import formats
 from blocklora.publish.catalogue import MATRICES
-from blocklora.publish.figures.accuracy import choose_backbone
-from blocklora.publish.figures.canvas import Drawing, mark_miniature, new_figure, style
+from blocklora.publish.figures.canvas import (
+    Drawing,
+    choose_backbone,
+    mark_miniature,
+    new_figure,
+    style,
+)
 from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.classes import final_predictions, untested

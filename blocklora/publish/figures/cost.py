@@ -1,11 +1,11 @@
 """Figures of cost: per method from the runs, and over ranks and blocks from the formulas."""
 
 from blocklora.publish import formats
-from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.blocks import block_lines, blocks_axis
 from blocklora.publish.figures.canvas import (
     Drawing,
     bars,
+    choose_backbone,
     legend_below,
     mark_miniature,
     name_methods,

@@ -4,10 +4,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from blocklora.adapters.config import TOWERS
-from blocklora.publish.figures.accuracy import choose_backbone
 from blocklora.publish.figures.canvas import (
     Drawing,
     band,
+    choose_backbone,
     legend_below,
     mark_miniature,
     method_looks,
