@@ -28,7 +28,7 @@ demo: env
 
 # Two processes of one thread each: most of the time goes into starting processes, not into sums.
 test: env
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: env
 	pytest -m faults tests/faults

@@ -1,7 +1,13 @@
 """Settings of all tests."""
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# Sums of several threads differ in their last bits, and tests compare results to the bit. A forked
+# process cannot use threads that were started before, and `make test` runs two processes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # An example may take as long as it does: machines stall, and a first one pays for imports.
 settings.register_profile("blocklora", deadline=None)

@@ -160,7 +160,6 @@ class Runner:
     """Runs `blocklora` in processes forked from one that has imported everything."""
 
     def __init__(self, output: Path):
-        os.environ["OMP_NUM_THREADS"] = "1"  # a fork cannot use threads that were started before
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOAD])
         self._output = output

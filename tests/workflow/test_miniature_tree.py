@@ -67,7 +67,7 @@ def program(registry, tmp_path_factory):
     """The program `blocklora`, at work in forks of one process."""
     socket = tmp_path_factory.mktemp("s") / "s"
     command = [sys.executable, "-m", "tests.workflow.fork_server", str(socket)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", VARIABLE: str(registry)}
+    environment = {**os.environ, VARIABLE: str(registry)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         assert process.stdout.readline() == b"ready\n"
