@@ -13,8 +13,8 @@ import yaml
 from blocklora.errors import UserError
 
 
-class StrictLoader(yaml.SafeLoader):
-    """YAML 1.2 scalars, and an error on a duplicate key."""
+class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML 1.2 scalars, and an error on a duplicate key; read by libyaml where PyYAML has it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of `node`, refusing a key that occurs twice."""
