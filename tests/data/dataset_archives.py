@@ -12,11 +12,14 @@ import json
 import lzma
 import tarfile
 import zipfile
+from copy import deepcopy
+from functools import cache
 
 import yaml
 from PIL import Image
 
-from blocklora.data.registry import PACKAGED, load_registry
+from blocklora.data.registry import PACKAGED
+from blocklora.yamlfiles import read_yaml
 
 PER_CLASS = {"train": 3, "val": 2, "test": 2}
 CLASSES = 3
@@ -71,9 +74,16 @@ def picture(seed: str) -> bytes:
     return stream.getvalue()
 
 
+@cache
+def packaged_entries() -> dict[str, dict]:
+    """Return the packaged definitions of the datasets, which nobody may change."""
+    return read_yaml(PACKAGED / "paper.yaml")
+
+
+@cache
 def split_lists(dataset: str) -> dict[str, list]:
     """Return a small split: from the published file where it is packaged, else in its manner."""
-    packaged = PACKAGED / "splits" / f"{load_registry()[dataset].split_file.name}.xz"
+    packaged = PACKAGED / "splits" / f"{packaged_entries()[dataset]['split_file']['name']}.xz"
     if not packaged.exists():
         folders = {"sun397": ["a/abbey", "b/bow_window/indoor", "z/zoo"], "food101": list("abc")}
         return {
@@ -156,7 +166,7 @@ def write_registry(folder, dataset: str, serve) -> None:
 
     `serve(name, content)` returns an address for a file, or None for a file that is nowhere.
     """
-    entry = yaml.safe_load((PACKAGED / "paper.yaml").read_text(encoding="utf-8"))[dataset]
+    entry = deepcopy(packaged_entries()[dataset])
     entry["classes"] = CLASSES
     entry["images"] = {split: CLASSES * count for split, count in PER_CLASS.items()}
     entry.pop("same_names", None)
