@@ -13,7 +13,7 @@ from blocklora.engine.recipe import Recipe
 from blocklora.fields import from_values, to_values
 from blocklora.files import json_digest
 from blocklora.methods import METHODS
-from blocklora.study.validation import check_study, drawn_datasets
+from blocklora.study.validation import check_study, drawn_datasets, method_config
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,12 @@ def load_study(path: str | Path) -> Study:
         shots=tuple(document["shots"]),
         seeds=tuple(document["seeds"]),
         methods={
-            name: _method(entry, document["recipe"]) for name, entry in document["methods"].items()
+            name: Method(
+                entry["kind"],
+                method_config(entry),
+                from_values(Recipe, document["recipe"] | entry.get("recipe", {})),
+            )
+            for name, entry in document["methods"].items()
         },
         recipe=from_values(Recipe, document["recipe"]),
         experiments=tuple(document["experiments"]) if "experiments" in document else None,
@@ -219,15 +224,4 @@ def load_study(path: str | Path) -> Study:
         },
         miniature=document.get("miniature"),
         digest=json_digest(document),
-    )
-
-
-def _method(entry: dict[str, Any], recipe: dict[str, Any]) -> Method:
-    own = entry.get("recipe", {})
-    values = {key: value for key, value in entry.items() if key not in ("kind", "recipe")}
-    config = METHODS[entry["kind"]].config
-    return Method(
-        entry["kind"],
-        None if config is None else from_values(config, values),
-        from_values(Recipe, recipe | own),
     )
