@@ -95,10 +95,10 @@ def read_json(path: str | Path) -> Any:
         ) from None
 
 
-def file_digest(path: str | Path, algorithm: str = "sha256") -> str:
-    """Return the hexadecimal digest of a file's bytes."""
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def json_digest(value: Any) -> str:

@@ -35,7 +35,6 @@ def read_tensors(
     remedy: str,
     *,
     framework: str = "numpy",
-    device: str = "cpu",
     facts_only: bool = False,
     facts_needed: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,7 +45,6 @@ def read_tensors(
         kind: the name of such a file in messages, for example "adapter file".
         remedy: the advice for a file that cannot be read.
         framework: "numpy" or "pt", whose tensors are returned.
-        device: the device that tensors of torch are put on.
         facts_only: True returns no tensors and does not read them.
         facts_needed: False returns no facts for a file without them, of another program.
 
@@ -54,7 +52,7 @@ def read_tensors(
         UserError: the file is missing, cut short, or has no such metadata.
     """
     try:
-        with safe_open(path, framework=framework, device=device) as file:
+        with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}
             facts = json.loads(metadata[ENTRY] if facts_needed else metadata.get(ENTRY, "{}"))
             names = () if facts_only else file.keys()

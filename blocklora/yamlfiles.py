@@ -21,14 +21,13 @@ class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key has to be a word or a number", key_node.start_mark
-                )
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} occurs twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
+                problem = "a key has to be a word or a number"
+            elif key_node.value in seen:
+                problem = f"the key {key_node.value!r} occurs twice"
+            else:
+                seen.add(key_node.value)
+                continue
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -54,12 +53,10 @@ def read_yaml(path: str | Path) -> Any:
         UserError: the file is missing, unreadable or not YAML, or has a key twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read: {reason}") from None
-    try:
-        return yaml.load(text, StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}, line {mark.line + 1}" if mark else str(path)

@@ -81,12 +81,22 @@ def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, T
         if name not in OPENAI_SCALARS
     }
     expected = tensor_shapes(config)
-    faults = [
-        *_activation_faults(checkpoint.quick_gelu, config),
-        *_name_faults("missing", expected.keys() - found.keys()),
-        *_name_faults("left over", found.keys() - expected.keys()),
-        *_tensor_faults(found, expected),
-    ]
+    faults = []
+    if checkpoint.quick_gelu not in (None, config.quick_gelu):
+        words = {True: "QuickGELU", False: "the exact GELU"}
+        faults.append(
+            f"QuickGELU mismatch: the weights were trained with {words[checkpoint.quick_gelu]}, "
+            f"the model {config.name} computes {words[config.quick_gelu]}"
+        )
+    for fault, names in (
+        ("missing", expected.keys() - found.keys()),
+        ("left over", found.keys() - expected.keys()),
+        ("wrong tensors", _wrong_tensors(found, expected)),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            faults.append(f"{fault}: {shown}{more}")
     if faults:
         raise UserError(
             f"{checkpoint.path}: not a checkpoint of {config.name}: {'; '.join(faults)}. "
@@ -119,25 +129,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _activation_faults(quick_gelu: bool | None, config: ClipConfig) -> list[str]:
-    if quick_gelu is None or quick_gelu == config.quick_gelu:
-        return []
-    names = {True: "QuickGELU", False: "the exact GELU"}
-    return [
-        f"QuickGELU mismatch: the weights were trained with {names[quick_gelu]}, "
-        f"the model {config.name} computes {names[config.quick_gelu]}"
-    ]
-
-
-def _name_faults(fault: str, names: set[str]) -> list[str]:
-    if not names:
-        return []
-    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return [f"{fault}: {shown}{more}"]
-
-
-def _tensor_faults(found: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> list[str]:
+def _wrong_tensors(found: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> set[str]:
     faults = set()
     for name in found.keys() & expected.keys():
         # The temperature is a scalar in some files and a vector of length 1 in others.
@@ -146,4 +138,4 @@ def _tensor_faults(found: dict[str, Tensor], expected: dict[str, tuple[int, ...]
             faults.add(f"{name} is {tuple(shape)} in place of {expected[name]}")
         elif not found[name].is_floating_point():
             faults.add(f"{name} holds {found[name].dtype} in place of floating-point numbers")
-    return _name_faults("wrong tensors", faults)
+    return faults

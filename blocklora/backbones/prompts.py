@@ -1,12 +1,11 @@
 """Class prompts, and texts as the token ids that CLIP's text tower reads."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
+from runpy import run_path
 from typing import Any
 
+from blocklora.backbones.config import open_clip_file
 from blocklora.errors import UserError
 
 
@@ -49,14 +48,4 @@ def prompt_tokens(classnames: Sequence[str], template: str, context_length: int)
 @cache
 def _tokenizer() -> Any:
     """Return open_clip's tokenizer from its own file: importing the package costs 4 s more."""
-    package = find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise UserError("open_clip_torch is not installed")
-    name = "blocklora_open_clip_tokenizer"
-    spec = spec_from_file_location(name, Path(package.origin).with_name("tokenizer.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module.SimpleTokenizer()
+    return run_path(str(open_clip_file("tokenizer.py")))["SimpleTokenizer"]()

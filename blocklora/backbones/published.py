@@ -4,11 +4,10 @@ import json
 import os
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from blocklora.backbones.config import OPENAI_MEAN, OPENAI_STD, ClipConfig
+from blocklora.backbones.config import OPENAI_MEAN, OPENAI_STD, ClipConfig, open_clip_file
 from blocklora.backbones.family import Drawing, Family
 from blocklora.errors import UserError
 from blocklora.fields import from_values
@@ -94,17 +93,12 @@ def published_model(name: str) -> PublishedModel:
 def published_config(name: str) -> ClipConfig:
     """Return the shape of a published model from the files of the installed open_clip.
 
-    The package is located, not imported, which would cost seconds.
-
     Raises:
         UserError: there is no such model, or open_clip describes it with another activation, not
             at all, or with parts that this project does not compute.
     """
     model = published_model(name)
-    package = find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise UserError("open_clip_torch is not installed")
-    path = Path(package.origin).parent / "model_configs" / f"{model.architecture}.json"
+    path = open_clip_file(f"model_configs/{model.architecture}.json")
     if not path.is_file():
         raise UserError(f"{path}: the installed open_clip has no model {model.architecture}")
     described = json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,6 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,6 @@ import torch
 from torch import Tensor
 
 from blocklora.errors import UserError
-
-_STORAGE_DTYPES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "BoolStorage": torch.bool,
-}
-_LIST_BUILDERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 
 
 class _Module:
@@ -42,6 +30,25 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_
 
 def _same(value: Any, *_: Any) -> Any:
     return value
+
+
+# All that an archive may name, beside its own modules.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("torch", "HalfStorage"): torch.float16,
+    ("torch", "BFloat16Storage"): torch.bfloat16,
+    ("torch", "FloatStorage"): torch.float32,
+    ("torch", "DoubleStorage"): torch.float64,
+    ("torch", "IntStorage"): torch.int32,
+    ("torch", "LongStorage"): torch.int64,
+    ("torch", "BoolStorage"): torch.bool,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch.jit._pickle", "build_intlist"): _same,
+    ("torch.jit._pickle", "build_doublelist"): _same,
+    ("torch.jit._pickle", "build_boollist"): _same,
+    ("torch.jit._pickle", "build_tensorlist"): _same,
+    ("torch.jit._pickle", "restore_type_tag"): _same,
+    ("collections", "OrderedDict"): OrderedDict,
+}
 
 
 def _read_stored(archive: zipfile.ZipFile, name: str) -> bytearray:
@@ -61,18 +68,12 @@ class _ArchiveUnpickler(pickle.Unpickler):
         self._root = root
         self._storages: dict[str, Tensor] = {}
 
-    def find_class(self, module: str, name: str) -> type | Callable | torch.dtype:
+    def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__."):
             return _Module
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return _STORAGE_DTYPES[name]
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch.jit._pickle" and name in (*_LIST_BUILDERS, "restore_type_tag"):
-            return _same
-        raise pickle.UnpicklingError(f"the name {module}.{name} is not allowed")
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"the name {module}.{name} is not allowed")
+        return _ALLOWED[module, name]
 
     def persistent_load(self, pid: tuple) -> Tensor:
         """Return the one-dimensional tensor of a storage `("storage", dtype, key, device, n)`."""
@@ -102,12 +103,8 @@ def read_torchscript(path: str | Path) -> dict[str, Tensor]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            (root,) = (
-                name.removesuffix("/data.pkl")
-                for name in archive.namelist()
-                if name.endswith("/data.pkl")
-            )
-            module = _ArchiveUnpickler(archive, root).load()
+            (described,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
+            module = _ArchiveUnpickler(archive, described.removesuffix("/data.pkl")).load()
         return _tensors(module)
     except Exception as error:  # a hostile pickle can raise anything
         raise UserError(

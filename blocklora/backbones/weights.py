@@ -6,7 +6,6 @@ configuration, so that nothing about the model has to be inferred.
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from blocklora.backbones.config import ClipConfig
@@ -24,14 +23,14 @@ def save_backbone(
     write_tensors(path, tensors, {"config": config.to_json(), "source": source})
 
 
-def load_backbone(path: str | Path, device: str | torch.device = "cpu") -> Backbone:
+def load_backbone(path: str | Path) -> Backbone:
     """Read a backbone file.
 
     Raises:
         UserError: the file is missing, cut short or not a backbone file.
     """
     kind, remedy = "backbone file", "delete it and run again"
-    facts, weights = read_tensors(path, kind, remedy, framework="pt", device=str(device))
+    facts, weights = read_tensors(path, kind, remedy, framework="pt")
     try:
         config = ClipConfig.from_json(facts["config"])
     except (KeyError, TypeError) as error:

@@ -73,16 +73,15 @@ def write_shots_store(
     """
     files = [Path(image_root, image.path) for image in images]
     shapes = np.array(list(ordered_map(_header_shape, files, workers)), np.int64).reshape(-1, 2)
-    ends = np.cumsum(shapes.prod(axis=1) * 3)
-    total = int(ends[-1]) if len(ends) else 0
+    sizes = shapes.prod(axis=1) * 3
+    total = int(sizes.sum())
     with atomic_path(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_member(archive, "paths", pack_json([image.path for image in images]))
         _write_member(archive, "labels", np.array([i.label for i in images], np.int64))
         if not _fits(output, len(files), total, budget):
             _write_member(archive, "image_root", pack_json(str(image_root)))
             return
-        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        _write_member(archive, "index", np.column_stack([starts, shapes]).astype(np.int64))
+        _write_member(archive, "index", np.column_stack([sizes.cumsum() - sizes, shapes]))
         with archive.open(zipfile.ZipInfo("pixels.npy"), "w", force_zip64=True) as stream:
             _write_header(stream, (total,))
             decoded = ordered_map(lambda f: np.asarray(read_image(f)), files, workers)

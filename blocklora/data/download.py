@@ -122,17 +122,21 @@ class Downloader:
             with requests.get(
                 address, headers=headers, stream=True, timeout=self.timeout
             ) as response:
-                place = response.headers.get("Content-Range", "")
-                if response.status_code == 416:
-                    if place == f"bytes */{have}":
-                        return  # all of it is here already
+                status, place = response.status_code, response.headers.get("Content-Range", "")
+                if status == 416 and place == f"bytes */{have}":
+                    return  # all of it is here already
+                if status == 416:
                     part.unlink(missing_ok=True)
-                _check_status(response)
-                resumed = response.status_code == 206
-                if resumed and not place.startswith(f"bytes {have}-"):
+                    raise _InterruptedError("the server cannot continue the transfer")
+                if status not in (200, 206):
+                    kind = _BadAddressError if status in _GIVE_UP else _InterruptedError
+                    raise kind(f"HTTP status {status} {response.reason}")
+                if response.headers.get("Content-Type", "").startswith("text/html"):
+                    raise _BadAddressError("a web page came instead of the file")
+                if status == 206 and not place.startswith(f"bytes {have}-"):
                     part.unlink()
                     raise _InterruptedError("the server continued at the wrong place")
-                self._append(response, file, part, have if resumed else 0)
+                self._append(response, file, part, have if status == 206 else 0)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _InterruptedError(f"{type(error).__name__}: {error}") from None
 
@@ -196,18 +200,6 @@ def _check_part(part: Path, file: RemoteFile, resumed: bool) -> None:
         part.unlink()
         # The first half may have come from elsewhere, so a whole transfer may still succeed.
         raise (_InterruptedError if resumed else _BadAddressError)(str(error)) from None
-
-
-def _check_status(response: requests.Response) -> None:
-    status = response.status_code
-    if status == 416:
-        raise _InterruptedError("the server cannot continue the transfer")
-    if status in _GIVE_UP:
-        raise _BadAddressError(f"HTTP status {status} {response.reason}")
-    if status not in (200, 206):
-        raise _InterruptedError(f"HTTP status {status} {response.reason}")
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _BadAddressError("a web page came instead of the file")
 
 
 def check_file(path: Path, file: RemoteFile) -> None:

@@ -1,23 +1,27 @@
 """`fetch-dataset`: where the images of a dataset are, downloaded and unpacked if they are nowhere.
 
 Archives are found or downloaded, verified, unpacked and counted; then the tree takes its name.
+Nothing in image folders and split files that are already there is written to.
 """
 
+import hashlib
 import logging
+import lzma
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from blocklora.data.download import WORK, Downloader, check_file, locked, require_space
+from blocklora.data.imagenet import DEVKIT, is_flat
 from blocklora.data.layouts import list_images
 from blocklora.data.manifest import SPLITS
-from blocklora.data.registry import Archive, Dataset
+from blocklora.data.registry import Archive, Dataset, RemoteFile, Tree, readable
 from blocklora.data.source import Source
-from blocklora.data.trees import ARCHIVES, describe, find_split, find_tree
 from blocklora.data.unpack import unpack
 from blocklora.errors import UserError
-from blocklora.files import read_json, write_json
+from blocklora.files import file_digest, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +36,14 @@ def fetch_published(dataset: Dataset, data_root: Path, downloader: Downloader | 
     Raises:
         UserError: the images or the split file are missing and cannot be had.
     """
-    data_root = data_root.absolute()
-    if find_tree(dataset, data_root) is None:
-        with locked(data_root, dataset.name):
-            if find_tree(dataset, data_root) is None:  # another process may have made it
-                _obtain_tree(dataset, data_root, downloader)
-    tree = find_tree(dataset, data_root)
-    folder = data_root / tree.folder
-    split = find_split(dataset, folder, data_root, downloader)
+    fetcher = _Fetcher(dataset, data_root.absolute(), downloader)
+    tree = fetcher.find_tree()
+    if tree is None:
+        with locked(fetcher.data_root, dataset.name):
+            # Another process may have made it.
+            tree = fetcher.find_tree() or fetcher.make_first_tree()
+    folder = fetcher.data_root / tree.folder
+    split = fetcher.find_split(folder)
     marker = folder / MARKER
     archives = read_json(marker)["files"] if marker.exists() else []
     logger.info("%s: %s layout in %s", dataset.display_name, tree.convention, folder)
@@ -48,7 +52,7 @@ def fetch_published(dataset: Dataset, data_root: Path, downloader: Downloader | 
         image_root=str(folder / tree.images),
         split_file=split and str(split),
         origin="downloaded" if archives else "existing",
-        files=(*archives, *([describe(split)] if split and split.is_file() else ())),
+        files=(*archives, *([_describe(split)] if split and split.is_file() else ())),
     )
 
 
@@ -67,129 +71,216 @@ def use_own(name: str, images: Path, csv: Path | None) -> Source:
         image_root=str(images.absolute()),
         split_file=csv and str(csv.absolute()),
         origin="user",
-        files=(describe(csv),) if csv else (),
+        files=(_describe(csv),) if csv else (),
     )
 
 
-def _obtain_tree(dataset: Dataset, data_root: Path, downloader: Downloader | None) -> None:
-    """Make the first layout of `dataset.trees` below `data_root`.
+@dataclass(frozen=True)
+class _Fetcher:
+    """Finds and makes one dataset below `data_root`; without a downloader it stays offline."""
 
-    Each alternative of `dataset.downloads` is tried in order, first those whose archives the
-    user has put into `archives/` or the dataset's folder. Without a downloader only those count.
+    dataset: Dataset
+    data_root: Path
+    downloader: Downloader | None
 
-    Raises:
-        UserError: no alternative worked; the message says why each did not and what to do.
-    """
-    places = [data_root / ARCHIVES, *(data_root / tree.folder for tree in dataset.trees)]
-    cache = data_root / WORK / dataset.name
-    reasons = []
+    @property
+    def archives(self) -> Path:
+        """The folder of files that the user put there; they are read, never changed."""
+        return self.data_root / "archives"
 
-    def has_to_be_downloaded(archives: Sequence[Archive]) -> bool:
-        return not all(_local(archive, places) for archive in archives)
+    @property
+    def cache(self) -> Path:
+        return self.data_root / WORK / self.dataset.name
 
-    for archives in sorted(dataset.downloads, key=has_to_be_downloaded):
+    def find_tree(self) -> Tree | None:
+        """Return the first known layout whose folders are below `data_root`."""
+        for tree in self.dataset.trees:
+            if all((self.data_root / tree.folder / need).exists() for need in tree.needs):
+                return tree
+        return None
+
+    def find_split(self, folder: Path) -> Path | None:
+        """Return the file that assigns the images in `folder` to labels and splits.
+
+        That is the published split file, wherever a true copy is: in the dataset's folder, in the
+        registry, below `data_root`, or, given a downloader, at its address. A file of that name
+        with other content is left alone and not used. For ImageNet it is the devkit if the
+        validation folder is flat. None where folders or lists inside the archive say it all.
+
+        Raises:
+            UserError: there is no true copy, or no devkit.
+        """
+        if self.dataset.layout == "imagenet":
+            return self._find_devkit(folder)
+        file = self.dataset.split_file
+        if file is None:
+            return None
+        downloaded = self.data_root / "splits" / file.name
+        remark = "not the published split, possibly one that CoOp made anew: not used"
+        for path in (folder / file.name, self.archives / file.name, downloaded):
+            if path.exists() and _is_sound(path, file, remark):
+                return path
+        packaged = self.dataset.packaged_split()
+        if packaged.exists():
+            content = lzma.decompress(packaged.read_bytes())
+            if file.checksum != f"sha256:{hashlib.sha256(content).hexdigest()}":
+                raise UserError(
+                    f"{packaged}: not the published {file.name}; install the package again"
+                )
+            return packaged
+        if self.downloader is None:
+            links = " or ".join(map(readable, file.addresses))
+            raise UserError(
+                f"{self.dataset.display_name}: {file.name} is missing; a split is never "
+                "regenerated, since another one gives other results. Put the published file into "
+                f"{self.archives} (from {links}) and run again"
+            )
+        self.downloader.fetch(file, downloaded)
+        return downloaded
+
+    def _find_devkit(self, folder: Path) -> Path | None:
+        validation = next(v for v in (folder / "images" / "val", folder / "val") if v.is_dir())
+        if not is_flat(validation):
+            return None
+        for place in (folder, validation.parent, self.archives):
+            for devkit in (place / DEVKIT, place / f"{DEVKIT}.tar.gz"):
+                if devkit.exists():
+                    return devkit
+        raise UserError(
+            f"{validation}: the images lie flat, so {DEVKIT}.tar.gz is needed to tell their "
+            f"classes: get it from https://image-net.org and put it into {self.archives}"
+        )
+
+    def make_first_tree(self) -> Tree:
+        """Make the first layout of the dataset.
+
+        Each alternative of `dataset.downloads` is tried in order, first those whose archives the
+        user has put into `archives/` or the dataset's folder. Offline only those count.
+
+        Raises:
+            UserError: no alternative worked; the message says why each did not and what to do.
+        """
+        places = [self.archives, *(self.data_root / tree.folder for tree in self.dataset.trees)]
+        reasons = []
+
+        def has_to_be_downloaded(archives: Sequence[Archive]) -> bool:
+            return not all(_local(archive, places) for archive in archives)
+
+        for archives in sorted(self.dataset.downloads, key=has_to_be_downloaded):
+            try:
+                self._make_tree(self._find_archives(archives, places))
+            except UserError as error:
+                reasons.append(str(error))
+            else:
+                shutil.rmtree(self.cache)
+                return self.dataset.trees[0]
+        raise UserError(self._what_to_do(reasons))
+
+    def _find_archives(
+        self, archives: Sequence[Archive], places: Sequence[Path]
+    ) -> dict[Path, Archive]:
+        """Return the archives of one alternative, verified, by where they are."""
+        found = {}
+        for archive in archives:
+            path = _local(archive, [*places, self.cache])
+            if path is not None and not (self.downloader and archive.addresses):
+                check_file(path, archive)  # nothing could take its place
+                found[path] = archive
+            elif path is not None and _is_sound(path, archive, "not used"):
+                found[path] = archive
+        absent = [archive for archive in archives if archive not in found.values()]
+        size = sum(archive.bytes or 0 for archive in [*archives, *absent])
+        require_space(self.cache.parent, size, archives[0].name)
+        for archive in absent:
+            if self.downloader is None or not archive.addresses:
+                raise UserError(f"{archive.name}: not in {places[0]}")
+            self.downloader.fetch(archive, self.cache / archive.name)
+            found[self.cache / archive.name] = archive
+        return found
+
+    def _make_tree(self, files: Mapping[Path, Archive]) -> None:
+        tree = self.dataset.trees[0]
+        unpacked = self.cache / "unpacked"
+        shutil.rmtree(unpacked, ignore_errors=True)
         try:
-            files = _find_archives(archives, places, cache, downloader)
-            _make_tree(dataset, data_root, files, cache, downloader)
-        except UserError as error:
-            reasons.append(str(error))
-        else:
-            shutil.rmtree(cache)
-            return
-    raise UserError(_what_to_do(dataset, data_root, reasons))
+            for path, archive in files.items():
+                unpack(path, unpacked, archive.unpack)
+                if not archive.checksum:
+                    logger.warning(
+                        "%s: no checksum has been published for this archive; its files are held "
+                        "against the split",
+                        archive.name,
+                    )
+            self._check_complete(unpacked / tree.images, self.find_split(unpacked))
+        except OSError as error:
+            raise UserError(f"{unpacked}: cannot be written: {error.strerror}") from None
+        except UserError:
+            # What came without a checksum may be the culprit and must come anew.
+            for path, archive in files.items():
+                if path.parent == self.cache and not archive.checksum:
+                    path.unlink()
+            raise
+        record = [_describe(path, archive.checksum) for path, archive in files.items()]
+        write_json(unpacked / MARKER, {"files": record})
+        folder = self.data_root / tree.folder
+        try:
+            _move_into_place(unpacked, folder)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: {unpacked} cannot be renamed to it ({error.strerror}); both have to be "
+                "on one file system"
+            ) from None
+
+    def _check_complete(self, root: Path, split: Path | None) -> None:
+        name = self.dataset.name
+        source = Source(name, str(root), split and str(split), "downloaded")
+        images = list(list_images(source, {name: self.dataset}))
+        counts = Counter(image.split for image in images)
+        found = {split: counts[split] for split in SPLITS}
+        if found != self.dataset.images:
+            raise UserError(f"{name}: {found} images unpacked, expected {self.dataset.images}")
+        for image in images:
+            if not (root / image.path).exists():
+                raise UserError(f"{name}: {image.path} of the split is not in the archive")
+
+    def _what_to_do(self, reasons: Sequence[str]) -> str:
+        names = " or ".join(" + ".join(a.name for a in group) for group in self.dataset.downloads)
+        trees = " or ".join(
+            f"{self.data_root / tree.folder} with {', '.join(tree.needs)}"
+            for tree in self.dataset.trees
+        )
+        lines = [f"{self.dataset.display_name} is neither below {self.data_root} nor to be had:"]
+        lines += [f"- {reason}" for reason in reasons]
+        if self.dataset.gated:
+            lines.append(self.dataset.gated)
+        lines.append(
+            f"Put {names} into {self.archives}, or the unpacked images into {trees}, and run again."
+        )
+        return "\n".join(lines)
 
 
 def _local(archive: Archive, places: Sequence[Path]) -> Path | None:
     return next((p / archive.name for p in places if (p / archive.name).is_file()), None)
 
 
-def _find_archives(
-    archives: Sequence[Archive],
-    places: Sequence[Path],
-    cache: Path,
-    downloader: Downloader | None,
-) -> dict[Path, Archive]:
-    """Return the archives of one alternative, verified, by where they are."""
-    found = {}
-    for archive in archives:
-        path = _local(archive, [*places, cache])
-        if path is not None and _is_sound(path, archive, replaceable=downloader is not None):
-            found[path] = archive
-    absent = [archive for archive in archives if archive not in found.values()]
-    size = sum(archive.bytes or 0 for archive in archives)
-    require_space(cache.parent, sum(a.bytes or 0 for a in absent) + size, archives[0].name)
-    for archive in absent:
-        if downloader is None or not archive.addresses:
-            raise UserError(f"{archive.name}: not in {places[0]}")
-        downloader.fetch(archive, cache / archive.name)
-        found[cache / archive.name] = archive
-    return found
-
-
-def _is_sound(path: Path, archive: Archive, replaceable: bool) -> bool:
+def _is_sound(path: Path, file: RemoteFile, remark: str) -> bool:
+    """Return whether a file is the one it is to be; if not, say so and add the remark."""
     try:
-        check_file(path, archive)
+        check_file(path, file)
     except UserError as error:
-        if not (replaceable and archive.addresses):
-            raise
-        logger.warning("%s; not used", error)
+        logger.warning("%s; %s", error, remark)
         return False
     return True
 
 
-def _make_tree(
-    dataset: Dataset,
-    data_root: Path,
-    files: Mapping[Path, Archive],
-    cache: Path,
-    downloader: Downloader | None,
-) -> None:
-    tree = dataset.trees[0]
-    unpacked = cache / "unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)
-    try:
-        for path, archive in files.items():
-            unpack(path, unpacked, archive.unpack)
-            if not archive.checksum:
-                logger.warning(
-                    "%s: no checksum has been published for this archive; its files are held "
-                    "against the split",
-                    archive.name,
-                )
-        split = find_split(dataset, unpacked, data_root, downloader)
-        image_root = unpacked / tree.images
-        source = Source(dataset.name, str(image_root), split and str(split), "downloaded")
-        _check_complete(dataset, source)
-    except OSError as error:
-        raise UserError(f"{unpacked}: cannot be written: {error.strerror}") from None
-    except UserError:
-        # What came without a checksum may be the culprit and must come anew.
-        for path, archive in files.items():
-            if path.parent == cache and not archive.checksum:
-                path.unlink()
-        raise
-    record = [describe(path, archive.checksum) for path, archive in files.items()]
-    write_json(unpacked / MARKER, {"files": record})
-    folder = data_root / tree.folder
-    try:
-        _move_into_place(unpacked, folder)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: {unpacked} cannot be renamed to it ({error.strerror}); both have to be on "
-            "one file system"
-        ) from None
+def _describe(path: Path, verified: str | None = None) -> dict:
+    """Return name, sha256 and bytes of a file, as recorded in `source.json`.
 
-
-def _check_complete(dataset: Dataset, source: Source) -> None:
-    images = list(list_images(source, {dataset.name: dataset}))
-    counts = Counter(image.split for image in images)
-    found = {split: counts[split] for split in SPLITS}
-    if found != dataset.images:
-        raise UserError(f"{dataset.name}: {found} images unpacked, expected {dataset.images}")
-    root = Path(source.image_root)
-    for image in images:
-        if not (root / image.path).exists():
-            raise UserError(f"{dataset.name}: {image.path} of the split is not in the archive")
+    `verified` is a checksum the file was found to have; a SHA-256 is not computed twice.
+    """
+    algorithm, _, value = (verified or "").partition(":")
+    sha256 = value if algorithm == "sha256" else file_digest(path)
+    return {"name": path.name, "sha256": sha256, "bytes": path.stat().st_size}
 
 
 def _move_into_place(unpacked: Path, folder: Path) -> None:
@@ -205,18 +296,3 @@ def _move_into_place(unpacked: Path, folder: Path) -> None:
     for child in children:
         if not (folder / child.name).exists():
             child.rename(folder / child.name)
-
-
-def _what_to_do(dataset: Dataset, data_root: Path, reasons: Sequence[str]) -> str:
-    names = " or ".join(" + ".join(a.name for a in group) for group in dataset.downloads)
-    trees = " or ".join(
-        f"{data_root / tree.folder} with {', '.join(tree.needs)}" for tree in dataset.trees
-    )
-    text = f"{dataset.display_name} is neither below {data_root} nor to be had:\n"
-    text += "".join(f"- {reason}\n" for reason in reasons)
-    if dataset.gated:
-        text += f"{dataset.gated}\n"
-    return text + (
-        f"Put {names} into {data_root / ARCHIVES}, or the unpacked images into {trees}, "
-        "and run again."
-    )

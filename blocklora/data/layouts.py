@@ -33,7 +33,7 @@ def list_images(source: Source, registry: Mapping[str, Dataset]) -> Iterator[Lab
         case "split_file":
             yield from read_split_file(split_file)
         case "aircraft":
-            yield from read_aircraft_lists(root, "images")
+            yield from read_aircraft_lists(root)
         case "imagenet":
             classes = read_classes(dataset.registry / dataset.classes_file)
             yield from scan_imagenet(root, classes, Path(split_file) if split_file else None)

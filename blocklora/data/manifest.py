@@ -17,7 +17,6 @@ from blocklora.errors import UserError
 from blocklora.files import atomic_path
 
 SPLITS = ("train", "val", "test")
-MANIFEST_COLUMNS = ("path", "label", "classname", "split")
 SHOTS_COLUMNS = ("part", "path", "label", "classname")
 
 
@@ -30,10 +29,12 @@ class LabelledImage(NamedTuple):
     split: str
 
 
+MANIFEST_COLUMNS = LabelledImage._fields
+
+
 def write_manifest(path: str | Path, images: Iterable[LabelledImage]) -> None:
     """Write a manifest, streaming over `images`."""
-    rows = ((i.path, i.label, i.classname, i.split) for i in images)
-    _write_csv(path, MANIFEST_COLUMNS, rows)
+    _write_csv(path, MANIFEST_COLUMNS, images)
 
 
 def write_shots(path: str | Path, images: Iterable[LabelledImage]) -> None:

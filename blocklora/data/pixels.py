@@ -111,7 +111,8 @@ def open_shot_images(path: str | Path) -> ShotImages:
                 return ShotImages(paths, labels, lambda i: np.asarray(read_image(root / paths[i])))
             index = arrays["index"]
         pixels = _map_member(path, "pixels.npy")
-        if len({len(paths), len(labels), len(index)}) != 1 or len(pixels) != _end(index):
+        total = 3 * int((index[:, 1] * index[:, 2]).sum())
+        if len({len(paths), len(labels), len(index)}) != 1 or len(pixels) != total:
             raise ValueError("its parts do not fit together")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise _not_a_store(path, error) from None
@@ -133,30 +134,25 @@ def unpack_json(array: np.ndarray) -> object:
     return json.loads(array.tobytes())
 
 
-def _end(index: np.ndarray) -> int:
-    return int(index[-1, 0] + index[-1, 1] * index[-1, 2] * 3) if len(index) else 0
-
-
 def _map_member(path: str | Path, name: str) -> np.ndarray:
     """Memory-map an uncompressed one-dimensional uint8 array of a zip file."""
-    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+    with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{name} is compressed")
-        np.lib.format.read_magic(member)
-        (length,), _, dtype = np.lib.format.read_array_header_1_0(member)
-        header = member.tell()
-    if dtype != np.uint8 or header + length != info.file_size:
-        raise ValueError(f"{name} is not a whole uint8 array")
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
     with Path(path).open("rb") as stream:
         # Local file header: 30 bytes, then a name and an extra field of the lengths at 26 and 28.
-        stream.seek(info.header_offset + 26)
-        lengths = stream.read(4)
-    name_and_extra = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    start = info.header_offset + 30 + name_and_extra + header
+        lengths = np.fromfile(stream, "<u2", 2, offset=info.header_offset + 26)
+        start = info.header_offset + 30 + int(lengths.sum())
+        stream.seek(start)
+        np.lib.format.read_magic(stream)
+        (length,), _, dtype = np.lib.format.read_array_header_1_0(stream)
+        offset = stream.tell()
+    if dtype != np.uint8 or offset - start + length != info.file_size:
+        raise ValueError(f"{name} is not a whole uint8 array")
     if not length:
         return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, "r", offset=start, shape=(length,))
+    return np.memmap(path, np.uint8, "r", offset=offset, shape=(length,))
 
 
 def _not_a_store(path: str | Path, error: Exception) -> UserError:

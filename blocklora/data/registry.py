@@ -95,41 +95,37 @@ def load_registry(folder: Path | None = None) -> dict[str, Dataset]:
     Raises:
         UserError: a file is not valid, or a name is defined twice.
     """
+    import jsonschema
+
     folder = folder or Path(os.environ.get(VARIABLE) or PACKAGED)
     files = sorted(folder.glob("*.yaml"))
     if not files:
         raise UserError(f"{folder}: no dataset definitions (*.yaml) in it")
     datasets: dict[str, Dataset] = {}
     for path in files:
-        for name, entry in _read(path).items():
+        entries = read_yaml(path)
+        try:
+            jsonschema.validate(entries, read_json(PACKAGED / "schema.json"))
+        except jsonschema.ValidationError as error:
+            raise UserError(f"{path}: {error.json_path}: {error.message}") from None
+        for name, entry in entries.items():
             if name in datasets:
                 raise UserError(f"{path}: dataset {name} is already defined in {folder}")
             datasets[name] = _dataset(name, folder, entry)
     return datasets
 
 
-def _read(path: Path) -> dict[str, Any]:
-    import jsonschema
-
-    entries = read_yaml(path)
-    try:
-        jsonschema.validate(entries, read_json(PACKAGED / "schema.json"))
-    except jsonschema.ValidationError as error:
-        raise UserError(f"{path}: {error.json_path}: {error.message}") from None
-    return entries
-
-
 def _dataset(name: str, folder: Path, entry: dict[str, Any]) -> Dataset:
-    file, downloads = entry.get("split_file"), entry.get("downloads", ())
     made = {
-        "split_file": file and _remote(RemoteFile, file),
         "same_names": tuple(map(tuple, entry.get("same_names", ()))),
         "trees": tuple(from_values(Tree, tree) for tree in entry.get("trees", ())),
         "downloads": tuple(
             tuple(_remote(Archive, archive) for archive in download["archives"])
-            for download in downloads
+            for download in entry.get("downloads", ())
         ),
     }
+    if "split_file" in entry:
+        made["split_file"] = _remote(RemoteFile, entry["split_file"])
     return Dataset(name=name, registry=folder, **entry | made)
 
 

@@ -7,11 +7,13 @@ since 3.6, and another generator would give other images.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 from blocklora.data.manifest import LabelledImage
 from blocklora.errors import UserError
 
+Classes = Mapping[int, list[LabelledImage]]  # by label, in order of first appearance
 VALIDATION_SHOTS = 4  # at most; CLIP-LoRA draws min(shots, 4) validation images per class
 
 
@@ -31,36 +33,31 @@ def draw_shots(images: Iterable[LabelledImage], shots: int, seed: int) -> list[L
     """
     if shots < 1:
         raise UserError(f"shots must be at least 1, not {shots}")
-    by_split: dict[str, list[LabelledImage]] = {"train": [], "val": []}
+    train, val = defaultdict(list), defaultdict(list)
     for image in images:
-        if image.split in by_split:
-            by_split[image.split].append(image)
-    if not by_split["train"]:
+        if image.split != "test":
+            (train if image.split == "train" else val)[image.label].append(image)
+    if not train:
         raise UserError("no training images to draw shots from; see the dataset's manifest")
     generator = random.Random(seed)
-    if not by_split["val"]:
-        return _draw_jointly(by_split["train"], shots, generator)
-    val = _draw(by_split["val"], min(shots, VALIDATION_SHOTS), generator)
-    return val + _draw(by_split["train"], shots, generator)
+    if not val:
+        return _draw_jointly(train, shots, generator)
+    drawn = _draw(val, min(shots, VALIDATION_SHOTS), generator)
+    return drawn + _draw(train, shots, generator)
 
 
-def _draw(
-    images: Sequence[LabelledImage], count: int, generator: random.Random
-) -> list[LabelledImage]:
-    drawn: list[LabelledImage] = []
-    for items in _by_class(images).values():
+def _draw(classes: Classes, count: int, generator: random.Random) -> list[LabelledImage]:
+    drawn = []
+    for items in classes.values():
         enough = len(items) >= count
         drawn += generator.sample(items, count) if enough else generator.choices(items, k=count)
     return drawn
 
 
-def _draw_jointly(
-    images: Sequence[LabelledImage], shots: int, generator: random.Random
-) -> list[LabelledImage]:
+def _draw_jointly(classes: Classes, shots: int, generator: random.Random) -> list[LabelledImage]:
     val_shots = min(shots, VALIDATION_SHOTS)
-    train: list[LabelledImage] = []
-    val: list[LabelledImage] = []
-    for label, items in sorted(_by_class(images).items()):
+    train, val = [], []
+    for label, items in sorted(classes.items()):
         if len(items) < shots + val_shots:
             raise UserError(
                 f"class {label} ({items[0].classname!r}) has {len(items)} training images, but "
@@ -71,10 +68,3 @@ def _draw_jointly(
         train += drawn[:shots]
         val += [image._replace(split="val") for image in drawn[shots:]]
     return val + train
-
-
-def _by_class(images: Sequence[LabelledImage]) -> dict[int, list[LabelledImage]]:
-    groups: dict[int, list[LabelledImage]] = {}
-    for image in images:
-        groups.setdefault(image.label, []).append(image)
-    return groups

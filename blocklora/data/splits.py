@@ -43,12 +43,11 @@ def read_split_file(path: str | Path) -> list[LabelledImage]:
         ) from None
 
 
-def read_aircraft_lists(folder: str | Path, images: str) -> list[LabelledImage]:
-    """Read the official variant-level lists of FGVC-Aircraft in `folder`.
+def read_aircraft_lists(folder: str | Path) -> list[LabelledImage]:
+    """Read the official variant-level lists of FGVC-Aircraft in `folder`, beside `images/`.
 
     The label is the line number in `variants.txt`, the class name the text after the image id
-    (MaxZanella/CLIP-LoRA@358f0d7 `datasets/fgvc.py`); `images` is the folder of the images below
-    `folder`.
+    (MaxZanella/CLIP-LoRA@358f0d7 `datasets/fgvc.py`).
 
     Raises:
         UserError: a list is missing or names an unknown variant.
@@ -62,7 +61,7 @@ def read_aircraft_lists(folder: str | Path, images: str) -> list[LabelledImage]:
             number, _, variant = line.partition(" ")
             if variant not in labels:
                 raise UserError(f"{path}: {variant!r} is not in variants.txt; fetch it again")
-            place = check_relative(f"{images}/{number}.jpg", path)
+            place = check_relative(f"images/{number}.jpg", path)
             found.append(LabelledImage(place, labels[variant], variant, split))
     return found
 

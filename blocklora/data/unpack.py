@@ -17,7 +17,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -34,13 +33,8 @@ _BLOCK = 2**20
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
 
-@dataclass(frozen=True)
-class _Member:
-    """A regular file of an archive, open for reading, with the size the archive declares."""
-
-    name: str
-    stream: IO[bytes]
-    size: int
+# A regular file of an archive: its name, open for reading, and the size the archive declares.
+_Member = tuple[str, IO[bytes], int]
 
 
 class _StrictInfo(tarfile.TarInfo):
@@ -134,45 +128,42 @@ def _unpack(
     members: Iterator[_Member], name: str, folder: Path, rules: Mapping[str, Any], budget: _Budget
 ) -> None:
     used: set[str] = set()
-    for member in members:
-        rule = _rule(member.name, rules)
+    for path, stream, size in members:
+        rule = _rule(path, rules)
         if rule is None:
-            budget.take(member.size)  # a tar has to be read through all the same
+            budget.take(size)  # a tar has to be read through all the same
             continue
         key, rest = rule
         used.add(key)
         if isinstance(rules[key], str):
             target = rules[key].replace("{archive}", name.partition(".")[0])
-            _write(member.stream, folder / target / rest, budget)
+            _write(stream, folder / target / rest, budget)
             budget.bar.update()
         else:
-            inner = member.name.rpartition("/")[2]
+            inner = path.rpartition("/")[2]
             # A tar: a zip would have to be sought in, which a member of a tar does not allow.
-            _unpack(_tar_members(member.stream, budget), inner, folder, rules[key], budget)
-    missing = [key for key in rules if key not in used]
-    if missing:
-        raise UserError(
-            f"{budget.archive}: {name} has nothing at {missing[0]!r}; it is not the expected "
-            "archive: delete it and fetch it again"
-        )
+            _unpack(_tar_members(stream, budget), inner, folder, rules[key], budget)
+    for key in rules:
+        if key not in used:
+            raise UserError(
+                f"{budget.archive}: {name} has nothing at {key!r}; it is not the expected "
+                "archive: delete it and fetch it again"
+            )
 
 
 def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the key that matches a member and the rest of its path below that key."""
+    path = f"/{name}/"
     for key, target in rules.items():
         if not isinstance(target, str):
             if fnmatch.fnmatchcase(name, key):
                 return key, ""
             continue
-        padded = f"/{name}"
-        wanted = key.removeprefix("**")
-        if key.startswith("**/"):
-            start = f"{padded}/".find(f"{wanted}/")
-        else:
-            wanted = f"/{key}" if key else ""
-            start = 0 if f"{padded}/".startswith(f"{wanted}/") else -1
-        if start >= 0:
-            return key, padded[start + len(wanted) :].lstrip("/")
+        folder = key.removeprefix("**/")
+        wanted = f"/{folder}/" if folder else "/"
+        start = path.find(wanted)
+        if start == 0 or (start > 0 and folder != key):
+            return key, path[start + len(wanted) :].removesuffix("/")
     return None
 
 
@@ -184,7 +175,7 @@ def _zip_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
             if info.is_dir():
                 continue
             with archive.open(info) as content:
-                yield _Member(name, content, info.file_size)
+                yield name, content, info.file_size
 
 
 def _tar_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
@@ -194,7 +185,7 @@ def _tar_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
             # A stream keeps the header of every member it has passed otherwise.
             archive.members = []
             if info.isreg():
-                yield _Member(name, archive.extractfile(info), info.size)
+                yield name, archive.extractfile(info), info.size
 
 
 def _write(source: IO[bytes], target: Path, budget: _Budget) -> None:

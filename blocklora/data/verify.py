@@ -6,13 +6,12 @@ some hold for the published datasets themselves. `docs/datasets.md` explains eac
 
 import filecmp
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -88,9 +87,13 @@ def verify(
     images = {split: counts[split] for split in SPLITS}
     classes = len({image.label for image in manifest})
     expected = {"classes": dataset.classes, **dataset.images} if dataset else None
+    different = [
+        (ours or theirs).path for ours, theirs in zip_longest(manifest, listed) if ours != theirs
+    ]
+    remark = "rows that are not what the split file or the folders say; make the manifest again"
     findings = [
         *_check_counts({"classes": classes, **images}, expected),
-        *_check_manifest(manifest, listed),
+        *_finding("error", "manifest", remark, different),
         *_check_labels(manifest, dataset.same_names if dataset else ()),
         *_check_paths(manifest),
         *_check_files(manifest, Path(source.image_root), workers),
@@ -110,16 +113,6 @@ def _check_counts(found: dict[str, int], expected: dict[str, int] | None) -> Ite
             yield Finding("error", "counts", message, abs(found[what] - number), ())
 
 
-def _check_manifest(
-    manifest: Sequence[LabelledImage], listed: Iterable[LabelledImage]
-) -> Iterator[Finding]:
-    different = [
-        (ours or theirs).path for ours, theirs in zip_longest(manifest, listed) if ours != theirs
-    ]
-    message = "rows that are not what the split file or the folders say; make the manifest again"
-    yield from _finding("error", "manifest", message, different)
-
-
 def _check_labels(
     manifest: Sequence[LabelledImage], known: tuple[tuple[int, ...], ...]
 ) -> Iterator[Finding]:
@@ -132,15 +125,18 @@ def _check_labels(
         seen = {image.label for image in manifest if image.split == split}
         absent = [name for label, name in enumerate(names) if label not in seen]
         yield from _finding(level, code, f"classes without {split} images", absent)
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, tuple[int, ...]] = {}
     for label, name in enumerate(names):
-        groups.setdefault(name, []).append(label)
-    same = {name: tuple(labels) for name, labels in groups.items() if len(labels) > 1}
+        groups[name] = (*groups.get(name, ()), label)
     yield from _finding(
         "warning",
         "same-name",
         "class names shared by several labels: their prompts, hence their scores, are equal",
-        [f"{name}: labels {labels}" for name, labels in same.items() if labels not in known],
+        [
+            f"{name}: labels {labels}"
+            for name, labels in groups.items()
+            if len(labels) > 1 and labels not in known
+        ],
     )
 
 
@@ -157,16 +153,14 @@ def _check_paths(manifest: Sequence[LabelledImage]) -> Iterator[Finding]:
 
 
 def _check_files(manifest: Sequence[LabelledImage], root: Path, workers: int) -> Iterator[Finding]:
-    prints = np.zeros(len(manifest), np.uint64)
-    faults: dict[str, list[str]] = {"missing": [], "empty": [], "unreadable": []}
+    faults, tested, others = defaultdict(list), defaultdict(list), defaultdict(list)
     inspected = ordered_map(lambda image: _inspect(root / image.path), manifest, workers)
-    for index, outcome in enumerate(
-        tqdm(inspected, total=len(manifest), unit="image", desc="verify", disable=None)
-    ):
+    bar = tqdm(inspected, total=len(manifest), unit="image", desc="verify", disable=None)
+    for image, outcome in zip(manifest, bar, strict=True):
         if isinstance(outcome, str):
-            faults[outcome].append(manifest[index].path)
+            faults[outcome].append(image.path)
         else:
-            prints[index] = outcome
+            (tested if image.split == "test" else others)[outcome].append(image.path)
     yield from _finding("error", "missing", "image files that are not there", faults["missing"])
     yield from _finding("error", "empty", "image files of no bytes", faults["empty"])
     yield from _finding("error", "unreadable", "files that are no images", faults["unreadable"])
@@ -174,11 +168,17 @@ def _check_files(manifest: Sequence[LabelledImage], root: Path, workers: int) ->
         "warning",
         "same-content",
         "test images that are byte for byte also in train or val",
-        _same_content(manifest, root, prints),
+        [
+            f"{test} = {other}"
+            for fingerprint in others
+            for test in tested.get(fingerprint, ())
+            for other in others[fingerprint]
+            if filecmp.cmp(root / test, root / other, shallow=False)
+        ],
     )
 
 
-def _inspect(path: Path) -> str | int:
+def _inspect(path: Path) -> str | bytes:
     """Return what is wrong with an image file, or a fingerprint of it.
 
     The header is parsed, the pixels are not decoded: that happens once, in `decode-images`.
@@ -199,22 +199,4 @@ def _inspect(path: Path) -> str | int:
         return "missing"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return "unreadable"
-    content = b"%d\0%b%b" % (size, head, tail)
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
-
-
-def _same_content(manifest: Sequence[LabelledImage], root: Path, prints: np.ndarray) -> list[str]:
-    tested = np.array([image.split == "test" for image in manifest], bool)
-    candidates = np.intersect1d(prints[tested], prints[~tested])
-    candidates = candidates[candidates != 0]
-    by_print: dict[int, list[LabelledImage]] = {}
-    for index in np.flatnonzero(np.isin(prints, candidates)).tolist():
-        by_print.setdefault(int(prints[index]), []).append(manifest[index])
-    return [
-        f"{test.path} = {other.path}"
-        for group in by_print.values()
-        for test in group
-        if test.split == "test"
-        for other in group
-        if other.split != "test" and filecmp.cmp(root / test.path, root / other.path, shallow=False)
-    ]
+    return hashlib.blake2b(b"%d\0%b%b" % (size, head, tail), digest_size=8).digest()

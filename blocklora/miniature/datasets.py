@@ -106,24 +106,20 @@ def draw_dataset(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _covered(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for colour, shape in product(COVERED_COLOURS, COVERED_SHAPES):
-        masks = draw_masks(shape, DRAWN_PER_CLASS, size, TILT, rng)
-        figure = np.tile(COLOURS[colour], (len(masks), 1))
-        yield f"{colour} {shape}", _textured(masks, figure, rng)
+        yield f"{colour} {shape}", _textured(shape, COLOURS[colour], size, rng)
 
 
 def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for name in OBJECTS:
-        masks = draw_masks(name, DRAWN_PER_CLASS, size, TILT, rng)
-        yield name, _textured(masks, _any_colours(len(masks), rng), rng)
+        yield name, _textured(name, None, size, rng)
 
 
 def _shifted(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for name in SHIFTED_FIGURES:
         masks = draw_masks(name, DRAWN_PER_CLASS, size, SHIFTED_TILT, rng)
-        count = len(masks)
-        dark = vary(_any_colours(count, rng) * 0.4, rng)
+        dark = vary(_any_colours(rng) * 0.4, rng)
         plain = np.zeros(masks.shape, bool)
-        light = 255 - dark_grounds(count, rng)
+        light = 255 - dark_grounds(DRAWN_PER_CLASS, rng)
         yield name, paint(masks, dark, light, plain, SHIFTED_NOISE, rng)
 
 
@@ -146,15 +142,19 @@ def _enlarge(digit: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _any_colours(count: int, rng: np.random.Generator) -> np.ndarray:
-    return PALETTE[rng.integers(len(PALETTE), size=count)]
+def _any_colours(rng: np.random.Generator) -> np.ndarray:
+    return PALETTE[rng.integers(len(PALETTE), size=DRAWN_PER_CLASS)]
 
 
-def _textured(masks: np.ndarray, figure: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Paint masks in the manner of the pretraining pictures, textures mixed."""
-    count, size = masks.shape[:2]
+def _textured(
+    name: str, colour: tuple[int, ...] | None, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Paint a figure in one colour or in any, like the pretraining pictures, textures mixed."""
+    count = DRAWN_PER_CLASS
+    masks = draw_masks(name, count, size, TILT, rng)
+    colours = np.tile(colour, (count, 1)) if colour else _any_colours(rng)
     dark = draw_textures(rng.integers(len(TEXTURES), size=count), size, rng)
-    return paint(masks, vary(figure, rng), dark_grounds(count, rng), dark, NOISE, rng)
+    return paint(masks, vary(colours, rng), dark_grounds(count, rng), dark, NOISE, rng)
 
 
 DATASETS: dict[str, Painter] = {

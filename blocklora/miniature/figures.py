@@ -102,15 +102,8 @@ def _curves() -> dict[str, tuple[Line, ...]]:
 
 
 # Names as captions and class names say them.
-FIGURES = _curves() | {
-    name: _on_grid(text)
-    for name, text in {
-        **SHAPES,
-        **SIGNS,
-        **{f"letter {name}": text for name, text in LETTERS.items()},
-        **OBJECTS,
-    }.items()
-}
+_ON_GRID = SHAPES | SIGNS | {f"letter {name}": text for name, text in LETTERS.items()} | OBJECTS
+FIGURES = _curves() | {name: _on_grid(text) for name, text in _ON_GRID.items()}
 
 
 def draw_masks(

@@ -99,12 +99,11 @@ def describe(figure: int, colour: int, texture: int, details: tuple[str, ...]) -
 
 def all_captions() -> list[str]:
     """Return every caption there can be."""
-    textures = [range(len(TEXTURES)) if filled else (0,) for filled in FILLED]
     described = {
         describe(figure, colour, texture, details)
-        for figure in range(len(NAMES))
+        for figure, filled in enumerate(FILLED)
         for colour in range(len(COLOURS))
-        for texture in textures[figure]
+        for texture in range(len(TEXTURES) if filled else 1)
         for details in DETAILS
     }
     return [form.format(words) for form in FORMS for words in sorted(described)]

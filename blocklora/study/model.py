@@ -13,7 +13,7 @@ from blocklora.engine.recipe import Recipe
 from blocklora.fields import from_values, to_values
 from blocklora.files import json_digest
 from blocklora.methods import METHODS
-from blocklora.study.validation import check_study, drawn_datasets
+from blocklora.study.validation import check_study, drawn_datasets, method_config
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class OwnDataset:
     """A dataset of the user's: a folder of images, listed by folders or by a CSV file."""
 
     images: Path
-    csv: Path | None
+    csv: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -199,35 +199,24 @@ def load_study(path: str | Path) -> Study:
         UserError: the file is missing or something in it is wrong; every fault is listed.
     """
     document = check_study(path)
-    own = document.get("own_datasets") or {}
-    return Study(
-        path=Path(path),
-        name=document["name"],
-        title=document["title"],
-        backbones={name: BackboneSource(**entry) for name, entry in document["backbones"].items()},
-        datasets=tuple(document["datasets"]),
-        shots=tuple(document["shots"]),
-        seeds=tuple(document["seeds"]),
-        methods={
-            name: _method(entry, document["recipe"]) for name, entry in document["methods"].items()
+    optional = {"experiments": None, "own_datasets": {}, "miniature": None}
+    values = optional | document
+    made = {
+        "path": Path(path),
+        "backbones": {name: BackboneSource(**e) for name, e in values["backbones"].items()},
+        "methods": {
+            name: Method(
+                entry["kind"],
+                method_config(entry),
+                from_values(Recipe, values["recipe"] | entry.get("recipe", {})),
+            )
+            for name, entry in values["methods"].items()
         },
-        recipe=from_values(Recipe, document["recipe"]),
-        experiments=tuple(document["experiments"]) if "experiments" in document else None,
-        own_datasets={
-            name: OwnDataset(Path(entry["images"]), Path(entry["csv"]) if "csv" in entry else None)
-            for name, entry in own.items()
+        "recipe": from_values(Recipe, values["recipe"]),
+        "own_datasets": {
+            name: OwnDataset(**{key: Path(place) for key, place in entry.items()})
+            for name, entry in values["own_datasets"].items()
         },
-        miniature=document.get("miniature"),
-        digest=json_digest(document),
-    )
-
-
-def _method(entry: dict[str, Any], recipe: dict[str, Any]) -> Method:
-    own = entry.get("recipe", {})
-    values = {key: value for key, value in entry.items() if key not in ("kind", "recipe")}
-    config = METHODS[entry["kind"]].config
-    return Method(
-        entry["kind"],
-        None if config is None else from_values(config, values),
-        from_values(Recipe, recipe | own),
-    )
+        "digest": json_digest(document),
+    }
+    return from_values(Study, values | made)

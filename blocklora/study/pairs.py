@@ -1,6 +1,8 @@
 """Which methods of a study the theory and the tables compare."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from math import isclose
 
 from blocklora.adapters.config import AdapterConfig
@@ -13,9 +15,8 @@ Pairs = list[tuple[str, str]]
 def block_pairs(study: Study) -> Pairs:
     """Return the pairs that differ in blocks and partition only: LoRA of the same rank."""
     return [
-        (block, lora)
-        for block, config in _blocks(study)
-        for lora, other in _loras(study)
+        names
+        for names, config, other in _candidates(study)
         if replace(config, blocks=1, partition=other.partition) == other
     ]
 
@@ -26,22 +27,18 @@ def merged_pairs(study: Study) -> Pairs:
     The numbers of files are rounded, hence so are these.
     """
     return [
-        (block, lora)
-        for block, config in _blocks(study)
-        for lora, other in _loras(study)
+        names
+        for names, config, other in _candidates(study)
         if config.arms > 1
         and isclose(config.merged.alpha, other.alpha, rel_tol=1e-6)
         and replace(config.merged, alpha=other.alpha, partition=other.partition) == other
     ]
 
 
-def _blocks(study: Study) -> list[tuple[str, AdapterConfig]]:
-    return [(name, config) for name, config in _adapters(study) if config.blocks > 1]
-
-
-def _loras(study: Study) -> list[tuple[str, AdapterConfig]]:
-    return [(name, config) for name, config in _adapters(study) if config.blocks == 1]
-
-
-def _adapters(study: Study) -> list[tuple[str, AdapterConfig]]:
-    return [(name, study.methods[name].adapter) for name in study.adapter_methods]
+def _candidates(study: Study) -> Iterator[tuple[tuple[str, str], AdapterConfig, AdapterConfig]]:
+    """Yield every Block-LoRA with every LoRA: both names, then both configurations."""
+    adapters = {name: study.methods[name].adapter for name in study.adapter_methods}
+    for names in product(adapters, repeat=2):
+        config, other = (adapters[name] for name in names)
+        if config.blocks > 1 and other.blocks == 1:
+            yield names, config, other

@@ -62,6 +62,17 @@ def listing_rules(dataset: str) -> dict[str, Any] | None:
     }
 
 
+def method_config(method: Mapping[str, Any]) -> Any:
+    """Return the values of a method of a study, of the type its kind describes, or None.
+
+    Raises:
+        UserError: values that do not go together.
+    """
+    config = METHODS[method["kind"]].config
+    values = {key: value for key, value in method.items() if key not in ("kind", "recipe")}
+    return config and from_values(config, values)
+
+
 @cache
 def _registry() -> dict[str, "Dataset"]:
     from blocklora.data.registry import load_registry
@@ -94,13 +105,10 @@ def _method_faults(methods: Mapping[str, Any]) -> Iterator[str]:
             "exactly one, since every accuracy is compared with it"
         )
     for name, method in methods.items():
-        config = METHODS[method["kind"]].config
-        if config is not None:
-            values = {k: v for k, v in method.items() if k not in ("kind", "recipe")}
-            try:
-                from_values(config, values)
-            except UserError as error:
-                yield f"methods.{name}: {error}"
+        try:
+            method_config(method)
+        except UserError as error:
+            yield f"methods.{name}: {error}"
 
 
 def _recipe_faults(recipe: Mapping[str, Any], key: str = "recipe") -> Iterator[str]:

@@ -146,7 +146,7 @@ def test_aircraft_labels_are_line_numbers_of_variants(tmp_path):
     (tmp_path / "images_variant_train.txt").write_text("0000002 DHC-8-100\n0000001 F-16A/B\n")
     (tmp_path / "images_variant_val.txt").write_text("0000003 707-320\n")
     (tmp_path / "images_variant_test.txt").write_text("0000004 F-16A/B\n")
-    assert read_aircraft_lists(tmp_path, "images") == [
+    assert read_aircraft_lists(tmp_path) == [
         ("images/0000002.jpg", 2, "DHC-8-100", "train"),
         ("images/0000001.jpg", 1, "F-16A/B", "train"),
         ("images/0000003.jpg", 0, "707-320", "val"),
@@ -154,7 +154,7 @@ def test_aircraft_labels_are_line_numbers_of_variants(tmp_path):
     ]
     (tmp_path / "images_variant_test.txt").write_text("0000004 MiG-29\n")
     with pytest.raises(UserError, match=r"test\.txt: 'MiG-29' is not in variants\.txt"):
-        read_aircraft_lists(tmp_path, "images")
+        read_aircraft_lists(tmp_path)
 
 
 def test_image_folder_is_scanned_as_torchvision_scans_it(tmp_path):
