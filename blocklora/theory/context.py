@@ -8,8 +8,7 @@ from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
 from blocklora.methods.adapter import ADAPTER_FILE
 from blocklora.study.model import Run, Study
-
-RUN_COLUMNS = ("backbone", "dataset", "method", "shots", "seed", "rank")
+from blocklora.theory.measures import RUN
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Ru
         UserError: runs.csv is missing, damaged or of another study.
     """
     found = []
-    for row in read_rows(context.runs, (*RUN_COLUMNS, *columns)):
+    for row in read_rows(context.runs, (*RUN, "rank", *columns)):
         if not row["rank"]:
             continue
         try:
