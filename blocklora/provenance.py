@@ -146,9 +146,12 @@ def _nodes(node: ast.AST, without: str) -> Iterator[ast.AST]:
 
 def _is_left_out(node: Any, without: str) -> bool:
     """Return whether a node is the function `without`, or is there for type checkers alone."""
-    if isinstance(node, ast.If):
-        return getattr(node.test, "id", "") == "TYPE_CHECKING"
-    return isinstance(node, ast.FunctionDef) and node.name == without
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.FunctionDef(name=name):
+            return name == without
+    return False
 
 
 @cache
@@ -191,15 +194,9 @@ def _counts(statement: Any, without: str) -> bool:
 
     Imports within the package do not: the modules they name are followed.
     """
-    if _is_left_out(statement, without):
-        return False
-    if isinstance(statement, ast.ImportFrom):
-        return (statement.module or "").partition(".")[0] != "blocklora"
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        function = statement.value.func
-        return not (
-            isinstance(function, ast.Attribute)
-            and isinstance(function.value, ast.Name)
-            and function.value.id in LOGGERS
-        )
-    return True
+    match statement:
+        case ast.ImportFrom(module=str(module)):
+            return module.partition(".")[0] != "blocklora"
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name)))):
+            return name not in LOGGERS
+    return not _is_left_out(statement, without)
