@@ -13,6 +13,7 @@ The 0-1 loss is 1/2-sub-Gaussian (Hoeffding's lemma).
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import log, prod, sqrt
 from typing import Any
 
@@ -91,9 +92,9 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
     found, known = [], list(methods.values())
     for name, config in methods.items():
         lora = sum(factor_parameters(replace(config, blocks=1), shapes))
-        down, up = factor_parameters(config, shapes)
-        found.append(Count(name, down + up, _effective(config, shapes), lora))
+        found.append(_count(name, config, shapes, lora))
         if config.blocks == 1:
+            down, up = factor_parameters(config, shapes)
             found += [
                 Count(f"{name}_b_only", up, up, lora),
                 Count(f"{name}_a_only", down, down, lora),
@@ -102,18 +103,18 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
         for partition in PARTITIONS:
             try:
                 other = replace(config, partition=partition)
-                parameters = sum(factor_parameters(other, shapes))
+                count = _count(f"{name}_{partition}", other, shapes, lora)
             except UserError:  # the rank or a width cannot be cut into as many blocks
                 continue
             if other not in known:
                 known.append(other)
-                effective = _effective(other, shapes)
-                found.append(Count(f"{name}_{partition}", parameters, effective, lora))
+                found.append(count)
     return found
 
 
-def _effective(config: AdapterConfig, shapes: Shapes) -> int:
-    return sum(factor_parameters(config.merged, shapes))
+def _count(name: str, config: AdapterConfig, shapes: Shapes, lora: int) -> Count:
+    parameters, effective = (sum(factor_parameters(c, shapes)) for c in (config, config.merged))
+    return Count(name, parameters, effective, lora)
 
 
 def bound_rows(
@@ -123,23 +124,21 @@ def bound_rows(
     shots: Sequence[int],
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a backbone: each dataset (name to classes), method and shot count."""
-    for dataset, number in classes.items():
-        for count in counted:
-            for k in shots:
-                samples = k * number
-                yield {
-                    "backbone": backbone,
-                    "dataset": dataset,
-                    "method": count.method,
-                    "shots": k,
-                    "classes": number,
-                    "samples": samples,
-                    "parameters": count.parameters,
-                    "effective_parameters": count.effective,
-                    "bits": STORED_BITS,
-                    "sigma": SIGMA_ZERO_ONE,
-                    "bound": information_bound(count.parameters, samples),
-                    "effective_bound": information_bound(count.effective, samples),
-                    "ratio_to_lora": sqrt(count.parameters / count.lora),
-                    "effective_ratio_to_lora": sqrt(count.effective / count.lora),
-                }
+    for (dataset, number), count, k in product(classes.items(), counted, shots):
+        samples = k * number
+        yield {
+            "backbone": backbone,
+            "dataset": dataset,
+            "method": count.method,
+            "shots": k,
+            "classes": number,
+            "samples": samples,
+            "parameters": count.parameters,
+            "effective_parameters": count.effective,
+            "bits": STORED_BITS,
+            "sigma": SIGMA_ZERO_ONE,
+            "bound": information_bound(count.parameters, samples),
+            "effective_bound": information_bound(count.effective, samples),
+            "ratio_to_lora": sqrt(count.parameters / count.lora),
+            "effective_ratio_to_lora": sqrt(count.effective / count.lora),
+        }

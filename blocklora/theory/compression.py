@@ -42,11 +42,12 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
     runs = sorted((run for run, _ in adapted_runs(context)), key=shots_list)
     shown = tqdm(runs, desc="compressing", unit="run", disable=None, leave=False)
     for (name, dataset, shots, seed), members in groupby(shown, key=shots_list):
-        backbone = load(context.backbone(name))
+        backbone = load(context.results / f"backbones/{name}.safetensors")
         size, length = backbone.config.image_size, backbone.config.context_length
         names = classnames(iterate_manifest(context.manifest(dataset)))
         guessing = guessing_error(len(names))
-        images = open_shot_images(context.shots_pixels(dataset, shots, seed))
+        store = context.results / f"pixels/{dataset}/{shots}shot/seed{seed}.npz"
+        images = open_shot_images(store)
         pixels = np.concatenate([*preprocessed(images, size)])
         for run in members:
             recipe = context.study.methods[run.method].recipe
