@@ -179,14 +179,9 @@ def _structure(node: Any, without: str) -> Any:
         fields = {"func": node.func}
     for name in ("annotation", "returns"):
         fields.pop(name, None)
-    return [
-        type(node).__name__,
-        *(
-            [name, _structure(value, without)]
-            for name, value in fields.items()
-            if value not in (None, [])
-        ),
-    ]
+    filled = {name: value for name, value in fields.items() if value not in (None, [])}
+    parts = ([name, _structure(value, without)] for name, value in filled.items())
+    return [type(node).__name__, *parts]
 
 
 def _counts(statement: Any, without: str) -> bool:
