@@ -146,9 +146,12 @@ def _nodes(node: ast.AST, without: str) -> Iterator[ast.AST]:
 
 def _is_left_out(node: Any, without: str) -> bool:
     """Return whether a node is the function `without`, or is there for type checkers alone."""
-    if isinstance(node, ast.If):
-        return getattr(node.test, "id", "") == "TYPE_CHECKING"
-    return isinstance(node, ast.FunctionDef) and node.name == without
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.FunctionDef(name=name):
+            return name == without
+    return False
 
 
 @cache
@@ -176,14 +179,9 @@ def _structure(node: Any, without: str) -> Any:
         fields = {"func": node.func}
     for name in ("annotation", "returns"):
         fields.pop(name, None)
-    return [
-        type(node).__name__,
-        *(
-            [name, _structure(value, without)]
-            for name, value in fields.items()
-            if value not in (None, [])
-        ),
-    ]
+    filled = {name: value for name, value in fields.items() if value not in (None, [])}
+    parts = ([name, _structure(value, without)] for name, value in filled.items())
+    return [type(node).__name__, *parts]
 
 
 def _counts(statement: Any, without: str) -> bool:
@@ -191,15 +189,9 @@ def _counts(statement: Any, without: str) -> bool:
 
     Imports within the package do not: the modules they name are followed.
     """
-    if _is_left_out(statement, without):
-        return False
-    if isinstance(statement, ast.ImportFrom):
-        return (statement.module or "").partition(".")[0] != "blocklora"
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        function = statement.value.func
-        return not (
-            isinstance(function, ast.Attribute)
-            and isinstance(function.value, ast.Name)
-            and function.value.id in LOGGERS
-        )
-    return True
+    match statement:
+        case ast.ImportFrom(module=str(module)):
+            return module.partition(".")[0] != "blocklora"
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name)))):
+            return name not in LOGGERS
+    return not _is_left_out(statement, without)

@@ -26,6 +26,7 @@ class Factors:
     up: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """LoRA or Block-LoRA on the attention of a CLIP model.
 
@@ -34,9 +35,8 @@ class Adapter:
         towers: the stacked factors of each adapted tower.
     """
 
-    def __init__(self, config: AdapterConfig, towers: dict[str, Factors]) -> None:
-        self.config = config
-        self.towers = towers
+    config: AdapterConfig
+    towers: dict[str, Factors]
 
     @classmethod
     def initialise(

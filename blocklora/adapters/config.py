@@ -6,16 +6,7 @@ from math import sqrt
 from typing import Annotated, Any
 
 from blocklora.errors import UserError
-from blocklora.fields import (
-    Allowed,
-    Count,
-    Positive,
-    ShareBelowOne,
-    from_values,
-    one_of,
-    some_of,
-    to_values,
-)
+from blocklora.fields import Allowed, Count, Positive, ShareBelowOne, one_of, some_of, to_values
 
 
 @dataclass(frozen=True)
@@ -90,8 +81,13 @@ class AdapterConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout {self.dropout} is not in [0, 1)")
-        _check_subset("matrices", self.matrices, MATRICES)
-        _check_subset("towers", self.towers, TOWERS)
+        for name, allowed in (("matrices", MATRICES), ("towers", TOWERS)):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values) or not set(values) <= set(allowed):
+                raise UserError(
+                    f"{name} {list(values)} must be one or more different ones of "
+                    + ", ".join(allowed)
+                )
         if self.layers != "all":
             first, last = self.layers
             if not 0 <= first <= last:
@@ -161,15 +157,3 @@ class AdapterConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-serialisable values."""
         return to_values(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "AdapterConfig":
-        """Return the configuration that `to_json` wrote."""
-        return from_values(cls, value)
-
-
-def _check_subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    if not values or len(set(values)) != len(values) or not set(values) <= set(allowed):
-        raise UserError(
-            f"{name} {list(values)} must be one or more different ones of {', '.join(allowed)}"
-        )

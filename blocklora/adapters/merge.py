@@ -8,8 +8,6 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.backbones.config import PREFIXES
 from blocklora.errors import UserError
 
-INPUT_ROWS = {"q": 0, "k": 1, "v": 2}
-
 
 def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
     """Return CLIP weights with every update added, under the same (open_clip) names.
@@ -21,17 +19,15 @@ def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
         UserError: the model has no such attention matrix.
     """
     merged = dict(weights)
-    copied = set()
     for name, update in adapter.updates():
         tower, layer, matrix = name.split(".")
         kind = "out_proj.weight" if matrix == "o" else "in_proj_weight"
         key = f"{PREFIXES[tower]}.{layer}.attn.{kind}"
         if key not in merged:
             raise UserError(f"the model has no {key}, which the adapter's {name} updates")
-        if key not in copied:
+        if merged[key] is weights[key]:
             merged[key] = merged[key].detach().clone()
-            copied.add(key)
-        rows = merged[key] if matrix == "o" else merged[key].chunk(3)[INPUT_ROWS[matrix]]
+        rows = merged[key] if matrix == "o" else merged[key].chunk(3)["qkv".index(matrix)]
         if rows.shape != update.shape:
             raise UserError(
                 f"the adapter's {name} is {tuple(update.shape)} but the model's matrix is "

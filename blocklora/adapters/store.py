@@ -8,6 +8,7 @@ import torch
 from blocklora.adapters.adapter import Adapter, Factors
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
+from blocklora.fields import from_values
 from blocklora.tensorfiles import read_tensors, write_tensors
 
 FORMAT = "blocklora-adapter-1"
@@ -49,9 +50,7 @@ def read_adapter_record(path: str | Path) -> dict[str, Any]:
 
 
 def load_adapter(
-    path: str | Path,
-    backbone_sha256: str | None = None,
-    config: AdapterConfig | None = None,
+    path: str | Path, backbone_sha256: str | None = None, config: AdapterConfig | None = None
 ) -> Adapter:
     """Read an adapter file.
 
@@ -65,7 +64,7 @@ def load_adapter(
             backbone or configuration.
     """
     facts, tensors = _read(path, with_tensors=True)
-    found = AdapterConfig.from_json(facts["config"])
+    found = from_values(AdapterConfig, facts["config"])
     if config is not None and found != config:
         wanted = config.to_json()
         differing = [key for key, value in found.to_json().items() if value != wanted[key]]
@@ -81,15 +80,12 @@ def load_adapter(
     towers = {}
     for tower in found.towers:
         layers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith(tower)})
+        names = [f"{tower}.{layer}.{matrix}" for layer in layers for matrix in found.matrices]
+        stack = len(layers), len(found.matrices)
         try:
             down, up = (
-                torch.stack(
-                    [
-                        torch.stack([tensors[f"{tower}.{i}.{m}.{kind}"] for m in found.matrices])
-                        for i in layers
-                    ]
-                )
-                for kind in ("down", "up")
+                torch.stack([tensors[f"{name}.{factor}"] for name in names]).unflatten(0, stack)
+                for factor in ("down", "up")
             )
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{path}: the adapter is incomplete ({error})") from None

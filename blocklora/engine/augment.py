@@ -5,8 +5,8 @@ antialiased bicubic on 8-bit pixels, which agrees with PIL's to two of 256 grey 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import log
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ ATTEMPTS = 10
 ASPECT = (3 / 4, 4 / 3)
 
 
-@dataclass(frozen=True)
-class Crops:
+class Crops(NamedTuple):
     """Where to cut each image of a batch, in pixels, and which to flip; arrays of (images,)."""
 
     top: np.ndarray
@@ -71,8 +70,8 @@ def cut(images: Sequence[np.ndarray], crops: Crops, size: int) -> Tensor:
     `images` are uint8 (height, width, 3) arrays of any sizes.
     """
     batch = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
-    boxes = zip(crops.top, crops.left, crops.height, crops.width, crops.flip, strict=True)
-    for target, image, (top, left, height, width, flip) in zip(batch, images, boxes, strict=True):
+    rows = zip(batch, images, *crops, strict=True)
+    for target, image, top, left, height, width, flip in rows:
         # A copy, since stores are read-only and torch wants to be able to write.
         pixels = torch.from_numpy(image[top : top + height, left : left + width].copy())
         pixels = pixels.permute(2, 0, 1)[None]

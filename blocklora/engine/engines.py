@@ -1,6 +1,6 @@
 """The engines there are; each is imported when it is asked for."""
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 ENGINES = {
     "fast": "blocklora.engine.fast:FastEngine",
@@ -11,5 +11,4 @@ ENGINES = {
 
 def load_engine(name: str) -> type:
     """Return the class of an engine."""
-    module, _, attribute = ENGINES[name].partition(":")
-    return getattr(import_module(module), attribute)
+    return resolve_name(ENGINES[name])

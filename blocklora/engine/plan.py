@@ -5,6 +5,7 @@ every tensor are counted. The step is the one that will be run, so the count fol
 """
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,12 +20,7 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone, tensor_shapes
 from blocklora.engine.fast import Chunks, FastEngine
-from blocklora.engine.memory import (
-    TensorMemory,
-    free_bytes,
-    is_out_of_memory,
-    release_memory,
-)
+from blocklora.engine.memory import TensorMemory, free_bytes, is_out_of_memory, release_memory
 from blocklora.errors import UserError
 
 MIB = 2**20
@@ -103,20 +99,19 @@ def plan(setting: Setting, budget_bytes: int) -> Plan:
     Raises:
         UserError: not even the smallest do.
     """
+
+    def fits(chunks: Chunks) -> bool:
+        return planned_peak_bytes(setting, chunks) <= budget_bytes
+
     options = list(candidates(setting))
-    if planned_peak_bytes(setting, options[0]) <= budget_bytes:
-        return Plan(options[0], planned_peak_bytes(setting, options[0]))
-    first, last = 1, len(options) - 1  # options get smaller, so what fits is found by halving
-    while first < last:
-        middle = (first + last) // 2
-        if planned_peak_bytes(setting, options[middle]) <= budget_bytes:
-            last = middle
-        else:
-            first = middle + 1
-    peak = planned_peak_bytes(setting, options[last])
+    # Options get smaller, so what fits is found by halving; mostly it is the first.
+    chosen = 0
+    if not fits(options[0]):
+        chosen = bisect_left(options, True, 1, len(options) - 1, key=fits)
+    peak = planned_peak_bytes(setting, options[chosen])
     if peak > budget_bytes:
         raise _never_fits(setting, peak, budget_bytes)
-    return Plan(options[last], peak)
+    return Plan(options[chosen], peak)
 
 
 def candidates(setting: Setting) -> Iterator[Chunks]:

@@ -13,21 +13,20 @@ The 0-1 loss is 1/2-sub-Gaussian (Hoeffding's lemma).
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log, sqrt
+from itertools import product
+from math import log, prod, sqrt
 from typing import Any
 
 from blocklora.adapters.config import PARTITIONS, AdapterConfig
+from blocklora.errors import UserError
 from blocklora.theory.context import Context
-from blocklora.theory.parameters import (
-    Shapes,
-    counted_parameters,
-    effective_parameters,
-    factor_parameters,
-)
 from blocklora.theory.sources import class_counts, model_shapes
 
-SIGMA_ZERO_ONE = 0.5
-STORED_BITS = 32
+SIGMA_ZERO_ONE = 0.5  # σ, by which the 0-1 loss is sub-Gaussian
+STORED_BITS = 32  # q, of a trained parameter
+
+Shapes = Mapping[str, tuple[int, int]]
+"""Tower name to (layers, width)."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,29 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
         yield from bound_rows(backbone, counts(methods, clip.tower_shapes), classes, study.shots)
 
 
-def information_bound(
-    parameters: int, samples: int, bits: int = STORED_BITS, sigma: float = SIGMA_ZERO_ONE
-) -> float:
-    """Return sqrt(2 q σ² ln 2 · P / N), a bound in units of the loss.
+def information_bound(parameters: int, samples: int) -> float:
+    """Return sqrt(2 q σ² ln 2 · P / N) for P parameters and N samples, in units of the loss."""
+    return sqrt(2 * STORED_BITS * SIGMA_ZERO_ONE**2 * log(2) * parameters / samples)
 
-    Args:
-        parameters: P, trained parameters.
-        samples: N, training samples.
-        bits: q, stored bits of a parameter.
-        sigma: σ, sub-Gaussian parameter of the loss.
+
+def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
+    """Return the parameters of all down-projections and those of all up-projections.
+
+    Per adapted matrix r·d_in/n and r·d_out with one cut: together r (d_in/n + d_out), of which
+    r (d_in + d_out) is LoRA's case n = 1.
+
+    Raises:
+        UserError: the adapter does not fit the model.
     """
-    return sqrt(2 * bits * sigma**2 * log(2) * parameters / samples)
+    down = up = 0
+    for tower in config.towers:
+        layers, width = shapes[tower]
+        first, last = config.adapted_layers(layers, tower)
+        matrices = (last - first + 1) * len(config.matrices)
+        down_shape, up_shape = config.factor_shapes(width, width)
+        down += matrices * prod(down_shape)
+        up += matrices * prod(up_shape)
+    return down, up
 
 
 def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
@@ -72,7 +82,9 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
 
     A method with several blocks is followed by its other partitions, `<method>_<partition>`, one
     with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`; a variant that is a
-    method of its own, or of another one, is not repeated.
+    method of its own, or of another one, is not repeated. The effective parameters are those that
+    remain once arms that stay equal are one: the arms of the rank partition enter only as their
+    sum, a LoRA of rank r/n with r/n (d_in + d_out) per matrix.
 
     Raises:
         UserError: an adapter does not fit the model.
@@ -80,8 +92,7 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
     found, known = [], list(methods.values())
     for name, config in methods.items():
         lora = sum(factor_parameters(replace(config, blocks=1), shapes))
-        effective = effective_parameters(config, shapes)
-        found.append(Count(name, counted_parameters(config, shapes), effective, lora))
+        found.append(_count(name, config, shapes, lora))
         if config.blocks == 1:
             down, up = factor_parameters(config, shapes)
             found += [
@@ -89,13 +100,21 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
                 Count(f"{name}_a_only", down, down, lora),
             ]
             continue
-        for other in _other_partitions(config, shapes):
+        for partition in PARTITIONS:
+            try:
+                other = replace(config, partition=partition)
+                count = _count(f"{name}_{partition}", other, shapes, lora)
+            except UserError:  # the rank or a width cannot be cut into as many blocks
+                continue
             if other not in known:
                 known.append(other)
-                effective = effective_parameters(other, shapes)
-                parameters = counted_parameters(other, shapes)
-                found.append(Count(f"{name}_{other.partition}", parameters, effective, lora))
+                found.append(count)
     return found
+
+
+def _count(name: str, config: AdapterConfig, shapes: Shapes, lora: int) -> Count:
+    parameters, effective = (sum(factor_parameters(c, shapes)) for c in (config, config.merged))
+    return Count(name, parameters, effective, lora)
 
 
 def bound_rows(
@@ -105,35 +124,21 @@ def bound_rows(
     shots: Sequence[int],
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a backbone: each dataset (name to classes), method and shot count."""
-    for dataset, number in classes.items():
-        for count in counted:
-            for k in shots:
-                samples = k * number
-                yield {
-                    "backbone": backbone,
-                    "dataset": dataset,
-                    "method": count.method,
-                    "shots": k,
-                    "classes": number,
-                    "samples": samples,
-                    "parameters": count.parameters,
-                    "effective_parameters": count.effective,
-                    "bits": STORED_BITS,
-                    "sigma": SIGMA_ZERO_ONE,
-                    "bound": information_bound(count.parameters, samples),
-                    "effective_bound": information_bound(count.effective, samples),
-                    "ratio_to_lora": sqrt(count.parameters / count.lora),
-                    "effective_ratio_to_lora": sqrt(count.effective / count.lora),
-                }
-
-
-def _other_partitions(config: AdapterConfig, shapes: Shapes) -> list[AdapterConfig]:
-    """Return the same adapter by the other partitions by which rank and widths can be cut."""
-    widths = [shapes[tower][1] for tower in config.towers]
-    return [
-        replace(config, partition=name)
-        for name, cut in PARTITIONS.items()
-        if name != config.partition
-        and not (cut.rank and config.rank % config.blocks)
-        and not (cut.inputs and any(width % config.blocks for width in widths))
-    ]
+    for (dataset, number), count, k in product(classes.items(), counted, shots):
+        samples = k * number
+        yield {
+            "backbone": backbone,
+            "dataset": dataset,
+            "method": count.method,
+            "shots": k,
+            "classes": number,
+            "samples": samples,
+            "parameters": count.parameters,
+            "effective_parameters": count.effective,
+            "bits": STORED_BITS,
+            "sigma": SIGMA_ZERO_ONE,
+            "bound": information_bound(count.parameters, samples),
+            "effective_bound": information_bound(count.effective, samples),
+            "ratio_to_lora": sqrt(count.parameters / count.lora),
+            "effective_ratio_to_lora": sqrt(count.effective / count.lora),
+        }

@@ -18,18 +18,17 @@ number. The lengths are those of a prefix-free code (Σ 2^-bits <= 1), as `occam
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf, log
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import gammaln
-from torch import Tensor
 
-from blocklora.adapters.adapter import Adapter
+from blocklora.adapters.adapter import Adapter, Factors
 from blocklora.adapters.algebra import merge_arms
-from blocklora.theory.decomposition import Spectrum, thin_svd
+from blocklora.theory.decomposition import thin_svd
 from blocklora.theory.risk import occam_bound
 
 STEP_BITS = 5
@@ -39,24 +38,9 @@ SCALE_BITS = 16
 
 
 @dataclass(frozen=True)
-class Component:
-    """What is written down of σ u vᵀ: σ in half precision, the integers of u and of v."""
-
-    scale: float
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-
-    @property
-    def bits(self) -> float:
-        """Length of the code word, without the bit that says that there is one."""
-        return SCALE_BITS + integer_bits(self.left) + integer_bits(self.right)
-
-
-@dataclass(frozen=True)
 class Compressed:
     """The choice for one run: code length, errors on the training shots, and the bound."""
 
-    adapter: Adapter
     bits: float
     train_error: float
     bound: float
@@ -77,25 +61,6 @@ def integer_bits(levels: NDArray[np.int64]) -> float:
         + (gammaln(counts + 0.5) - gammaln(0.5)).sum()
     )
     return 2 * (largest.bit_length() - 1) + 1 - float(log_probability) / log(2)
-
-
-def quantise(spectrum: Spectrum, step: float) -> list[Component | None]:
-    """Return the components as written down with the quantiser's `step`; None if not kept."""
-    components: list[Component | None] = []
-    for value, left, right in zip(
-        spectrum.values.numpy(), spectrum.left.mT.numpy(), spectrum.right.mT.numpy(), strict=True
-    ):
-        scale = float(np.float16(value))
-        levels = [np.rint(scale * vector / step).astype(np.int64) for vector in (left, right)]
-        kept = 0 < scale < inf and levels[0].any() and levels[1].any()
-        components.append(Component(scale, *levels) if kept else None)
-    return components
-
-
-def rebuild(component: Component, step: float) -> tuple[Tensor, Tensor]:
-    """Return the column of B, (d_out,), and the row of A, (d_in,), that a decoder makes of it."""
-    factor = step / component.scale**0.5
-    return torch.from_numpy(component.left * factor), torch.from_numpy(component.right * factor)
 
 
 class Code:
@@ -121,20 +86,26 @@ class Code:
         """
         step, bits = 2.0**-exponent, float(STEP_BITS)
         towers = {
-            name: replace(
-                tower,
-                down=torch.zeros_like(tower.down, requires_grad=False),
-                up=torch.zeros_like(tower.up, requires_grad=False),
+            name: Factors(
+                tower.first,
+                torch.zeros_like(tower.down, requires_grad=False),
+                torch.zeros_like(tower.up, requires_grad=False),
             )
             for name, tower in self.adapter.towers.items()
         }
         meant = Adapter(self.adapter.config, towers)
         for name, down, up in meant.matrices():
-            for index, component in enumerate(quantise(self._spectra[name], step)):
+            spectrum = self._spectra[name]
+            vectors = zip(spectrum.left.mT.numpy(), spectrum.right.mT.numpy(), strict=True)
+            for index, pair in enumerate(vectors):
                 bits += 1
-                if component is not None:
-                    bits += component.bits
-                    up[0, :, index], down[index] = rebuild(component, step)
+                scale = float(np.float16(spectrum.values[index]))
+                left, right = (np.rint(scale * part / step).astype(np.int64) for part in pair)
+                if 0 < scale < inf and left.any() and right.any():
+                    bits += SCALE_BITS + integer_bits(left) + integer_bits(right)
+                    factor = step / scale**0.5
+                    up[0, :, index] = torch.from_numpy(left * factor)
+                    down[index] = torch.from_numpy(right * factor)
         return bits, meant
 
 
@@ -157,10 +128,10 @@ def compress(
     code = Code(adapter)
     trained = train_errors(adapter)
 
-    def choice(word: Adapter, bits: float, errors: int) -> Compressed:
-        return Compressed(word, bits, errors / samples, occam_bound(errors, samples, bits, delta))
+    def choice(bits: float, errors: int) -> Compressed:
+        return Compressed(bits, errors / samples, occam_bound(errors, samples, bits, delta))
 
-    best = choice(adapter, code.uncompressed_bits, trained)
+    best = choice(code.uncompressed_bits, trained)
     found, tried = False, 0.0
     for exponent in range(STEPS):
         bits, word = code.word(exponent)
@@ -174,7 +145,7 @@ def compress(
         errors = train_errors(word)
         if errors > trained + max_loss * samples:
             continue
-        candidate = choice(word, bits, errors)
+        candidate = choice(bits, errors)
         if not found or candidate.bound < best.bound:
             best, found = candidate, True
     return best

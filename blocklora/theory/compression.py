@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -34,41 +35,37 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
         UserError: a file of a run is missing, damaged or of another backbone.
     """
 
-    def task(run: Run) -> tuple[str, str]:
-        return run.backbone, run.dataset
+    def shots_list(run: Run) -> tuple[str, str, int, int]:
+        return run.backbone, run.dataset, run.shots, run.seed
 
-    def sample(run: Run) -> tuple[int, int]:
-        return run.shots, run.seed
-
-    runs = sorted((run for run, _ in adapted_runs(context)), key=task)
-    bar = tqdm(total=len(runs), desc="compressing", unit="run", disable=None, leave=False)
-    for (name, dataset), of_task in groupby(runs, key=task):
-        backbone = load_backbone(context.backbone(name))
+    load = lru_cache(maxsize=1)(load_backbone)
+    runs = sorted((run for run, _ in adapted_runs(context)), key=shots_list)
+    shown = tqdm(runs, desc="compressing", unit="run", disable=None, leave=False)
+    for (name, dataset, shots, seed), members in groupby(shown, key=shots_list):
+        backbone = load(context.results / f"backbones/{name}.safetensors")
         size, length = backbone.config.image_size, backbone.config.context_length
         names = classnames(iterate_manifest(context.manifest(dataset)))
         guessing = guessing_error(len(names))
-        for (shots, seed), members in groupby(sorted(of_task, key=sample), key=sample):
-            images = open_shot_images(context.shots_pixels(dataset, shots, seed))
-            pixels = np.concatenate([*preprocessed(images, size)])
-            for run in members:
-                recipe = context.study.methods[run.method].recipe
-                prompts = tokenize(class_prompts(names, recipe.prompt), length)
-                count = error_counter(
-                    backbone, prompts, recipe.logit_scale, pixels, images.labels, context
-                )
-                adapter = load_adapter(context.adapter(run), backbone.sha256)
-                found = compress(adapter, count, len(images), MAX_LOSS, DELTA)
-                yield {
-                    **asdict(run),
-                    "bits_per_weight": found.bits / adapter.trainable_parameters,
-                    "compressed_bits": found.bits,
-                    "train_error": found.train_error,
-                    "guessing_error": guessing,
-                    "bound": found.bound,
-                    "vacuous": found.bound >= guessing,
-                }
-                bar.update()
-    bar.close()
+        store = context.results / f"pixels/{dataset}/{shots}shot/seed{seed}.npz"
+        images = open_shot_images(store)
+        pixels = np.concatenate([*preprocessed(images, size)])
+        for run in members:
+            recipe = context.study.methods[run.method].recipe
+            prompts = tokenize(class_prompts(names, recipe.prompt), length)
+            count = error_counter(
+                backbone, prompts, recipe.logit_scale, pixels, images.labels, context
+            )
+            adapter = load_adapter(context.adapter(run), backbone.sha256)
+            found = compress(adapter, count, len(images), MAX_LOSS, DELTA)
+            yield {
+                **asdict(run),
+                "bits_per_weight": found.bits / adapter.trainable_parameters,
+                "compressed_bits": found.bits,
+                "train_error": found.train_error,
+                "guessing_error": guessing,
+                "bound": found.bound,
+                "vacuous": found.bound >= guessing,
+            }
 
 
 def error_counter(

@@ -8,8 +8,7 @@ from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
 from blocklora.methods.adapter import ADAPTER_FILE
 from blocklora.study.model import Run, Study
-
-RUN_COLUMNS = ("backbone", "dataset", "method", "shots", "seed", "rank")
+from blocklora.theory.measures import RUN
 
 
 @dataclass(frozen=True)
@@ -28,30 +27,13 @@ class Context:
     device: str = "cpu"
     precision: str = "fp32"
 
-    @property
-    def runs(self) -> Path:
-        """The file of all runs."""
-        return self.results / "runs.csv"
-
-    def table(self, name: str) -> Path:
-        """Return the file of a table of the theory."""
-        return self.results / "theory" / f"{name}.csv"
-
     def adapter(self, run: Run) -> Path:
         """Return the adapter file of a run."""
         return self.results / "runs" / run.folder / ADAPTER_FILE
 
-    def backbone(self, name: str) -> Path:
-        """Return the file of a backbone."""
-        return self.results / "backbones" / f"{name}.safetensors"
-
     def manifest(self, dataset: str) -> Path:
         """Return the list of a dataset's images."""
         return self.results / "data" / dataset / "manifest.csv"
-
-    def shots_pixels(self, dataset: str, shots: int, seed: int) -> Path:
-        """Return the store of the training images of a shots list."""
-        return self.results / "pixels" / dataset / f"{shots}shot" / f"seed{seed}.npz"
 
 
 def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Run, dict[str, str]]]:
@@ -60,17 +42,17 @@ def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Ru
     Raises:
         UserError: runs.csv is missing, damaged or of another study.
     """
-    found = []
-    for row in read_rows(context.runs, (*RUN_COLUMNS, *columns)):
+    found, path = [], context.results / "runs.csv"
+    for row in read_rows(path, (*RUN, "rank", *columns)):
         if not row["rank"]:
             continue
         try:
             shots, seed = int(row["shots"]), int(row["seed"])
         except ValueError as error:
-            raise UserError(f"{context.runs}: damaged ({error}); delete it and run again") from None
+            raise UserError(f"{path}: damaged ({error}); delete it and run again") from None
         if row["method"] not in context.study.adapter_methods:
             raise UserError(
-                f"{context.runs}: the study has no adapter {row['method']}; it has "
+                f"{path}: the study has no adapter {row['method']}; it has "
                 f"{', '.join(context.study.adapter_methods)}; make the file again"
             )
         found.append((Run(row["backbone"], row["dataset"], row["method"], shots, seed), row))

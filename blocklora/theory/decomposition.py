@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.algebra import merge_arms, tile_down
+from blocklora.theory.measures import MATRIX
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def spectrum_rows(adapter: Adapter, found: dict[str, Spectrum]) -> Iterator[dict
     for name, _, up in adapter.matrices():
         values = found[name].values
         yield {
-            **_split(name),
+            **dict(zip(MATRIX, name.split("."), strict=True)),
             "effective_rank": effective_rank(values),
             "frobenius_norm": float(values.square().sum().sqrt()),
             "spectral_norm": float(values.max()),
@@ -117,13 +118,8 @@ def overlap_rows(
             continue
         i, j = one.rank, other.rank
         yield {
-            **_split(name),
+            **dict(zip(MATRIX, name.split("."), strict=True)),
             "output_overlap": subspace_overlap(one.left[:, :i], other.left[:, :j]),
             "input_overlap": subspace_overlap(one.right[:, :i], other.right[:, :j]),
             "chance": max(i, j) / len(one.left),
         }
-
-
-def _split(name: str) -> dict[str, str]:
-    tower, layer, matrix = name.split(".")
-    return {"tower": tower, "layer": layer, "matrix": matrix}

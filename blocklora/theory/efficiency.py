@@ -4,8 +4,8 @@ Parameters and bytes are counted on real adapters, operations once by formula an
 on the fast engine's step with fake tensors, which also tells the planned memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,29 +18,18 @@ from blocklora.adapters.config import PARTITIONS, AdapterConfig
 from blocklora.adapters.store import save_adapter
 from blocklora.backbones.config import ClipConfig
 from blocklora.engine.fast import Chunks
+from blocklora.engine.packing import pack
 from blocklora.engine.plan import Setting, fake_step
 from blocklora.study.model import Study
+from blocklora.theory.bounds import factor_parameters
 from blocklora.theory.context import Context
 from blocklora.theory.counting import flop_counter
-from blocklora.theory.flops import Groups, step_flops
-from blocklora.theory.parameters import counted_parameters, factor_parameters
+from blocklora.theory.flops import step_flops
 from blocklora.theory.sources import dataset_prompts, model_shapes
 
 RANKS = (2, 4, 8, 16)
 BLOCKS = (1, 2, 4, 8)
 HELD_BYTES = 12  # of a parameter outside of the backward pass: itself and two moments, fp32
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What an adapter takes apart from a step: its size, its file, its optimizer's state.
-
-    The file is that of an adapter without a record of its run (class names, for example).
-    """
-
-    parameters: int
-    adapter_bytes: int
-    optimizer_bytes: int
 
 
 def configurations(study: Study) -> list[AdapterConfig]:
@@ -85,16 +74,19 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
                     "rank": config.rank,
                     "blocks": config.blocks,
                     "partition": config.partition,
-                    **vars(footprint(clip, config)),
+                    **footprint(clip, config),
                     **step_cost(clip, config, tokens, recipe.batch_size, context.precision),
                 }
 
 
 @cache
-def footprint(clip: ClipConfig, config: AdapterConfig) -> Footprint:
-    """Return what an adapter of this model takes, counted on one that is made and saved."""
-    shapes = clip.tower_shapes
-    adapter = Adapter.initialise(config, shapes, torch.Generator())
+def footprint(clip: ClipConfig, config: AdapterConfig) -> dict[str, int]:
+    """Return what an adapter of this model takes apart from a step: its size, file and optimizer.
+
+    They are counted on an adapter that is made and saved without a record of its run (class names,
+    for example).
+    """
+    adapter = Adapter.initialise(config, clip.tower_shapes, torch.Generator())
     optimizer = torch.optim.AdamW(adapter.parameters())
     for parameter in adapter.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -104,9 +96,11 @@ def footprint(clip: ClipConfig, config: AdapterConfig) -> Footprint:
         path = Path(folder, "adapter.safetensors")
         save_adapter(path, adapter, clip.name, "0" * 64)
         file_bytes = path.stat().st_size
-    return Footprint(
-        counted_parameters(config, shapes), file_bytes, sum(value.nbytes for value in state)
-    )
+    return {
+        "parameters": adapter.trainable_parameters,
+        "adapter_bytes": file_bytes,
+        "optimizer_bytes": sum(value.nbytes for value in state),
+    }
 
 
 def step_cost(
@@ -126,7 +120,8 @@ def step_cost(
     counted, peak = _counted_step(
         Setting(clip, same, tuple(map(tuple, prompts)), batch_size, precision)
     )
-    formula = step_flops(clip, config, batch_size, len(prompts), prompt_groups(prompts))
+    (packed,), _ = pack(prompts)
+    formula = step_flops(clip, config, batch_size, len(prompts), packed.groups)
     shapes = clip.tower_shapes
     further = sum(factor_parameters(config, shapes)) - sum(factor_parameters(same, shapes))
     return {
@@ -142,9 +137,3 @@ def _counted_step(setting: Setting) -> tuple[int, int]:
     with flop_counter() as counter:
         peak = fake_step(setting, Chunks())
     return counter.get_total_flops(), peak
-
-
-def prompt_groups(prompts: Iterable[Sequence[int]]) -> Groups:
-    """Return (prompts, tokens) of the different prompts of each length, shortest first."""
-    lengths = [len(prompt) for prompt in set(map(tuple, prompts))]
-    return [(lengths.count(length), length) for length in sorted(set(lengths))]

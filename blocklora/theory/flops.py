@@ -77,26 +77,26 @@ def step_flops(
         recomputed: for each tower that is run in chunks, the part that is computed again for the
             backward pass, from input to last block: (sequences, length) as in `prompts`.
     """
-    again = {name: (recomputed or {}).get(name, ()) for name in ("vision", "text")}
     tokens = (clip.image_size // clip.patch_size) ** 2 + 1
     patches = 2 * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
-    vision, thin = tower_flops(clip.vision, adapter, "vision", [(images, tokens)])
-    vision += Flops(images * patches)
-    if "vision" in adapter.towers:
-        more, more_thin = _forward_again(clip.vision, adapter, "vision", again["vision"])
-        vision += more + Flops(0, patches * sum(count for count, _ in again["vision"]))
-        thin += more_thin
-    text = text_thin = Flops()
-    if "text" in adapter.towers:
-        text, text_thin = tower_flops(clip.text, adapter, "text", prompts)
-        more, more_thin = _forward_again(clip.text, adapter, "text", again["text"])
-        text, text_thin = text + more, text_thin + more_thin
-    vision += _projection(clip, clip.vision, images, "vision" in adapter.towers)
-    if "text" in adapter.towers:
-        text += _projection(clip, clip.text, sum(count for count, _ in prompts), True)
+    embedding = {"vision": patches, "text": 0}
+    sequences = {"vision": [(images, tokens)], "text": prompts}
+    towers, thin = {"vision": Flops(), "text": Flops()}, Flops()
+    for name in {"vision", *adapter.towers}:
+        tower, trained = getattr(clip, name), name in adapter.towers
+        again = (recomputed or {}).get(name, ()) if trained else ()
+        count, repeated = (sum(n for n, _ in groups) for groups in (sequences[name], again))
+        frozen, path = tower_flops(tower, adapter, name, sequences[name])
+        more, more_path = tower_flops(tower, adapter, name, again)
+        projection = 2 * count * tower.width * clip.embed_dim
+        towers[name] = frozen + Flops(
+            count * embedding[name] + projection,
+            repeated * embedding[name] + more.forward + (projection if trained else 0),
+        )
+        thin += path + Flops(0, more_path.forward)
     product = 2 * images * classes * clip.embed_dim
     logits = Flops(product, product * len(adapter.towers))
-    return StepFlops(vision, text, thin + text_thin, logits)
+    return StepFlops(towers["vision"], towers["text"], thin, logits)
 
 
 def tower_flops(
@@ -153,17 +153,3 @@ def _block(
         into_input = below or (matrix == "o" and through_attention)
         path += Flops(2 * product, (4 if into_input else 3) * product)
     return Flops(inputs + attention + output + mlp, backward), path
-
-
-def _forward_again(
-    tower: TowerConfig, adapter: AdapterConfig, name: str, groups: Groups
-) -> tuple[Flops, Flops]:
-    """Return what a repeated forward pass adds to the backward pass, as `tower_flops` does."""
-    frozen, thin = tower_flops(tower, adapter, name, groups)
-    return Flops(0, frozen.forward), Flops(0, thin.forward)
-
-
-def _projection(clip: ClipConfig, tower: TowerConfig, sequences: int, trained: bool) -> Flops:
-    """Return the operations of the product into the joint space."""
-    product = 2 * sequences * tower.width * clip.embed_dim
-    return Flops(product, product if trained else 0)

@@ -15,7 +15,7 @@ BOUND_COLUMNS = ("backbone", "dataset", "method", "shots", "parameters", "bound"
 
 def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the rows of gaps.csv; see `gap_rows`."""
-    bounds = read_rows(context.table("bounds"), BOUND_COLUMNS)
+    bounds = read_rows(context.results / "theory/bounds.csv", BOUND_COLUMNS)
     return gap_rows(adapted_runs(context, RUN_COLUMNS), bounds)
 
 

@@ -1,10 +1,10 @@
 """The shapes of a study's models and the prompts of its datasets, from files where not known."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from blocklora.backbones.config import ClipConfig
+from blocklora.csvfiles import read_rows
 from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
@@ -105,30 +105,19 @@ def stand_ins(lengths: Sequence[tuple[int, int]], classes: int) -> list[list[int
 def _listed_lengths(study: Study) -> dict[str, list[tuple[int, int]]]:
     """Return (different prompts, tokens) of the published datasets that are listed."""
     lengths: dict[str, list[tuple[int, int]]] = {}
-    with PROMPT_LENGTHS.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["dataset"] not in study.local_datasets:
-                sizes = int(row["prompts"]), int(row["tokens"])
-                lengths.setdefault(row["dataset"], []).append(sizes)
+    for row in read_rows(PROMPT_LENGTHS, ("dataset", "prompts", "tokens")):
+        if row["dataset"] not in study.local_datasets:
+            sizes = int(row["prompts"]), int(row["tokens"])
+            lengths.setdefault(row["dataset"], []).append(sizes)
     return lengths
 
 
 def _class_names(context: Context, dataset: str) -> list[str]:
-    path = _made(context, context.manifest(dataset), f"the class names of the dataset {dataset}")
+    path, study = context.manifest(dataset), context.study
+    if not path.is_file():
+        target = Path("results", study.name, path.relative_to(context.results))
+        raise UserError(
+            f"{path}: no such file, and it tells the class names of the dataset {dataset}; make it "
+            f"by `snakemake --cores 1 {target} --config study={study.path}`"
+        )
     return classnames(iterate_manifest(path))
-
-
-def _made(context: Context, path: Path, content: str) -> Path:
-    """Return the file `path` of the results, which tells `content`.
-
-    Raises:
-        UserError: the workflow has not made it yet.
-    """
-    if path.is_file():
-        return path
-    study = context.study
-    target = Path("results", study.name, path.relative_to(context.results))
-    raise UserError(
-        f"{path}: no such file, and it tells {content}; make it by "
-        f"`snakemake --cores 1 {target} --config study={study.path}`"
-    )
