@@ -33,8 +33,8 @@ def run_tests(
     tests: Sequence[Test],
     task: Task,
     test_images: TestImages,
-    shots: Shots | None,
     compute: Compute,
+    shots: Shots | None,
     runs: Path,
 ) -> None:
     """Do tests of one run that share a task, and write their predictions.
@@ -44,8 +44,8 @@ def run_tests(
         tests: the tests of one run.
         task: the classification task.
         test_images: those of the dataset that is tested on.
-        shots: the training images of the run; needed for tests of the part "train".
         compute: device, precision, engine and threads.
+        shots: the training images of the run; needed for tests of the part "train".
         runs: folder of all runs, in which the fit of the run is.
 
     Raises:

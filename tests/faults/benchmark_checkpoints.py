@@ -21,7 +21,7 @@ from blocklora.engine.loop import Progress
 from blocklora.engine.randomness import torch_generator
 from blocklora.errors import Interrupted
 from blocklora.runs import keeper
-from blocklora.runs.checkpoint import save_checkpoint
+from blocklora.runs.keeper import save_checkpoint
 from tests.faults.pipeline import find, make_backbone, make_study, remove_outputs, stages
 from tests.tiny import LORA
 
