@@ -68,13 +68,13 @@ class CheckpointKeeper(Keeper):
             found_format, found_digest = facts.pop("format"), facts.pop("fit_digest")
             if found_format != FORMAT:
                 raise UserError(
-                    f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, so "
-                    f"another version of blocklora wrote it; {remedy}"
+                    f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, "
+                    f"so another version of blocklora wrote it; {remedy}"
                 )
             if found_digest != self.digest:
                 raise UserError(
-                    f"{path}: this checkpoint belongs to another configuration of the run, with the "
-                    f"digest {found_digest[:12]}…, not {self.digest[:12]}…; {remedy}"
+                    f"{path}: this checkpoint belongs to another configuration of the run, with "
+                    f"the digest {found_digest[:12]}…, not {self.digest[:12]}…; {remedy}"
                 )
             progress = Progress(**facts)
         except (KeyError, TypeError) as error:
