@@ -4,14 +4,12 @@ import logging
 import shlex
 from argparse import Namespace, _SubParsersAction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from blocklora.backbones.published import PublishedModel, published_model
 from blocklora.commands.arguments import add_command, add_options, positive
 from blocklora.errors import UserError
-
-if TYPE_CHECKING:
-    from blocklora.backbones.published import PublishedModel
-    from blocklora.study.model import Study
+from blocklora.miniature.settings import read_settings
+from blocklora.study.model import Study, load_study
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +28,8 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     pretrain.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads")
 
 
-def _study_with(options: Namespace, command: str) -> "Study":
+def _study_with(options: Namespace, command: str) -> Study:
     """Return the study, whose `--backbone` is one that the subcommand makes."""
-    from blocklora.study.model import load_study
-
     study, name = load_study(options.study), options.backbone
     entry = study.backbones.get(name)
     if entry is None:
@@ -53,7 +49,6 @@ def _fetch_backbone(options: Namespace) -> None:
     this order, and checked.
     """
     from blocklora.backbones.hub import verify_checkpoint
-    from blocklora.backbones.published import published_model
 
     name = options.backbone
     config = _study_with(options, "fetch-backbone").backbone_config(name)
@@ -62,16 +57,16 @@ def _fetch_backbone(options: Namespace) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     origin = verify_checkpoint(path, model)
-    if origin is None and not options.checkpoint:
+    if origin is not None:
+        logger.info("%s: %s, verified", path, origin)
+    elif options.checkpoint:
+        logger.warning("%s: not a published file of %s, used as asked", path, name)
+    else:
         raise UserError(
             f"{path}: its SHA-256 is not that of any published file of {name}. If it is damaged, "
             f"delete it; if it is meant, say so by `sha256sum {path.name} > {path.name}.sha256` "
             "in its folder, or name it by --checkpoint"
         )
-    if origin is None:
-        logger.warning("%s: not a published file of %s, used as asked", path, name)
-    else:
-        logger.info("%s: %s, verified", path, origin)
 
     from blocklora.backbones.checkpoints import canonical_weights, read_checkpoint
     from blocklora.backbones.weights import save_backbone
@@ -80,7 +75,7 @@ def _fetch_backbone(options: Namespace) -> None:
     save_backbone(options.output, config, weights, origin or f"the file {path.name}, unverified")
 
 
-def _published_checkpoint(options: Namespace, model: "PublishedModel") -> Path:
+def _published_checkpoint(options: Namespace, model: PublishedModel) -> Path:
     """Return the checkpoint below `--weights-root`, downloaded first if need be."""
     from blocklora.backbones.hub import find_checkpoint, obtain_checkpoint
     from blocklora.data.download import Downloader
@@ -102,8 +97,6 @@ def _published_checkpoint(options: Namespace, model: "PublishedModel") -> Path:
 
 def _pretrain_backbone(options: Namespace) -> None:
     """Pretrain the small CLIP of a miniature study on drawn image-caption pairs, on the CPU."""
-    from blocklora.miniature.settings import read_settings
-
     settings = read_settings(_study_with(options, "pretrain-backbone").miniature)
 
     import torch

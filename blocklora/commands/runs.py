@@ -5,21 +5,18 @@ from argparse import ArgumentParser, Namespace, _SubParsersAction
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Any
 
 from blocklora.commands.arguments import add_command, add_options, natural, positive
 from blocklora.engine.engines import ENGINES
 from blocklora.errors import Interrupted, UserError
+from blocklora.methods.base import Compute
 from blocklora.runs.gpu import claim_gpu
 from blocklora.runs.interruption import Interruption, catch_interruption
+from blocklora.runs.lock import hold
 from blocklora.runs.staging import staged
+from blocklora.study.digests import fit_digest
 from blocklora.study.model import Run, Study, Test, load_study
-
-if TYPE_CHECKING:
-    from blocklora.methods.base import Compute, Task
-    from blocklora.runs.task import TestImages
-
-    Prepared = tuple[Task, TestImages, Compute]
 
 logger = logging.getLogger(__name__)
 
@@ -135,24 +132,24 @@ def _fit(options: Namespace) -> None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _prepare(options: Namespace) -> "Prepared":
+def _prepare(options: Namespace) -> tuple[Any, ...]:
+    """Return the task, test images with their labels, and how to compute."""
     claim_gpu(options.device)
-    from blocklora.methods.base import Compute
     from blocklora.runs.task import load_task
 
     backbone = staged(options.backbone_file, options.scratch)
     pixels = staged(options.test_pixels, options.scratch)
     clock = monotonic()
-    task, test_images = load_task(backbone, options.manifest, pixels, max(1, options.workers))
+    loaded = load_task(backbone, options.manifest, pixels, max(1, options.workers))
     logger.info("read weights and class names in %.1f s", monotonic() - clock)
     compute = Compute(options.device, options.precision, options.engine, options.workers)
-    return task, test_images, compute
+    return *loaded, compute
 
 
 def _fit_one(
     study: Study,
     run: Run,
-    prepared: "Prepared",
+    prepared: tuple[Any, ...],
     files: Sequence[Path],
     options: Namespace,
     interruption: Interruption,
@@ -163,12 +160,10 @@ def _fit_one(
     """
     from blocklora.runs.fit import fit_run, is_fitted
     from blocklora.runs.keeper import CheckpointKeeper
-    from blocklora.runs.lock import hold
     from blocklora.runs.task import open_shots
     from blocklora.runs.testing import missing_tests, run_tests
-    from blocklora.study.digests import fit_digest
 
-    task, _, compute = prepared
+    task, *_, compute = prepared
     shots_list, shots_pixels = files
     digest = fit_digest(study, run, compute.precision, compute.engine)
     checkpoint = options.checkpoints / f"{digest}.safetensors"

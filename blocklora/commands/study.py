@@ -4,6 +4,9 @@ from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
 from blocklora.commands.arguments import add_command, add_options
+from blocklora.study.config import find_study
+from blocklora.study.model import load_study
+from blocklora.study.schema import schema_text
 
 STUDY = "name of a study in studies/, or a file"
 
@@ -22,16 +25,11 @@ def add_commands(subparsers: _SubParsersAction) -> None:
 
 def _schema(options: Namespace) -> None:
     """Print the JSON schema of study or configuration files as YAML, for editors."""
-    from blocklora.study.schema import schema_text
-
     print(schema_text(options.name), end="")
 
 
 def _check_study(options: Namespace) -> None:
     """Check a study file and print what it contains, or every fault in it."""
-    from blocklora.study.config import find_study
-    from blocklora.study.model import load_study
-
     study = load_study(find_study(options.study, "studies"))
     print(f"{study.path}: {study.title}")
     for key in ("backbones", "datasets", "shots", "seeds", "methods"):
@@ -48,8 +46,6 @@ def _status(options: Namespace) -> None:
     import json
 
     from blocklora.runs.status import status_text, study_status
-    from blocklora.study.config import find_study
-    from blocklora.study.model import load_study
 
     study = load_study(find_study(options.study, "studies"))
     status = study_status(study, options.results or Path("results", study.name))
