@@ -103,7 +103,6 @@ def measure(
         with flop_counter() as counter:
             fake_step(setting, chosen.chunks)
         counted = {"fast": counter.get_total_flops()}
-        ran_out = False
         if with_reference:
             # Last, so that it takes no memory from the others.
             worker = start(Training, machine, setting, "reference", Chunks())
@@ -112,8 +111,8 @@ def measure(
                 counted["reference"] = worker.ask("counted_flops")
                 trials["reference"] = worker
             except OutOfMemory:
-                ran_out = True
                 worker.close()
+        ran_out = with_reference and "reference" not in trials
         times: dict[str, list[float]] = {name: [] for name in trials}
         for _ in range(rounds):
             for name, worker in trials.items():

@@ -115,8 +115,7 @@ class Training:
         prepared: list[Classifier] = []
 
         def prepare() -> None:
-            weights = merge(self.backbone.weights, self.adapter)
-            merged = replace(self.backbone, weights=weights)
+            merged = replace(self.backbone, weights=merge(self.backbone.weights, self.adapter))
             options = LOGIT_SCALE, self.machine.device, self.setting.precision
             prepared.append(Classifier(merged, self.setting.prompts, *options))
 

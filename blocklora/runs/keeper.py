@@ -51,7 +51,7 @@ class CheckpointKeeper(Keeper):
         self.run, self.path, self.digest = run, path, digest
         self.interval_seconds = interval_seconds
         self.require_lock, self.stop_signal = require_lock, stop_signal
-        self._started = self._saved = monotonic()
+        self._saved = monotonic()
 
     def resume(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
         """See `Keeper.resume`.
@@ -93,7 +93,7 @@ class CheckpointKeeper(Keeper):
 
     def watch(self, batches: Iterable[Batch], done: int, steps: int) -> Iterable[Batch]:
         """See `Keeper.watch`."""
-        seconds = monotonic() - self._started
+        seconds = monotonic() - self._saved
         logger.info("run %s: ready for its first step after %.1f s", self.run, seconds)
         self._saved = monotonic()
         return tqdm(
@@ -123,7 +123,7 @@ class CheckpointKeeper(Keeper):
         name = self.stop_signal()
         self.require_lock()
         if name or monotonic() - self._saved >= self.interval_seconds or done == steps:
-            save_checkpoint(self.path, self.digest, *unfinished())
+            save_checkpoint(self.path, self.digest, unfinished())
             self._saved = monotonic()
         if name:
             raise Interrupted(
@@ -132,14 +132,9 @@ class CheckpointKeeper(Keeper):
             )
 
 
-def save_checkpoint(
-    path: str | Path,
-    fit_digest: str,
-    parameters: list[Tensor],
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-) -> None:
+def save_checkpoint(path: Path, fit_digest: str, unfinished: Unfinished) -> None:
     """Write a checkpoint; a previous one stays until the new one is complete."""
+    parameters, optimizer, progress = unfinished
     tensors = {f"parameter.{i}": p.detach().cpu() for i, p in enumerate(parameters)}
     for index, parameter in enumerate(parameters):
         for name, value in optimizer.state[parameter].items():

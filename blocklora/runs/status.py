@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -89,7 +89,7 @@ def study_status(study: Study, results: Path) -> list[RunStatus]:
             status.append(RunStatus(run, "done", "", value, expected))
             continue
         step, spent = _checkpointed(study, results, run)
-        state, why = _state_without_record(study, results / "logs", log_error, run, holders)
+        state, why = _state_without_record(study, run, results / "logs", log_error, holders)
         if value and state != "running":
             state, why = "missing", value
         if step:
@@ -100,7 +100,7 @@ def study_status(study: Study, results: Path) -> list[RunStatus]:
 
 
 def _kinds(run: Run) -> list[tuple]:
-    """Return what runs that take as long have in common: the cell, or else method and shots."""
+    """Return what a run and those that take as long have in common, the closest first."""
     like = (run.backbone, run.method, run.shots)
     return [(*like, run.dataset), like]
 
@@ -178,11 +178,7 @@ def _checkpointed(study: Study, results: Path, run: Run) -> tuple[int, float]:
 
 
 def _state_without_record(
-    study: Study,
-    logs: Path,
-    log_error: Callable[[Path], str],
-    run: Run,
-    holders: Mapping[str, Holder],
+    study: Study, run: Run, logs: Path, log_error: Callable[[Path], str], holders: dict[str, Holder]
 ) -> tuple[str, str]:
     """Return state and reason of a run that has no record."""
     if run.folder in holders:

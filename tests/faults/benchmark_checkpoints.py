@@ -94,7 +94,7 @@ def of_the_papers_size(path: Path) -> None:
     times = []
     for _ in range(20):
         started = perf_counter()
-        save_checkpoint(path, "0" * 64, parameters, optimizer, progress)
+        save_checkpoint(path, "0" * 64, (parameters, optimizer, progress))
         times.append(perf_counter() - started)
     worst = max(times)
     print(
