@@ -174,6 +174,7 @@ def _checkpointed(study: Study, results: Path, run: Run) -> tuple[int, float]:
             with suppress(UserError, KeyError, TypeError, ValueError):
                 facts, _ = read_tensors(path, "checkpoint", "", facts_only=True)
                 return int(facts["step"]), float(facts["seconds"])
+            break
     return 0, 0.0
 
 
