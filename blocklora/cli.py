@@ -3,22 +3,10 @@
 import argparse
 import logging
 import sys
-from importlib import import_module
 
 from blocklora import __version__
+from blocklora.commands import backbones, data, performance, publish, runs, study, theory
 from blocklora.errors import UserError
-
-# Each module adds its subcommands; none of them imports torch, pandas or matplotlib before a
-# command of its own runs.
-COMMAND_MODULES = (
-    "blocklora.commands.study",
-    "blocklora.commands.data",
-    "blocklora.commands.backbones",
-    "blocklora.commands.runs",
-    "blocklora.commands.theory",
-    "blocklora.commands.performance",
-    "blocklora.commands.publish",
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,8 +14,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="blocklora", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMAND_MODULES:
-        import_module(module).add_commands(subparsers)
+    # None of these modules imports torch, pandas or matplotlib before a command of its own runs.
+    for module in (study, data, backbones, runs, theory, performance, publish):
+        module.add_commands(subparsers)
     return parser
 
 

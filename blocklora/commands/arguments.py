@@ -1,7 +1,49 @@
-"""What command lines share: types of arguments, and an option of several commands."""
+"""What command lines share: how subcommands and options are added, and types of arguments."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+import inspect
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from blocklora.engine.precisions import PRECISIONS
+
+# Options of several commands.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "study": {"type": Path, "required": True, "help": "study file"},
+    "backbone": {"required": True, "help": "name of the backbone in the study"},
+    "dataset": {"required": True, "help": "name of the dataset in the study"},
+    "results": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "folder of the study's results (default: results/<name of the study>)",
+    },
+    "device": {"choices": ("cpu", "cuda"), "default": "cpu"},
+    "precision": {"choices": tuple(PRECISIONS), "default": "fp32"},
+    "offline": {"action": "store_true", "help": "never use the network"},
+}
+
+
+def add_command(subparsers: _SubParsersAction, run: Callable[[Namespace], None]) -> ArgumentParser:
+    """Add the subcommand that `run` does, and return its parser.
+
+    It is named after the function and described by the docstring, whose first line is shown in the
+    list of all commands.
+    """
+    about = inspect.getdoc(run) or ""
+    first = about.partition("\n")[0].removesuffix(".")
+    name = run.__name__.lstrip("_").replace("_", "-")
+    parser = subparsers.add_parser(name, help=first[:1].lower() + first[1:], description=about)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_options(parser: ArgumentParser, *shared: str, **paths: str) -> None:
+    """Add some of `OPTIONS`, then options that are required paths, with their help."""
+    for name in shared:
+        parser.add_argument(f"--{name}", **OPTIONS[name])
+    for name, about in paths.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=about)
 
 
 def positive(text: str) -> int:
@@ -16,13 +58,3 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise ArgumentTypeError(f"{text!r} is not a positive integer or 0")
     return int(text)
-
-
-def add_results(parser: ArgumentParser) -> None:
-    """Add the folder of a study's results to a command that has the option `--study`."""
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="DIR",
-        help="folder of the study's results (default: results/<name of the study>)",
-    )

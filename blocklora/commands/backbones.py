@@ -2,55 +2,34 @@
 
 import logging
 import shlex
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import Namespace, _SubParsersAction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from blocklora.commands.arguments import positive
+from blocklora.backbones.published import PublishedModel, published_model
+from blocklora.commands.arguments import add_command, add_options, positive
 from blocklora.errors import UserError
-
-if TYPE_CHECKING:
-    from blocklora.backbones.published import PublishedModel
-    from blocklora.study.model import Study
+from blocklora.miniature.settings import read_settings
+from blocklora.study.model import Study, load_study
 
 logger = logging.getLogger(__name__)
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this module's subcommands to the command line."""
-    fetch = subparsers.add_parser(
-        "fetch-backbone",
-        help="fetch published CLIP weights and write the backbone file",
-        description="Take a published model's weights from --checkpoint, from --weights-root or "
-        "from the hub, in this order, check them and write them as one backbone file.",
-    )
-    _add_common_options(fetch)
-    fetch.add_argument(
-        "--weights-root", type=Path, required=True, help="folder of downloaded or own checkpoints"
-    )
+    output = "backbone file (safetensors)"
+    fetch = add_command(subparsers, _fetch_backbone)
+    add_options(fetch, "study", "backbone", output=output)
+    add_options(fetch, weights_root="folder of downloaded or own checkpoints")
     fetch.add_argument("--checkpoint", type=Path, help="use this file, whatever its checksum")
-    fetch.add_argument("--offline", action="store_true", help="never use the network")
-    fetch.set_defaults(run=_fetch_backbone)
-    pretrain = subparsers.add_parser(
-        "pretrain-backbone",
-        help="pretrain the small CLIP of a miniature study",
-        description="Pretrain a small CLIP on drawn image-caption pairs, on the CPU.",
-    )
-    _add_common_options(pretrain)
+    add_options(fetch, "offline")
+
+    pretrain = add_command(subparsers, _pretrain_backbone)
+    add_options(pretrain, "study", "backbone", output=output)
     pretrain.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads")
-    pretrain.set_defaults(run=_pretrain_backbone)
 
 
-def _add_common_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument("--backbone", required=True, help="a backbone of the study")
-    parser.add_argument("--output", type=Path, required=True, help="backbone file (safetensors)")
-
-
-def _study_with(options: Namespace, command: str) -> "Study":
+def _study_with(options: Namespace, command: str) -> Study:
     """Return the study, whose `--backbone` is one that the subcommand makes."""
-    from blocklora.study.model import load_study
-
     study, name = load_study(options.study), options.backbone
     entry = study.backbones.get(name)
     if entry is None:
@@ -64,8 +43,12 @@ def _study_with(options: Namespace, command: str) -> "Study":
 
 
 def _fetch_backbone(options: Namespace) -> None:
+    """Fetch published CLIP weights and write the backbone file.
+
+    A published model's weights are taken from --checkpoint, from --weights-root or from the hub, in
+    this order, and checked.
+    """
     from blocklora.backbones.hub import verify_checkpoint
-    from blocklora.backbones.published import published_model
 
     name = options.backbone
     config = _study_with(options, "fetch-backbone").backbone_config(name)
@@ -74,16 +57,16 @@ def _fetch_backbone(options: Namespace) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     origin = verify_checkpoint(path, model)
-    if origin is None and not options.checkpoint:
+    if origin is not None:
+        logger.info("%s: %s, verified", path, origin)
+    elif options.checkpoint:
+        logger.warning("%s: not a published file of %s, used as asked", path, name)
+    else:
         raise UserError(
             f"{path}: its SHA-256 is not that of any published file of {name}. If it is damaged, "
             f"delete it; if it is meant, say so by `sha256sum {path.name} > {path.name}.sha256` "
             "in its folder, or name it by --checkpoint"
         )
-    if origin is None:
-        logger.warning("%s: not a published file of %s, used as asked", path, name)
-    else:
-        logger.info("%s: %s, verified", path, origin)
 
     from blocklora.backbones.checkpoints import canonical_weights, read_checkpoint
     from blocklora.backbones.weights import save_backbone
@@ -92,7 +75,7 @@ def _fetch_backbone(options: Namespace) -> None:
     save_backbone(options.output, config, weights, origin or f"the file {path.name}, unverified")
 
 
-def _published_checkpoint(options: Namespace, model: "PublishedModel") -> Path:
+def _published_checkpoint(options: Namespace, model: PublishedModel) -> Path:
     """Return the checkpoint below `--weights-root`, downloaded first if need be."""
     from blocklora.backbones.hub import find_checkpoint, obtain_checkpoint
     from blocklora.data.download import Downloader
@@ -113,8 +96,7 @@ def _published_checkpoint(options: Namespace, model: "PublishedModel") -> Path:
 
 
 def _pretrain_backbone(options: Namespace) -> None:
-    from blocklora.miniature.settings import read_settings
-
+    """Pretrain the small CLIP of a miniature study on drawn image-caption pairs, on the CPU."""
     settings = read_settings(_study_with(options, "pretrain-backbone").miniature)
 
     import torch

@@ -5,9 +5,15 @@ import re
 from argparse import ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
 
-from blocklora.commands.arguments import add_results, positive
+from blocklora.backbones.published import published_config
+from blocklora.commands.arguments import add_command, add_options, positive
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
+from blocklora.files import write_json, write_text
+from blocklora.runs.gpu import claim_gpu
+from blocklora.study.config import find_study
+from blocklora.study.model import load_study
+from blocklora.theory.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -17,36 +23,17 @@ TOWERS = ("both", "vision", "text")
 # What is measured unless said otherwise: minutes on a small CPU, the paper's settings on a GPU.
 # The reference is run with few classes on a CPU, where more would take hours.
 DEFAULTS = {
-    "cpu": {
-        "classes": [10, 50],
-        "batch_sizes": [4],
-        "precisions": ["fp32"],
-        "towers": ["both"],
-        "reference_classes": 100,
-    },
-    "cuda": {
-        "classes": [100, 1000],
-        "batch_sizes": [32],
-        "precisions": ["bf16", "fp32"],
-        "towers": list(TOWERS),
-        "reference_classes": 1000,
-    },
+    "classes": {"cpu": [10, 50], "cuda": [100, 1000]},
+    "batch_sizes": {"cpu": [4], "cuda": [32]},
+    "precisions": {"cpu": ["fp32"], "cuda": ["bf16", "fp32"]},
+    "towers": {"cpu": ["both"], "cuda": list(TOWERS)},
+    "reference_classes": {"cpu": 100, "cuda": 1000},
 }
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
-    _add_plan(subparsers)
-    _add_bench(subparsers)
-
-
-def _add_plan(subparsers: _SubParsersAction) -> None:
-    plan = subparsers.add_parser(
-        "plan",
-        help="say what memory and time every kind of run of a study takes",
-        description="Say, before anything is run and without a GPU, data or weights, how much "
-        "memory every kind of run takes, in which chunks it will encode, and how long it takes.",
-    )
+    plan = add_command(subparsers, _plan)
     plan.add_argument("--study", required=True, help="study file, or name of one in studies/")
     plan.add_argument(
         "--gpu-memory", type=memory_size, required=True, help="of the GPU, for example 8GB"
@@ -57,20 +44,11 @@ def _add_plan(subparsers: _SubParsersAction) -> None:
         metavar="TFLOPS",
         help="10^12 operations per second that a step achieves, as measured by `blocklora bench`",
     )
-    plan.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
-    add_results(plan)
+    add_options(plan, "precision", "results")
     plan.add_argument("--output", type=Path, help="JSON file to write")
-    plan.set_defaults(run=_plan)
 
-
-def _add_bench(subparsers: _SubParsersAction) -> None:
-    bench = subparsers.add_parser(
-        "bench",
-        help="measure the fast engine against the reference",
-        description="Measure time, memory and operations of training steps of both engines, which "
-        "take turns, on random weights. Every combination of the options is measured.",
-    )
-    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    bench = add_command(subparsers, _bench)
+    add_options(bench, "device")
     bench.add_argument(
         "--model",
         default="ViT-B-16-quickgelu",
@@ -96,7 +74,6 @@ def _add_bench(subparsers: _SubParsersAction) -> None:
     bench.add_argument("--rounds", type=int, default=5, help="turns of each engine (default: 5)")
     bench.add_argument("--output", type=Path, help="JSON file to write")
     bench.add_argument("--page", type=Path, help="Markdown file to write")
-    bench.set_defaults(run=_bench)
 
 
 def memory_size(text: str) -> int:
@@ -108,12 +85,13 @@ def memory_size(text: str) -> int:
 
 
 def _plan(options: Namespace) -> None:
+    """Say what memory and time every kind of run of a study takes.
+
+    This is said before anything is run, without a GPU, data or weights, together with the chunks in
+    which every kind of run will encode.
+    """
     from blocklora.engine.plan import USABLE_SHARE
-    from blocklora.files import write_json
     from blocklora.performance.forecast import forecast, table
-    from blocklora.study.config import find_study
-    from blocklora.study.model import load_study
-    from blocklora.theory.context import Context
     from blocklora.theory.sources import dataset_prompts, model_shapes
 
     if options.rate is not None and options.rate <= 0:
@@ -131,21 +109,22 @@ def _plan(options: Namespace) -> None:
 
 
 def _bench(options: Namespace) -> None:
-    from blocklora.files import write_json, write_text
-    from blocklora.runs.gpu import claim_gpu
+    """Measure the fast engine against the reference.
 
+    Time, memory and operations are those of training steps of both engines, which take turns, on
+    random weights. Every combination of the options is measured.
+    """
     claim_gpu(options.device)
 
-    from blocklora.backbones.published import published_config
     from blocklora.engine.plan import USABLE_SHARE
     from blocklora.performance.bench import describe, measure, settings
     from blocklora.performance.machine import Machine, facts
     from blocklora.performance.report import document, page, setting_name
     from blocklora.theory.sources import read_shape
 
-    for name, value in DEFAULTS[options.device].items():
+    for name, values in DEFAULTS.items():
         if getattr(options, name) is None:
-            setattr(options, name, value)
+            setattr(options, name, values[options.device])
     if not all(1 <= count <= 1000 for count in options.classes):
         raise UserError(f"--classes {' '.join(map(str, options.classes))}: 1 to 1000 are possible")
     for name, value in (("--rounds", options.rounds), ("--batch-sizes", min(options.batch_sizes))):

@@ -2,44 +2,36 @@
 
 import logging
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Any
 
-from blocklora.commands.arguments import natural, positive
+from blocklora.commands.arguments import add_command, add_options, natural, positive
 from blocklora.engine.engines import ENGINES
-from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import Interrupted, UserError
+from blocklora.methods.base import Compute
 from blocklora.runs.gpu import claim_gpu
 from blocklora.runs.interruption import Interruption, catch_interruption
+from blocklora.runs.lock import hold
 from blocklora.runs.staging import staged
+from blocklora.study.digests import fit_digest
 from blocklora.study.model import Run, Study, Test, load_study
-
-if TYPE_CHECKING:
-    from blocklora.methods.base import Compute, Task
-    from blocklora.runs.task import TestImages
 
 logger = logging.getLogger(__name__)
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add these subcommands to the command line."""
-    fit = subparsers.add_parser(
-        "fit",
-        help="fit and test a method with one or more seeds",
-        description="Fit a method once per seed and test it on its dataset. A run that was "
-        "interrupted goes on from its checkpoint, and what is finished is left as it is; a run "
-        "that fails does not keep the other seeds from being fitted.",
-    )
+    fit = add_command(subparsers, _fit)
     _add_task_arguments(fit)
-    fit.add_argument("--method", required=True, help="name of the method in the study")
     fit.add_argument("--shots", type=positive, required=True, help="training images per class")
     fit.add_argument("--seeds", type=natural, nargs="+", required=True)
     fit.add_argument("--shots-lists", type=Path, nargs="+", required=True, help="one CSV per seed")
     fit.add_argument(
         "--shots-pixels", type=Path, nargs="+", required=True, help="one store per seed"
     )
-    fit.add_argument("--checkpoints", type=Path, required=True, help="folder for unfinished work")
+    add_options(fit, checkpoints="folder for unfinished work")
     fit.add_argument(
         "--checkpoint-seconds",
         type=float,
@@ -49,64 +41,40 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     fit.add_argument(
         "--restart", action="store_true", help="discard the checkpoints of these runs first"
     )
-    fit.set_defaults(run=_fit)
 
-    test = subparsers.add_parser(
-        "test",
-        help="test a method that was fitted, or that needs no fitting",
-        description="Classify a dataset's test images and write the predictions. Without --shots "
-        "and --seeds the method is one that is not trained.",
-    )
+    test = add_command(subparsers, _test)
     _add_task_arguments(test)
-    test.add_argument("--method", required=True, help="name of the method in the study")
     test.add_argument("--shots", type=positive, help="training images per class of the fits")
     test.add_argument("--seeds", type=natural, nargs="+", default=[], help="those of the fits")
     test.add_argument(
         "--fitted-on", metavar="DATASET", help="dataset of the fits, if it is another one"
     )
-    test.set_defaults(run=_test)
 
-    gate = subparsers.add_parser(
-        "gate",
-        help="compare a zero-shot accuracy with the known one",
-        description="Compare the accuracy of zero-shot predictions with published and "
-        "independently measured values, and stop where it is off by more than the tolerance.",
-    )
-    gate.add_argument("--predictions", type=Path, required=True, help="of the zero-shot test")
-    gate.add_argument("--backbone", required=True)
-    gate.add_argument("--dataset", required=True)
-    gate.add_argument("--output", type=Path, required=True, help="report (JSON)")
+    gate = add_command(subparsers, _gate)
+    add_options(gate, predictions="of the zero-shot test")
+    add_options(gate, "backbone", "dataset", output="report (JSON)")
     gate.add_argument("--mode", choices=("stop", "warn"), default="stop")
-    gate.set_defaults(run=_gate)
 
-    predict = subparsers.add_parser(
-        "predict",
-        help="classify images with a trained adapter",
-        description="Print file, class and probability of each image, separated by tabs.",
-    )
-    _add_adapter_arguments(predict)
+    adapter = {"adapter": "adapter.safetensors of a run", "backbone_file": "what it was trained on"}
+    predict = add_command(subparsers, _predict)
+    add_options(predict, **adapter)
     predict.add_argument("images", type=Path, nargs="+", help="image files")
-    predict.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    predict.set_defaults(run=_predict)
+    add_options(predict, "device")
 
-    merge = subparsers.add_parser(
-        "merge",
-        help="fold a trained adapter into plain weights",
-        description="Write the backbone with the adapter folded in, under open_clip's names.",
-    )
-    _add_adapter_arguments(merge)
-    merge.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    merge.set_defaults(run=_merge)
+    add_options(add_command(subparsers, _merge), **adapter, output="safetensors file to write")
 
 
 def _add_task_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument("--backbone", required=True, help="name of the backbone in the study")
-    parser.add_argument("--dataset", required=True, help="name of the dataset in the study")
-    parser.add_argument("--backbone-file", type=Path, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--test-pixels", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of all runs")
+    add_options(
+        parser,
+        "study",
+        "backbone",
+        "dataset",
+        backbone_file="safetensors file of the backbone",
+        manifest="manifest.csv of the dataset",
+        test_pixels="store of the decoded test images",
+        runs="folder of all runs",
+    )
     parser.add_argument(
         "--scratch", default="", help="folder for copies of weights and pixels, such as $TMPDIR"
     )
@@ -116,17 +84,17 @@ def _add_task_arguments(parser: ArgumentParser) -> None:
         default=0,
         help="threads that prepare batches ahead and decode what no store holds (default: 0)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    add_options(parser, "device", "precision")
     parser.add_argument("--engine", choices=tuple(ENGINES), default="fast")
-
-
-def _add_adapter_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--adapter", type=Path, required=True, help="adapter.safetensors of a run")
-    parser.add_argument("--backbone-file", type=Path, required=True, help="what it was trained on")
+    parser.add_argument("--method", required=True, help="name of the method in the study")
 
 
 def _fit(options: Namespace) -> None:
+    """Fit and test a method with one or more seeds.
+
+    A run that was interrupted goes on from its checkpoint, and what is finished is left as it is; a
+    run that fails does not keep the other seeds from being fitted.
+    """
     study = load_study(options.study)
     if options.method not in study.fitted_methods:
         raise UserError(
@@ -138,7 +106,7 @@ def _fit(options: Namespace) -> None:
 
     finished, failures = [], []
     with catch_interruption() as interruption:
-        compute, task, test_images = _prepare(options)
+        prepared = _prepare(options)
         for seed, *files in zip(
             options.seeds, options.shots_lists, options.shots_pixels, strict=True
         ):
@@ -149,10 +117,7 @@ def _fit(options: Namespace) -> None:
                     "start the same command again to go on from there"
                 )
             try:
-                checkpoint = _fit_one(
-                    study, run, task, test_images, compute, *files, options, interruption
-                )
-                finished.append(checkpoint)
+                finished.append(_fit_one(study, run, prepared, files, options, interruption))
             except Interrupted:
                 raise
             except UserError as error:
@@ -167,39 +132,39 @@ def _fit(options: Namespace) -> None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _prepare(options: Namespace) -> tuple["Compute", "Task", "TestImages"]:
+def _prepare(options: Namespace) -> tuple[Any, ...]:
+    """Return the task, test images with their labels, and how to compute."""
     claim_gpu(options.device)
-    from blocklora.methods.base import Compute
     from blocklora.runs.task import load_task
 
     backbone = staged(options.backbone_file, options.scratch)
     pixels = staged(options.test_pixels, options.scratch)
     clock = monotonic()
-    task, test_images = load_task(backbone, options.manifest, pixels, max(1, options.workers))
+    loaded = load_task(backbone, options.manifest, pixels, max(1, options.workers))
     logger.info("read weights and class names in %.1f s", monotonic() - clock)
     compute = Compute(options.device, options.precision, options.engine, options.workers)
-    return compute, task, test_images
+    return *loaded, compute
 
 
 def _fit_one(
     study: Study,
     run: Run,
-    task: "Task",
-    test_images: "TestImages",
-    compute: "Compute",
-    shots_list: Path,
-    shots_pixels: Path,
+    prepared: tuple[Any, ...],
+    files: Sequence[Path],
     options: Namespace,
     interruption: Interruption,
 ) -> Path:
-    """Fit and test one run under its lock and return the file of its checkpoint."""
+    """Fit and test one run under its lock and return the file of its checkpoint.
+
+    `files` are its shots list and the store of its shots.
+    """
     from blocklora.runs.fit import fit_run, is_fitted
     from blocklora.runs.keeper import CheckpointKeeper
-    from blocklora.runs.lock import hold
     from blocklora.runs.task import open_shots
     from blocklora.runs.testing import missing_tests, run_tests
-    from blocklora.study.digests import fit_digest
 
+    task, *_, compute = prepared
+    shots_list, shots_pixels = files
     digest = fit_digest(study, run, compute.precision, compute.engine)
     checkpoint = options.checkpoints / f"{digest}.safetensors"
     folder = options.runs / run.folder
@@ -224,11 +189,16 @@ def _fit_one(
             )
             fit_run(study, run, task, shots, compute, shots_list, folder, keeper)
             missing = list(run.own_tests)
-        run_tests(study, missing, task, test_images, shots, compute, options.runs)
+        run_tests(study, missing, *prepared, shots, options.runs)
     return checkpoint
 
 
 def _test(options: Namespace) -> None:
+    """Test a method that was fitted, or that needs no fitting.
+
+    A dataset's test images are classified and the predictions written. Without --shots and --seeds
+    the method is one that is not trained.
+    """
     study = load_study(options.study)
     if options.method not in study.methods:
         raise UserError(
@@ -241,23 +211,31 @@ def _test(options: Namespace) -> None:
             f"method {options.method} is {'fitted' if fitted else 'not fitted'}: it "
             f"{'needs' if fitted else 'has no'} --shots and --seeds"
         )
-    compute, task, test_images = _prepare(options)
+    prepared = _prepare(options)
     from blocklora.runs.testing import run_tests
 
     dataset = options.fitted_on or options.dataset
     for seed in options.seeds or [0]:
         run = Run(options.backbone, dataset, options.method, options.shots or 0, seed)
-        tests = [Test(run, options.dataset)]
-        run_tests(study, tests, task, test_images, None, compute, options.runs)
+        run_tests(study, [Test(run, options.dataset)], *prepared, None, options.runs)
 
 
 def _gate(options: Namespace) -> None:
+    """Compare a zero-shot accuracy with the known one.
+
+    Known are published and independently measured values. The command fails, or warns, where the
+    accuracy is off by more than the tolerance.
+    """
     from blocklora.runs.gate import gate
 
     gate(options.predictions, options.backbone, options.dataset, options.mode, options.output)
 
 
 def _predict(options: Namespace) -> None:
+    """Classify images with a trained adapter.
+
+    File, class and probability of each image are printed, separated by tabs.
+    """
     from blocklora.runs.device import require_device
     from blocklora.runs.predict import classify
 
@@ -269,6 +247,7 @@ def _predict(options: Namespace) -> None:
 
 
 def _merge(options: Namespace) -> None:
+    """Fold a trained adapter into plain weights, under open_clip's names."""
     from blocklora.runs.predict import export_merged
 
     export_merged(options.adapter, options.backbone_file, options.output)

@@ -3,49 +3,33 @@
 from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
-from blocklora.commands.arguments import add_results
+from blocklora.commands.arguments import add_command, add_options
+from blocklora.study.config import find_study
+from blocklora.study.model import load_study
+from blocklora.study.schema import schema_text
+
+STUDY = "name of a study in studies/, or a file"
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
-    parser = subparsers.add_parser(
-        "check-study",
-        help="check a study file and say what it contains",
-        description="Check a study file: print what it contains, or every fault in it.",
-    )
-    parser.add_argument("study", help="name of a study in studies/, or a file")
-    parser.set_defaults(run=_check_study)
+    add_command(subparsers, _check_study).add_argument("study", help=STUDY)
 
-    status = subparsers.add_parser(
-        "status",
-        help="say which runs of a study are done, running, failed or missing",
-        description="Say which runs of a study are done, running, failed (and why) or missing, "
-        "with the time spent (h:mm:ss) and the time left if runs take as long as finished ones.",
-    )
-    status.add_argument("--study", required=True, help="name of a study in studies/, or a file")
-    add_results(status)
+    status = add_command(subparsers, _status)
+    status.add_argument("--study", required=True, help=STUDY)
+    add_options(status, "results")
     status.add_argument("--json", action="store_true", help="print every run as JSON")
-    status.set_defaults(run=_status)
 
-    schema = subparsers.add_parser(
-        "schema",
-        help="print the schema of study or configuration files",
-        description="Print the JSON schema of study or configuration files as YAML, for editors.",
-    )
-    schema.add_argument("name", choices=("study", "config"))
-    schema.set_defaults(run=_schema)
+    add_command(subparsers, _schema).add_argument("name", choices=("study", "config"))
 
 
 def _schema(options: Namespace) -> None:
-    from blocklora.study.schema import schema_text
-
+    """Print the JSON schema of study or configuration files as YAML, for editors."""
     print(schema_text(options.name), end="")
 
 
 def _check_study(options: Namespace) -> None:
-    from blocklora.study.config import find_study
-    from blocklora.study.model import load_study
-
+    """Check a study file and print what it contains, or every fault in it."""
     study = load_study(find_study(options.study, "studies"))
     print(f"{study.path}: {study.title}")
     for key in ("backbones", "datasets", "shots", "seeds", "methods"):
@@ -54,11 +38,14 @@ def _check_study(options: Namespace) -> None:
 
 
 def _status(options: Namespace) -> None:
+    """Say which runs of a study are done, running, failed or missing.
+
+    Failed runs come with the reason, all with the time spent (h:mm:ss) and the time left if runs
+    take as long as finished ones.
+    """
     import json
 
     from blocklora.runs.status import status_text, study_status
-    from blocklora.study.config import find_study
-    from blocklora.study.model import load_study
 
     study = load_study(find_study(options.study, "studies"))
     status = study_status(study, options.results or Path("results", study.name))

@@ -4,31 +4,25 @@ from argparse import Namespace, RawDescriptionHelpFormatter, _SubParsersAction
 from pathlib import Path
 from textwrap import fill
 
-from blocklora.commands.arguments import add_results
-from blocklora.engine.precisions import PRECISIONS
+from blocklora.commands.arguments import add_command, add_options
+from blocklora.csvfiles import write_rows
 from blocklora.errors import UserError
+from blocklora.experiments import measures
+from blocklora.study.model import load_study
+from blocklora.theory.context import Context
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this package's subcommands to the command line."""
-    from blocklora.experiments import measures
-
     known = measures()
-    parser = subparsers.add_parser(
-        "measure",
-        help="compute bounds, gaps, spectra, compressed sizes or costs of a study",
-        description="Compute a measure of a study and write its CSV files:\n\n"
-        + "\n".join(
-            fill(f"{measure.name}: {measure.about}", 80, subsequent_indent="    ")
-            for measure in known.values()
-        ),
-        formatter_class=RawDescriptionHelpFormatter,
+    parser = add_command(subparsers, _measure)
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.description = "Compute a measure of a study and write its CSV files:\n\n" + "\n".join(
+        fill(f"{measure.name}: {measure.about}", 80, subsequent_indent="    ")
+        for measure in known.values()
     )
     parser.add_argument("name", choices=known, metavar="MEASURE", help="one of the above")
-    parser.add_argument("--study", type=Path, required=True, help="study file")
-    add_results(parser)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    add_options(parser, "study", "results", "device", "precision")
     parser.add_argument(
         "--output",
         type=Path,
@@ -37,16 +31,11 @@ def add_commands(subparsers: _SubParsersAction) -> None:
         metavar="FILE",
         help="CSV file to write; spectra writes two, spectra.csv and overlaps.csv",
     )
-    parser.set_defaults(run=_measure)
 
 
 def _measure(options: Namespace) -> None:
+    """Compute bounds, gaps, spectra, compressed sizes or costs of a study."""
     from importlib import import_module
-
-    from blocklora.csvfiles import write_rows
-    from blocklora.experiments import measures
-    from blocklora.study.model import load_study
-    from blocklora.theory.context import Context
 
     measure = measures()[options.name]
     if len(options.output) != len(measure.tables):

@@ -5,7 +5,7 @@ them alike, and medians over the rounds are reported.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import product
 from statistics import median
@@ -88,13 +88,10 @@ def measure(
     with ExitStack() as stack:
 
         def start(build: Callable[..., Any], *arguments: Any) -> Worker:
-            worker = Worker(build, *arguments)
-            stack.callback(worker.close)
-            return worker
+            return stack.enter_context(closing(Worker(build, *arguments)))
 
-        bare = start(
-            Device, machine, setting.precision, setting.clip.image_size, setting.batch_size
-        )
+        size, batch_size = setting.clip.image_size, setting.batch_size
+        bare = start(Device, machine, setting.precision, size, batch_size)
         rates = [bare.ask("product_rate")]
         trials = {"fast": start(Training, machine, setting, "fast", chosen.chunks)}
         for name, reduced in _reductions(setting).items():
@@ -103,8 +100,9 @@ def measure(
         for name, worker in trials.items():
             losses[name] = worker.ask("step")
             worker.ask("step_seconds", WARM_UPS[device])
-        counted = {"fast": _counted_flops(setting, chosen.chunks)}
-        ran_out = False
+        with flop_counter() as counter:
+            fake_step(setting, chosen.chunks)
+        counted = {"fast": counter.get_total_flops()}
         if with_reference:
             # Last, so that it takes no memory from the others.
             worker = start(Training, machine, setting, "reference", Chunks())
@@ -113,8 +111,8 @@ def measure(
                 counted["reference"] = worker.ask("counted_flops")
                 trials["reference"] = worker
             except OutOfMemory:
-                ran_out = True
                 worker.close()
+        ran_out = with_reference and "reference" not in trials
         times: dict[str, list[float]] = {name: [] for name in trials}
         for _ in range(rounds):
             for name, worker in trials.items():
@@ -127,8 +125,10 @@ def measure(
             for name in counted
         }
         parts = _parts({name: median(values) for name, values in times.items()}, trials, bare)
-        parts |= _gaps(trials["fast"], engines["fast"]["step_seconds"], device)
-        tests = trials["fast"].ask("test_seconds", TEST_BATCHES[device] * setting.batch_size)
+        if device == "cuda":  # which waits for kernels to be launched
+            busy = trials["fast"].ask("busy_seconds", steps)
+            parts["launch gaps"] = engines["fast"]["step_seconds"] - busy
+        tests = trials["fast"].ask("test_seconds", TEST_BATCHES[device] * batch_size)
         return entry(setting, chosen, engines, ran_out, median(rates), parts, tests)
 
 
@@ -239,17 +239,3 @@ def _parts(
         "optimizer": optimizer,
         "augmentation": bare.ask("augmentation_seconds"),
     }
-
-
-def _gaps(fast: Worker, step_seconds: float, device: str) -> dict[str, float]:
-    """Return the time of a step in which a GPU waits for kernels to be launched."""
-    if device != "cuda":
-        return {}
-    return {"launch gaps": step_seconds - fast.ask("busy_seconds", STEPS_PER_ROUND[device])}
-
-
-def _counted_flops(setting: Setting, chunks: Chunks) -> int:
-    """Return the operations PyTorch counts in the fast engine's step, on fake tensors."""
-    with flop_counter() as counter:
-        fake_step(setting, chunks)
-    return counter.get_total_flops()

@@ -60,11 +60,9 @@ def forecast(
         setting = Setting(clip, config, tokens, recipe.batch_size, precision)
         chosen = plan(setting, budget_bytes)
         flops_per_step = planned_flops(setting, chosen.chunks)
+        steps_per_shot = seeds * recipe.iterations_per_shot
         training = {
-            shots: seeds
-            * recipe.iterations_per_shot
-            * shots
-            * mean_flops(setting, chosen.chunks, shots)
+            shots: steps_per_shot * shots * mean_flops(setting, chosen.chunks, shots)
             for shots in study.shots
         }
         entry = registry.get(dataset)

@@ -29,13 +29,14 @@ class Machine:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Return how long `work` takes, waiting for the device."""
+    def seconds(self, work: Callable[[], object], repeats: int = 1) -> float:
+        """Return how long `work` takes on average of some repeats, waiting for the device."""
         self._wait()
         start = perf_counter()
-        work()
+        for _ in range(repeats):
+            work()
         self._wait()
-        return perf_counter() - start
+        return (perf_counter() - start) / repeats
 
     def _wait(self) -> None:
         if self.device == "cuda":

@@ -11,17 +11,16 @@ from blocklora.performance.text import markdown
 
 def document(entries: Sequence[Facts], facts: Facts) -> Facts:
     """Return the content of the JSON file; `facts` are those of machine and versions."""
-    settings = [{**entry, **_comparison(entry, entries)} for entry in entries]
+    settings = []
+    for entry in entries:
+        reference = reference_seconds(entry, entries)
+        compared = {
+            "reference_step_seconds": reference,
+            "reference_is_extrapolated": reference is not None and entry["reference"] is None,
+            "speedup": reference and reference / entry["fast"]["step_seconds"],
+        }
+        settings.append({**entry, **compared})
     return {"schema": 1, **facts, "settings": settings}
-
-
-def _comparison(entry: Facts, entries: Sequence[Facts]) -> Facts:
-    reference = reference_seconds(entry, entries)
-    return {
-        "reference_step_seconds": reference,
-        "reference_is_extrapolated": reference is not None and entry["reference"] is None,
-        "speedup": reference and reference / entry["fast"]["step_seconds"],
-    }
 
 
 def reference_seconds(entry: Facts, entries: Sequence[Facts]) -> float | None:
@@ -111,11 +110,8 @@ def _part_table(entries: Sequence[Facts]) -> str:
     names = list(dict.fromkeys(name for entry in parted for name in entry["parts_seconds"]))
     rows = [("setting", *names, "step", "floor", "above the floor")]
     for entry in parted:
-        parts, step, floor = (
-            entry["parts_seconds"],
-            entry["fast"]["step_seconds"],
-            entry["floor_seconds"],
-        )
+        parts = entry["parts_seconds"]
+        step, floor = entry["fast"]["step_seconds"], entry["floor_seconds"]
         found = [*(parts.get(name) for name in names), step, floor, step - floor]
         rows.append((setting_name(entry), *("" if x is None else f"{x:.3g}" for x in found)))
     return markdown(rows)

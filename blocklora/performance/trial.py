@@ -71,22 +71,17 @@ class Training:
 
         The low-rank update starts at zero, so that the first loss is the same with any engine.
         """
-        inputs = self.engine, self.optimizer, self.scaler, self.images, self.labels
-        loss, _ = training_step(*inputs, self.done)
-        self.done += 1
-        return loss.item()
+        return self._do_step().item()
 
     def step_seconds(self, steps: int) -> float:
         """Return the mean time of `steps` steps, between which nothing waits for the device."""
-        inputs = self.engine, self.optimizer, self.scaler, self.images, self.labels
+        return self.machine.seconds(self._do_step, steps)
 
-        def work() -> None:
-            for step in range(self.done, self.done + steps):
-                training_step(*inputs, step)
-
-        seconds = self.machine.seconds(work)
-        self.done += steps
-        return seconds / steps
+    def _do_step(self) -> torch.Tensor:
+        batch = self.images, self.labels
+        loss, _ = training_step(self.engine, self.optimizer, self.scaler, *batch, self.done)
+        self.done += 1
+        return loss
 
     def counted_flops(self) -> int:
         """Do one step and return the operations PyTorch counts in it."""
@@ -102,12 +97,7 @@ class Training:
         """Return the time of the optimizer in one step."""
         for parameter in self.adapter.parameters():
             parameter.grad = torch.zeros_like(parameter)
-
-        def work() -> None:
-            for _ in range(steps):
-                self.optimizer.step()
-
-        return self.machine.seconds(work) / steps
+        return self.machine.seconds(self.optimizer.step, steps)
 
     def busy_seconds(self, steps: int) -> float:
         """Return how long kernels run in one step on a GPU; the rest of it are gaps."""
@@ -125,8 +115,7 @@ class Training:
         prepared: list[Classifier] = []
 
         def prepare() -> None:
-            weights = merge(self.backbone.weights, self.adapter)
-            merged = replace(self.backbone, weights=weights)
+            merged = replace(self.backbone, weights=merge(self.backbone.weights, self.adapter))
             options = LOGIT_SCALE, self.machine.device, self.setting.precision
             prepared.append(Classifier(merged, self.setting.prompts, *options))
 

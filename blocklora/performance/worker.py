@@ -13,10 +13,8 @@ from blocklora.errors import UserError
 class OutOfMemory(UserError):
     """A worker ran out of memory and has ended."""
 
-    def __init__(self) -> None:
-        super().__init__("memory ran out; try --memory, smaller --batch-sizes or fewer --classes")
 
-
+MEMORY_RAN_OUT = "memory ran out; try --memory, smaller --batch-sizes or fewer --classes"
 GRACE_SECONDS = 10
 
 # PyTorch is imported once; each worker is forked from there, before it computes anything.
@@ -45,18 +43,16 @@ class Worker:
         """
         try:
             self._pipe.send((method, arguments))
-            kind, value = self._pipe.recv()
+            answer = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join()
             if self._process.exitcode == -signal.SIGKILL:  # so does Linux when memory runs out
-                raise OutOfMemory from None
+                raise OutOfMemory(MEMORY_RAN_OUT) from None
             raise UserError("a measuring process has ended; its error is above") from None
-        if kind == "result":
-            return value
-        self.close()
-        if kind == "out of memory":
-            raise OutOfMemory
-        raise UserError(value)
+        if isinstance(answer, UserError):
+            self.close()
+            raise answer
+        return answer
 
     def close(self) -> None:
         """End the process, which hears that nobody asks any more."""
@@ -80,12 +76,12 @@ def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ..
             return
         try:
             subject = subject or build(*arguments)
-            answer = "result", getattr(subject, method)(*values)
+            answer = getattr(subject, method)(*values)
         except UserError as error:
-            answer = "error", str(error)
+            answer = error
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            answer = "out of memory", None
+            answer = OutOfMemory(MEMORY_RAN_OUT)
         with suppress(BrokenPipeError):
             pipe.send(answer)

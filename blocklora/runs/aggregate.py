@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -38,7 +38,11 @@ def aggregate(study_path: Path, runs_folder: Path, output: Path, partial: bool =
     for run in study.runs():
         files = files_of_row(run)
         if all((runs_folder / file).exists() for file in files):
-            found.append(read_run(study, run, runs_folder))
+            record = {}
+            if run.method in study.fitted_methods:
+                record = _read_record(runs_folder / run.folder / RECORD, study, run)
+            tests = [_read_test(test, runs_folder / test.file) for test in run.own_tests]
+            found.append(Finished(study.name, run, record, *tests))
         else:
             missing.append(run)
     _check_comparable(found, runs_folder)
@@ -51,11 +55,8 @@ def aggregate(study_path: Path, runs_folder: Path, output: Path, partial: bool =
                 f"{runs_folder}: {message}; finish them, or pass --partial to publish without them"
             )
         log.warning(message)
-    write_rows(
-        output,
-        tuple(COLUMNS),
-        ({name: value(run) for name, value in COLUMNS.items()} for run in found),
-    )
+    rows = [{name: value(run) for name, value in COLUMNS.items()} for run in found]
+    write_rows(output, tuple(COLUMNS), rows)
     log.info("%d runs in %s", len(found), output)
 
 
@@ -65,25 +66,8 @@ def files_of_row(run: Run) -> list[str]:
     return [*record, *(test.file for test in run.own_tests)]
 
 
-def read_run(study: Study, run: Run, runs_folder: Path) -> Finished:
-    """Return a finished run, checked to be that of `run` in `study`.
-
-    Raises:
-        UserError: it is not; the message names the file and what is wrong.
-    """
-    record = {}
-    if run.method in study.fitted_methods:
-        record = read_record(runs_folder / run.folder / RECORD, study, run)
-    tests = [_read_test(test, runs_folder) for test in run.own_tests]
-    return Finished(study.name, run, record, tests[0], tests[1] if len(tests) > 1 else None)
-
-
-def read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
-    """Return the content of `fit.json`, checked to be the record of `run` in `study`.
-
-    Raises:
-        UserError: it is not; the message names the file and what is wrong.
-    """
+def _read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
+    """Return the content of `fit.json`, checked to be the record of `run` in `study`."""
     record = read_json(path)
     try:
         if record["schema"] != SCHEMA:
@@ -107,8 +91,7 @@ def read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
     return record
 
 
-def _read_test(test: Test, runs_folder: Path) -> Predictions:
-    path = runs_folder / test.file
+def _read_test(test: Test, path: Path) -> Predictions:
     predictions = read_predictions(path)
     try:
         _check_identity(path, predictions.facts["run"], vars(test.run))
@@ -164,23 +147,19 @@ def _check_comparable(runs: Sequence[Finished], folder: Path) -> None:
 def _warn_of_differences(study: Study, runs: Sequence[Finished]) -> None:
     """Log what runs differ in without being incomparable."""
     values: dict[str, set[str]] = defaultdict(set)
+    stale = 0
     for finished in runs:
+        facts = finished.tested.facts
         for field in ("device_name", "precision", "engine"):
-            values[field.replace("_", " ")].add(finished.tested.facts[field])
+            values[field.replace("_", " ")].add(facts[field])
+        test = finished.run.own_tests[0]
+        digest = test_digest(study, test, facts["precision"], facts["engine"])
+        stale += facts["test_digest"] != digest
         if finished.record:
             values["code digest"].add(finished.record["provenance"]["code_digest"])
     for field, found in values.items():
         if len(found) > 1:
             shown = ", ".join(sorted(str(value)[:40] for value in found))
             log.warning("runs differ in %s: %s", field, shown)
-    stale = sum(1 for _ in _outdated(study, runs))
     if stale:
         log.warning("%d runs were made by another version of the study or of the code", stale)
-
-
-def _outdated(study: Study, runs: Sequence[Finished]) -> Iterator[Run]:
-    for finished in runs:
-        facts = finished.tested.facts
-        test = Test(finished.run, finished.run.dataset)
-        if facts["test_digest"] != test_digest(study, test, facts["precision"], facts["engine"]):
-            yield finished.run

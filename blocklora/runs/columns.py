@@ -17,14 +17,14 @@ class Finished:
         run: the run.
         record: its `fit.json`, empty for a method that is not trained.
         tested: predictions on the test images.
-        trained: predictions on the training images, None for a method that is not trained.
+        trained: predictions on the training images, none for a method that is not trained.
     """
 
     study: str
     run: Run
     record: Mapping[str, Any]
     tested: Predictions
-    trained: Predictions | None
+    trained: Predictions | None = None
 
     def of_fit(self, part: str, name: str, untrained: Any = None) -> Any:
         """Return a value of the record; None if it is older than the value."""

@@ -1,27 +1,25 @@
 """Fits, from their files to their files: what a method learns, its history and its record."""
 
-import csv
-import io
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
-from blocklora.engine.loop import History
+from blocklora.csvfiles import write_rows
 from blocklora.errors import UserError
-from blocklora.files import file_digest, read_json, write_json, write_text
+from blocklora.fields import to_values
+from blocklora.files import file_digest, read_json, write_json
 from blocklora.methods import METHODS
 from blocklora.methods.base import Compute, Shots, Task
+from blocklora.provenance import package_versions
 from blocklora.runs.device import device_name, peak_memory, require_device, reset_peak_memory
 from blocklora.runs.energy import energy_joules, energy_since
 from blocklora.runs.keeper import CheckpointKeeper
-from blocklora.runs.record import HISTORY, RECORD, fit_record
+from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
+from blocklora.study.digests import fit_code
 from blocklora.study.model import Run, Study
 
 logger = logging.getLogger(__name__)
-
-HISTORY_COLUMNS = ("step", "loss", "train_accuracy", "learning_rate", "seconds")
 
 
 def fit_run(
@@ -69,22 +67,35 @@ def fit_run(
         "logit_scale": named.recipe.logit_scale,
     }
     method.save(fit, folder, task.backbone, facts)
-    write_text(folder / HISTORY, history_csv(history))
-    cost = {
-        **fit.facts,
-        "adapter_bytes": sum((folder / name).stat().st_size for name in method.files),
-        "training_seconds": seconds,
-        "step_seconds": history and history.step_seconds(),
-        **memory,
-        "energy_joules": energy_since(energy, compute.device),
+    write_rows(folder / HISTORY, HISTORY_COLUMNS, history.rows if history else [])
+    record = {
+        "schema": SCHEMA,
+        "run": {"study": study.name, **vars(run)},
+        "method": named.values,
+        "recipe": to_values(named.recipe),
+        "images": {"train_images": len(shots.images), "classes": len(task.names)},
+        "cost": {
+            **fit.facts,
+            "adapter_bytes": sum((folder / name).stat().st_size for name in method.files),
+            "training_seconds": seconds,
+            "step_seconds": history and history.step_seconds(),
+            **memory,
+            "energy_joules": energy_since(energy, compute.device),
+        },
+        "provenance": {
+            "study_digest": study.digest,
+            "fit_digest": keeper.digest,
+            "code_digest": fit_code(named.kind, compute.engine),
+            "precision": compute.precision,
+            "engine": compute.engine,
+            "versions": package_versions(),
+            "backbone_sha256": task.backbone.sha256,
+            "shots_sha256": file_digest(shots_list),
+            "device_name": device_name(compute.device),
+            "device": compute.device,
+            "started": started.isoformat(timespec="seconds"),
+        },
     }
-    images = {"train_images": len(shots.images), "classes": len(task.names)}
-    circumstances = {
-        "backbone_sha256": task.backbone.sha256,
-        "shots_sha256": file_digest(shots_list),
-        "device_name": device_name(compute.device),
-    }
-    record = fit_record(study, run, compute, started, images, cost, circumstances)
     write_json(folder / RECORD, record)
     logger.info("run %s: fitted in %.1f s", run.folder, seconds)
 
@@ -98,12 +109,3 @@ def is_fitted(study: Study, run: Run, folder: Path, digest: str) -> bool:
     except (UserError, KeyError, TypeError):
         return False
     return found == digest and (folder / HISTORY).exists()
-
-
-def history_csv(history: History | None) -> str:
-    """Return the content of `history.csv`, the names of its columns alone without a history."""
-    text = io.StringIO()
-    writer: Any = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history.rows if history else [])
-    return text.getvalue()

@@ -59,11 +59,13 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
     tested = _zero_shot(predictions, backbone, dataset)
     references = load_references(backbone, dataset)
     report = compare(tested.accuracy, references)
-    where = f"{dataset} with {backbone}"
+    percent, where = report["accuracy_percent"], f"{dataset} with {backbone}"
     if report["status"] == "differs":
+        known = references[0]
         message = (
-            f"zero-shot accuracy of {where} is {report['accuracy_percent']:.2f} %, "
-            f"{report['difference_points']:+.2f} points from {_words(references[0])}; "
+            f"zero-shot accuracy of {where} is {percent:.2f} %, "
+            f"{report['difference_points']:+.2f} points from the known "
+            f"{known.accuracy_percent:g} % ({known.prompt} prompt; {known.source}); "
             f"{report['tolerance_points']:g} are tolerated ({predictions}). Likely causes: "
             "another test split or other class names, another preprocessing (bicubic resize, "
             "centre crop, normalisation), other weights, another activation (QuickGELU), or "
@@ -73,14 +75,9 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
             raise UserError(f"{message}. To train all the same, set `gate: warn` in config.yaml")
         logger.warning("%s", message)
     else:
-        logger.info(
-            "zero-shot accuracy of %s: %.2f %%, %s",
-            where,
-            report["accuracy_percent"],
-            report["status"],
-        )
-    run = {"backbone": backbone, "dataset": dataset}
-    write_json(output, {**run, "test_images": tested.images, **report})
+        logger.info("zero-shot accuracy of %s: %.2f %%, %s", where, percent, report["status"])
+    which = {"backbone": backbone, "dataset": dataset, "test_images": tested.images}
+    write_json(output, {**which, **report})
 
 
 def load_references(backbone: str, dataset: str) -> list[Reference]:
@@ -117,10 +114,9 @@ def compare(accuracy: float, references: list[Reference]) -> dict[str, Any]:
         ],
     }
     if references:
-        allowed = references[0].tolerance_points
-        report["status"] = "passed" if abs(differences[0]) <= allowed else "differs"
-        report["difference_points"] = differences[0]
-        report["tolerance_points"] = allowed
+        difference, allowed = differences[0], references[0].tolerance_points
+        report["status"] = "passed" if abs(difference) <= allowed else "differs"
+        report |= {"difference_points": difference, "tolerance_points": allowed}
     return report
 
 
@@ -140,10 +136,3 @@ def _zero_shot(path: Path, backbone: str, dataset: str) -> Predictions:
             f"of {dataset} with {backbone}"
         )
     return predictions
-
-
-def _words(reference: Reference) -> str:
-    return (
-        f"the known {reference.accuracy_percent:g} % ({reference.prompt} prompt; "
-        f"{reference.source})"
-    )

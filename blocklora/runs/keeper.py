@@ -1,4 +1,9 @@
-"""Unfinished runs: kept in a checkpoint, shown while they go on, stopped when they are asked to."""
+"""Unfinished runs: kept in a checkpoint, shown while they go on, stopped when they are asked to.
+
+A checkpoint holds the adapter, the optimizer and the history up to a step. Random numbers need
+none of it (`randomness.py`). It is safetensors with JSON metadata, so nothing is unpickled, and it
+is named by the fit's digest, so that it is never taken for that of another configuration.
+"""
 
 import logging
 import sys
@@ -12,8 +17,10 @@ from tqdm import tqdm
 
 from blocklora.engine.batches import Batch
 from blocklora.engine.loop import Keeper, Progress, Unfinished
-from blocklora.errors import Interrupted
-from blocklora.runs.checkpoint import load_checkpoint, save_checkpoint
+from blocklora.errors import Interrupted, UserError
+from blocklora.tensorfiles import read_tensors, write_tensors
+
+FORMAT = "blocklora-checkpoint-1"
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +51,49 @@ class CheckpointKeeper(Keeper):
         self.run, self.path, self.digest = run, path, digest
         self.interval_seconds = interval_seconds
         self.require_lock, self.stop_signal = require_lock, stop_signal
-        self._started = self._saved = monotonic()
+        self._saved = monotonic()
 
     def resume(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
         """See `Keeper.resume`.
 
         Raises:
-            UserError: the checkpoint cannot be used.
+            UserError: the checkpoint is cut short, of another version or of another run.
         """
-        if not self.path.exists():
+        path = self.path
+        if not path.exists():
             return None
-        progress = load_checkpoint(self.path, self.digest, parameters, optimizer)
+        remedy = "to start the run over, delete the file or pass --restart to `blocklora fit`"
+        facts, tensors = read_tensors(path, "checkpoint", remedy, framework="pt")
+        try:
+            found_format, found_digest = facts.pop("format"), facts.pop("fit_digest")
+            if found_format != FORMAT:
+                raise UserError(
+                    f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, "
+                    f"so another version of blocklora wrote it; {remedy}"
+                )
+            if found_digest != self.digest:
+                raise UserError(
+                    f"{path}: this checkpoint belongs to another configuration of the run, with "
+                    f"the digest {found_digest[:12]}…, not {self.digest[:12]}…; {remedy}"
+                )
+            progress = Progress(**facts)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a readable checkpoint ({error}); {remedy}") from None
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, index, *rest = name.split(".")
+            if kind == "parameter":
+                with torch.no_grad():
+                    parameters[int(index)].copy_(tensor)
+            else:
+                states.setdefault(int(index), {})[rest[0]] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
         logger.info("run %s: continued from step %d", self.run, progress.step)
         return progress
 
     def watch(self, batches: Iterable[Batch], done: int, steps: int) -> Iterable[Batch]:
         """See `Keeper.watch`."""
-        seconds = monotonic() - self._started
+        seconds = monotonic() - self._saved
         logger.info("run %s: ready for its first step after %.1f s", self.run, seconds)
         self._saved = monotonic()
         return tqdm(
@@ -90,10 +123,21 @@ class CheckpointKeeper(Keeper):
         name = self.stop_signal()
         self.require_lock()
         if name or monotonic() - self._saved >= self.interval_seconds or done == steps:
-            save_checkpoint(self.path, self.digest, *unfinished())
+            save_checkpoint(self.path, self.digest, unfinished())
             self._saved = monotonic()
         if name:
             raise Interrupted(
                 f"run {self.run}: stopped by {name} after step {done} of {steps}; "
                 "start the same command again to go on from there"
             )
+
+
+def save_checkpoint(path: Path, fit_digest: str, unfinished: Unfinished) -> None:
+    """Write a checkpoint; a previous one stays until the new one is complete."""
+    parameters, optimizer, progress = unfinished
+    tensors = {f"parameter.{i}": p.detach().cpu() for i, p in enumerate(parameters)}
+    for index, parameter in enumerate(parameters):
+        for name, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
+    facts = {"format": FORMAT, "fit_digest": fit_digest, **vars(progress)}
+    write_tensors(path, tensors, facts)

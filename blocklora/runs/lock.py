@@ -62,13 +62,12 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
+@dataclass
 class Lock:
     """A lock that is held; `lost` says in words that it no longer is."""
 
+    run: str
     lost: str | None = None
-
-    def __init__(self, run: str):
-        self.run = run
 
     def require(self) -> None:
         """Check that the lock is still held.
@@ -106,8 +105,7 @@ def hold(path: Path, run: str) -> Iterator[Lock]:
 
 def read_holder(path: Path) -> Holder | None:
     """Return what the lock file says; None if it is not there or not readable as a lock."""
-    content = _read(path)
-    return content and _parse(content)
+    return _parse(_read(path) or b"")
 
 
 def is_alive(holder: Holder) -> bool | None:
@@ -126,30 +124,22 @@ def is_alive(holder: Holder) -> bool | None:
 
 def _acquire(path: Path, run: str) -> int:
     """Create the lock file, over a dead one if need be, and return a descriptor of it."""
-    pid = os.getpid()
-    holder = Holder(
-        run,
-        socket.gethostname(),
-        pid,
-        _machine(),
-        _process(pid)[1],
-        datetime.now().astimezone().isoformat(timespec="seconds"),
-        uuid4().hex,
-    )
+    pid, since = os.getpid(), datetime.now().astimezone().isoformat(timespec="seconds")
+    start, token = _process(pid)[1], uuid4().hex
+    holder = Holder(run, socket.gethostname(), pid, _machine(), start, since, token)
+    descriptor = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with suppress(FileExistsError):
+        while descriptor is None:
+            try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
-                break
-            _clear(path, run)
-    except OSError as error:
-        raise UserError(f"{path}: the run cannot be locked ({error.strerror})") from None
-    try:
+            except FileExistsError:
+                _clear(path, run)
         os.write(descriptor, json.dumps(asdict(holder)).encode())
     except OSError as error:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
         raise UserError(f"{path}: the run cannot be locked ({error.strerror})") from None
     return descriptor
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from blocklora.adapters.merge import merge
 from blocklora.adapters.store import load_adapter, read_adapter_record
+from blocklora.backbones.model import Backbone
 from blocklora.backbones.prompts import prompt_tokens
 from blocklora.backbones.weights import load_backbone, save_backbone
 from blocklora.data.images import read_image
@@ -32,9 +33,7 @@ def classify(
         UserError: a file is missing or unreadable, or the adapter is for another backbone or was
             not written by a run.
     """
-    backbone = load_backbone(backbone_file)
-    adapter = load_adapter(adapter_file, backbone.sha256)
-    record = _record(adapter_file, "classnames", "prompt")
+    backbone, record = _merged(adapter_file, backbone_file, "classnames", "prompt")
     names, scale = record["classnames"], record.get("logit_scale")
     if scale is None:
         logger.warning(
@@ -46,8 +45,7 @@ def classify(
     size = backbone.config.image_size
     pixels = np.stack([evaluation_transform(read_image(path), size) for path in images])
     tokens = prompt_tokens(names, record["prompt"], backbone.config.context_length)
-    merged = replace(backbone, weights=merge(backbone.weights, adapter))
-    labels, probabilities = Classifier(merged, tokens, scale, device).predict(pixels)
+    labels, probabilities = Classifier(backbone, tokens, scale, device).predict(pixels)
     for path, label, probability in zip(
         images, labels.tolist(), probabilities.tolist(), strict=True
     ):
@@ -61,17 +59,21 @@ def export_merged(adapter_file: Path, backbone_file: Path, output: Path) -> None
         UserError: a file is missing or unreadable, or the adapter is for another backbone or was
             not written by a run.
     """
+    needed = ("method", "dataset", "shots", "seed")
+    backbone, record = _merged(adapter_file, backbone_file, *needed)
+    source = "{backbone} with {method} on {dataset}, {shots} shots, seed {seed}".format(**record)
+    save_backbone(output, backbone.config, backbone.weights, source)
+
+
+def _merged(
+    adapter_file: Path, backbone_file: Path, *needed: str
+) -> tuple[Backbone, dict[str, Any]]:
+    """Return the backbone with the adapter folded in, and the adapter's record."""
     backbone = load_backbone(backbone_file)
     adapter = load_adapter(adapter_file, backbone.sha256)
-    record = _record(adapter_file, "method", "dataset", "shots", "seed")
-    source = "{backbone} with {method} on {dataset}, {shots} shots, seed {seed}".format(**record)
-    save_backbone(output, backbone.config, merge(backbone.weights, adapter), source)
-
-
-def _record(adapter_file: Path, *needed: str) -> dict[str, Any]:
     record = read_adapter_record(adapter_file)
     if missing := [name for name in needed if name not in record]:
         raise UserError(
             f"{adapter_file}: says nothing of {', '.join(missing)}, which adapters of runs do"
         )
-    return record
+    return replace(backbone, weights=merge(backbone.weights, adapter)), record

@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -22,9 +24,6 @@ from blocklora.study.model import Run, Study
 from blocklora.tensorfiles import read_tensors
 
 STATES = ("done", "running", "failed", "missing")
-# Everything a result can depend on beside the study: the configuration is not known here.
-COMPUTED_BY = list(product(PRECISIONS, ENGINES))
-
 # The logs of the steps before a run, below the folder of logs, in the order of the steps.
 STEP_LOGS = (
     "fetch_dataset/{dataset}.log",
@@ -77,22 +76,33 @@ class RunStatus:
 def study_status(study: Study, results: Path) -> list[RunStatus]:
     """Return the status of every run of a study, in its order; `results` is the study's folder."""
     found = {run: _finished(study, results, run) for run in study.runs()}
-    seconds = {run: value for run, value in found.items() if isinstance(value, float)}
-    expected = _Expectation(seconds)
-    holders, logs = dict(_holders(results / "checkpoints")), _Logs(results / "logs")
-    status = []
+    times: dict[tuple, list[float]] = defaultdict(list)
     for run, value in found.items():
         if isinstance(value, float):
-            status.append(RunStatus(run, "done", "", value, expected(run)))
+            for kind in _kinds(run):
+                times[kind].append(value)
+    holders, log_error = _holders(results / "checkpoints"), cache(_log_error)
+    status = []
+    for run, value in found.items():
+        expected = next((median(times[kind]) for kind in _kinds(run) if kind in times), None)
+        if isinstance(value, float):
+            status.append(RunStatus(run, "done", "", value, expected))
             continue
         step, spent = _checkpointed(study, results, run)
-        state, why = _state_without_record(study, logs, run, holders)
+        state, why = _state_without_record(study, run, results / "logs", log_error, holders)
         if value and state != "running":
             state, why = "missing", value
         if step:
-            why += f"; at step {step} of {_steps(study, run)}"
-        status.append(RunStatus(run, state, why, spent, expected(run)))
+            steps = study.methods[run.method].recipe.iterations_per_shot * run.shots
+            why += f"; at step {step} of {steps}"
+        status.append(RunStatus(run, state, why, spent, expected))
     return status
+
+
+def _kinds(run: Run) -> list[tuple]:
+    """Return what a run and those that take as long have in common, the closest first."""
+    like = (run.backbone, run.method, run.shots)
+    return [(*like, run.dataset), like]
 
 
 def status_text(status: list[RunStatus]) -> str:
@@ -103,12 +113,11 @@ def status_text(status: list[RunStatus]) -> str:
         cells[entry.run.backbone, entry.run.dataset, entry.run.method].append(entry)
     rows = [header, *((*cell, *_summary(entries)) for cell, entries in cells.items())]
     rows.append(("all", "", "", *_summary(status)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        names, numbers = row[:3], row[3:]
-        texts = [text.ljust(width) for text, width in zip(names, widths[:3], strict=True)]
-        texts += [text.rjust(width) for text, width in zip(numbers, widths[3:], strict=True)]
+        texts = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
+        texts[:3] = [text.ljust(width) for text, width in zip(row[:3], widths[:3], strict=True)]
         lines.append("  ".join(texts))
     for state in ("running", "failed"):
         reasons: dict[str, list[str]] = defaultdict(list)
@@ -119,25 +128,6 @@ def status_text(status: list[RunStatus]) -> str:
             more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
             lines += ["", f"{state}: {folders[0]}{more}", f"  {why}"]
     return "\n".join(lines)
-
-
-class _Expectation:
-    """Median time of finished runs: of the same cell, or else of the same method and shots."""
-
-    def __init__(self, seconds: Mapping[Run, float]):
-        times: dict[tuple, list[float]] = defaultdict(list)
-        for run, value in seconds.items():
-            for key in self._keys(run):
-                times[key].append(value)
-        self._medians = {key: median(values) for key, values in times.items()}
-
-    def __call__(self, run: Run) -> float | None:
-        return next((self._medians[k] for k in self._keys(run) if k in self._medians), None)
-
-    @staticmethod
-    def _keys(run: Run) -> list[tuple]:
-        like = (run.backbone, run.method, run.shots)
-        return [(*like, run.dataset), like]
 
 
 def _finished(study: Study, results: Path, run: Run) -> float | str | None:
@@ -168,92 +158,72 @@ def _finished(study: Study, results: Path, run: Run) -> float | str | None:
     return seconds if current else "made by another version of the study or of the code"
 
 
-def _holders(checkpoints: Path) -> Iterator[tuple[str, Holder]]:
-    """Yield the locks in use by the folders of their runs."""
-    for path in sorted(checkpoints.glob("*.lock")):
-        holder = read_holder(path)
-        if holder and is_alive(holder) is not False:
-            yield holder.run, holder
+def _holders(checkpoints: Path) -> dict[str, Holder]:
+    """Return who holds the locks in use, by the folders of their runs."""
+    holders = map(read_holder, sorted(checkpoints.glob("*.lock")))
+    return {found.run: found for found in holders if found and is_alive(found) is not False}
 
 
 def _checkpointed(study: Study, results: Path, run: Run) -> tuple[int, float]:
     """Return how many steps and seconds are in the checkpoint of a run."""
-    if run.method not in study.fitted_methods:
-        return 0, 0.0
-    for precision, engine in COMPUTED_BY:
+    # Everything a fit can depend on beside the study: the configuration is not known here.
+    for precision, engine in product(PRECISIONS, ENGINES):
         digest = fit_digest(study, run, precision, engine)
         path = results / "checkpoints" / f"{digest}.safetensors"
         if path.exists():
-            return _progress(path)
+            with suppress(UserError, KeyError, TypeError, ValueError):
+                facts, _ = read_tensors(path, "checkpoint", "", facts_only=True)
+                return int(facts["step"]), float(facts["seconds"])
+            break
     return 0, 0.0
 
 
-def _steps(study: Study, run: Run) -> int:
-    return study.methods[run.method].recipe.iterations_per_shot * run.shots
-
-
-def _progress(path: Path) -> tuple[int, float]:
-    try:
-        facts, _ = read_tensors(path, "checkpoint", "", facts_only=True)
-        return int(facts["step"]), float(facts["seconds"])
-    except (UserError, KeyError, TypeError, ValueError):
-        return 0, 0.0
-
-
 def _state_without_record(
-    study: Study, logs: "_Logs", run: Run, holders: Mapping[str, Holder]
+    study: Study, run: Run, logs: Path, log_error: Callable[[Path], str], holders: dict[str, Holder]
 ) -> tuple[str, str]:
     """Return state and reason of a run that has no record."""
     if run.folder in holders:
         return "running", str(holders[run.folder])
     names = {"size": study.image_size(run.backbone), "zero_shot": study.zero_shot, **asdict(run)}
-    steps = [step.format(**names) for step in STEP_LOGS]
-    own = logs.of_job(run)
+    steps = [logs / step.format(**names) for step in STEP_LOGS]
+    own = _job_log(logs, run)
     for log in [*steps, *filter(None, [own])]:
-        if error := logs.error(log):
+        if error := log_error(log):
             return "failed", error
     if own is None:
         return "missing", "not begun"
     cell = run.folder.rpartition("/")[0]
     if any(folder.rpartition("/")[0] == cell for folder in holders):
         return "missing", "waits for another seed, perhaps in the same job"
-    return "failed", f"{own} ends without a message: the job was killed, or has just begun"
+    name = own.relative_to(logs)
+    return "failed", f"{name} ends without a message: the job was killed, or has just begun"
 
 
-class _Logs:
-    """The log files of a study's workflow."""
+def _job_log(logs: Path, run: Run) -> Path | None:
+    """Return the log of the job that does `run`; None if there is none."""
+    if run.shots == 0:
+        found = [logs / f"test/{run.backbone}/{run.dataset}/{run.method}.log"]
+    else:
+        cell = logs / "fit" / run.backbone / run.dataset / run.method
+        found = [
+            path
+            for path in sorted(cell.glob(f"{run.shots}shot-seeds*.log"))
+            if str(run.seed) in path.stem.partition("-seeds")[2].split("_")
+        ]
+    return next((path for path in found if path.exists()), None)
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._errors: dict[str, str | None] = {}
 
-    def of_job(self, run: Run) -> str | None:
-        """Return the log of the job that does `run`, below the folder; None if there is none."""
-        if run.shots == 0:
-            names = [f"test/{run.backbone}/{run.dataset}/{run.method}.log"]
-        else:
-            cell = Path("fit", run.backbone, run.dataset, run.method)
-            pattern = f"{run.shots}shot-seeds*.log"
-            found = sorted((self._folder / cell).glob(pattern))
-            seeds = {path: path.stem.partition("-seeds")[2].split("_") for path in found}
-            names = [str(cell / path.name) for path in found if str(run.seed) in seeds[path]]
-        return next((name for name in names if (self._folder / name).exists()), None)
-
-    def error(self, name: str) -> str | None:
-        """Return the message a log ends with, if it is of an error; a job begins its log anew."""
-        if name not in self._errors:
-            path = self._folder / name
-            text = path.read_text("utf-8", errors="replace") if path.exists() else ""
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            starts = [i for i, line in enumerate(lines) if ERROR.match(line)]
-            if starts:
-                message = ERROR.sub(r"\1: ", " ".join(lines[starts[-1] :]))
-            elif any(line.startswith("Traceback ") for line in lines):
-                message = f"{path}: {lines[-1]}"
-            else:
-                message = ""
-            self._errors[name] = shorten(message, 500, placeholder=" …") or None
-        return self._errors[name]
+def _log_error(path: Path) -> str:
+    """Return the message a log ends with, if it is of an error; a job begins its log anew."""
+    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    starts = [i for i, line in enumerate(lines) if ERROR.match(line)]
+    message = ""
+    if starts:
+        message = ERROR.sub(r"\1: ", " ".join(lines[starts[-1] :]))
+    elif any(line.startswith("Traceback ") for line in lines):
+        message = f"{path}: {lines[-1]}"
+    return shorten(message, 500, placeholder=" …")
 
 
 def _summary(entries: list[RunStatus]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Tasks, training images and test images, read from their files."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,27 +13,13 @@ from blocklora.errors import UserError
 from blocklora.methods.base import Shots, Task
 
 
-@dataclass(frozen=True)
-class TestImages:
-    """The test images of a dataset, preprocessed.
-
-    Attributes:
-        pixels: uint8 (images, size, size, 3); may be decoded when they are asked for.
-        labels: int64 (images,).
-    """
-
-    __test__ = False  # pytest takes the name for its own
-
-    pixels: np.ndarray
-    labels: np.ndarray
-
-
 def load_task(
     backbone_file: Path, manifest: Path, test_pixels: Path, workers: int
-) -> tuple[Task, TestImages]:
-    """Read what all runs of a backbone and dataset share, and what they are tested on.
+) -> tuple[Task, np.ndarray, np.ndarray]:
+    """Read what all runs of a backbone and dataset share: the task, test images and their labels.
 
-    Test images that are too many for a store are decoded by `workers` threads.
+    The images are preprocessed, uint8 (images, size, size, 3). Those that are too many for a store
+    are decoded by `workers` threads when they are asked for. Labels are int64 (images,).
 
     Raises:
         UserError: a file is missing or unreadable, or the pixels are not those of the manifest.
@@ -52,7 +37,7 @@ def load_task(
             "file and run again"
         )
     tokenize = partial(prompt_tokens, names, context_length=backbone.config.context_length)
-    return Task(backbone, names, tokenize), TestImages(pixels, labels)
+    return Task(backbone, names, tokenize), pixels, labels
 
 
 def open_shots(

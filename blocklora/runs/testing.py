@@ -16,7 +16,6 @@ from blocklora.runs.device import device_name, peak_memory, require_device, rese
 from blocklora.runs.energy import energy_joules, energy_since
 from blocklora.runs.fit import is_fitted
 from blocklora.runs.predictions import Predictions, read_test_facts, write_predictions
-from blocklora.runs.task import TestImages
 from blocklora.study.digests import fit_digest, test_digest
 from blocklora.study.model import Study, Test
 
@@ -25,16 +24,25 @@ logger = logging.getLogger(__name__)
 
 def missing_tests(study: Study, tests: Sequence[Test], runs: Path, compute: Compute) -> list[Test]:
     """Return the tests that have no predictions made by this study and this code."""
-    return [test for test in tests if not _is_tested(study, test, runs, compute)]
+
+    def is_done(test: Test) -> bool:
+        try:
+            found = read_test_facts(runs / test.file)["test_digest"]
+        except (UserError, KeyError):
+            return False
+        return found == test_digest(study, test, compute.precision, compute.engine)
+
+    return [test for test in tests if not is_done(test)]
 
 
 def run_tests(
     study: Study,
     tests: Sequence[Test],
     task: Task,
-    test_images: TestImages,
-    shots: Shots | None,
+    pixels: np.ndarray,
+    labels: np.ndarray,
     compute: Compute,
+    shots: Shots | None,
     runs: Path,
 ) -> None:
     """Do tests of one run that share a task, and write their predictions.
@@ -43,9 +51,10 @@ def run_tests(
         study: the study.
         tests: the tests of one run.
         task: the classification task.
-        test_images: those of the dataset that is tested on.
-        shots: the training images of the run; needed for tests of the part "train".
+        pixels: the test images of the dataset, preprocessed, uint8 (images, size, size, 3).
+        labels: their classes, int64 (images,).
         compute: device, precision, engine and threads.
+        shots: the training images of the run; needed for tests of the part "train".
         runs: folder of all runs, in which the fit of the run is.
 
     Raises:
@@ -61,8 +70,9 @@ def run_tests(
     named = study.methods[run.method]
     method = METHODS[named.kind]
     digest = fit_digest(study, run, compute.precision, compute.engine)
-    learned, folder = None, runs / run.folder
+    learned = None
     if method.trained:
+        folder = runs / run.folder
         if not is_fitted(study, run, folder, digest):
             raise UserError(
                 f"run {run.folder}: there is no fit of it by this study and this code in {runs}; "
@@ -73,11 +83,11 @@ def run_tests(
     size = task.backbone.config.image_size
     for test in tests:
         if test.part == "test":
-            batches: Iterable[np.ndarray] = [test_images.pixels]
-            labels = test_images.labels
+            batches: Iterable[np.ndarray] = [pixels]
+            answers = labels
         else:
             assert shots is not None
-            batches, labels = preprocessed(shots.images, size), shots.labels
+            batches, answers = preprocessed(shots.images, size), shots.labels
         found = [classifier.predict(batch) for batch in batches]
         predicted, probability = (np.concatenate(parts) for parts in zip(*found, strict=True))
         facts = {
@@ -96,7 +106,7 @@ def run_tests(
             "engine": compute.engine,
             "started": started.isoformat(timespec="seconds"),
         }
-        predictions = Predictions(labels, predicted, probability, facts)
+        predictions = Predictions(answers, predicted, probability, facts)
         write_predictions(runs / test.file, predictions)
         logger.info(
             "run %s: %.2f %% of %d %s images of %s",
@@ -107,11 +117,3 @@ def run_tests(
             test.dataset,
         )
         clock = monotonic()
-
-
-def _is_tested(study: Study, test: Test, runs: Path, compute: Compute) -> bool:
-    try:
-        found = read_test_facts(runs / test.file)["test_digest"]
-    except (UserError, KeyError):
-        return False
-    return found == test_digest(study, test, compute.precision, compute.engine)

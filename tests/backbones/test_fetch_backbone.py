@@ -72,7 +72,7 @@ def published(weights, tmp_path, monkeypatch):
         },
         backbone_config=lambda name: CONFIG,
     )
-    monkeypatch.setattr("blocklora.study.model.load_study", lambda path: study)
+    monkeypatch.setattr("blocklora.commands.backbones.load_study", lambda path: study)
     return SimpleNamespace(archive=archive, hub_file=hub_file, root=tmp_path / "weights")
 
 

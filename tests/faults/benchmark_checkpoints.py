@@ -21,7 +21,7 @@ from blocklora.engine.loop import Progress
 from blocklora.engine.randomness import torch_generator
 from blocklora.errors import Interrupted
 from blocklora.runs import keeper
-from blocklora.runs.checkpoint import save_checkpoint
+from blocklora.runs.keeper import save_checkpoint
 from tests.faults.pipeline import find, make_backbone, make_study, remove_outputs, stages
 from tests.tiny import LORA
 
@@ -94,7 +94,7 @@ def of_the_papers_size(path: Path) -> None:
     times = []
     for _ in range(20):
         started = perf_counter()
-        save_checkpoint(path, "0" * 64, parameters, optimizer, progress)
+        save_checkpoint(path, "0" * 64, (parameters, optimizer, progress))
         times.append(perf_counter() - started)
     worst = max(times)
     print(

@@ -26,8 +26,8 @@ from blocklora.engine.fast import FastEngine
 from blocklora.files import write_json
 from blocklora.methods.adapter import LowRankAdapter
 from blocklora.methods.base import Fit
-from blocklora.runs.fit import HISTORY_COLUMNS
 from blocklora.runs.predictions import read_predictions
+from blocklora.runs.record import HISTORY_COLUMNS
 from blocklora.tensorfiles import read_tensors, write_tensors
 from tests.tiny import SHAPE, tiny_backbone
 
