@@ -47,16 +47,23 @@ def published_backbone(study: Study, backbone: str) -> str | None:
     return study.backbones[backbone].family.published_as(backbone)
 
 
+def backbones_published_as(study: Study, name: str) -> list[str]:
+    """Return the backbones of a study that have a published name."""
+    return [backbone for backbone in study.backbones if published_backbone(study, backbone) == name]
+
+
 def is_paper_average(study: Study) -> bool:
     """Tell whether the study's average is over the 11 datasets of the published averages."""
-    return set(study.datasets) == paper_datasets()
-
-
-def paper_datasets() -> set[str]:
-    """Return the datasets of the paper: those that its published average is over."""
     table = load_published()
     printed = table[table["method"] == names()["clip_lora"]["published_as"]]
-    return set(printed["dataset"]) - {AVERAGE}
+    return {*study.datasets, AVERAGE} == set(printed["dataset"])
+
+
+def is_paper(study: Study) -> bool:
+    """Tell whether the study has the 11 datasets and a backbone of the published tables."""
+    return is_paper_average(study) and any(
+        published_backbone(study, backbone) for backbone in study.backbones
+    )
 
 
 @cache
