@@ -27,14 +27,13 @@ def names() -> Mapping[str, Any]:
 
 
 @cache
-def dataset_labels() -> Mapping[str, str]:
-    """Return the display names of the registry, by the names of datasets."""
+def _dataset_labels() -> Mapping[str, str]:
     return {name: entry.display_name for name, entry in load_registry().items()}
 
 
 def dataset_label(dataset: str) -> str:
     """Return what tables and figures print for a dataset: one of the user's has no other name."""
-    return dataset_labels().get(dataset, dataset)
+    return _dataset_labels().get(dataset, dataset)
 
 
 def method_label(method: str) -> str:
@@ -77,18 +76,10 @@ def load_published() -> pd.DataFrame:
         REFERENCE / "published_results.csv", dtype={"accuracy_percent": str}, encoding="utf-8"
     )
     registry = {label: name for name, label in names()["datasets"].items()} | {AVERAGE: AVERAGE}
-    return pd.DataFrame(
-        {
-            "method": table["method"],
-            "backbone": table["backbone"],
-            "shots": table["shots"],
-            "dataset": table["dataset"].map(registry),
-            "percent": table["accuracy_percent"].astype(float),
-            "text": table["accuracy_percent"],
-            "seeds": table["seeds"],
-            "source": table["source"],
-        }
-    )
+    return table.assign(
+        dataset=table["dataset"].map(registry),
+        percent=table["accuracy_percent"].astype(float),
+    ).rename(columns={"accuracy_percent": "text"})
 
 
 def published_for(study: Study, backbone: str) -> pd.DataFrame:

@@ -29,15 +29,17 @@ def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
     frame = cost_per_method(results)
     frame = frame[frame["backbone"] == backbone].reset_index(drop=True)
     methods = [method_label(method) for method in frame["method"]]
+    positions = range(len(methods))
     height = 0.75 + 0.3 * max(len(methods), 1)
     with panels(results.study, height, 1, len(RUN_PANELS)) as (figure, axes):
         for axis, (column, title, show) in zip(axes, RUN_PANELS, strict=True):
             values = frame[column].astype(float)
             drawn = axis.barh(
-                methods, values, height=0.55, color="#9ecae1", edgecolor="black", linewidth=0.6
+                positions, values, height=0.55, color="#9ecae1", edgecolor="black", linewidth=0.6
             )
             axis.bar_label(drawn, values.map(show), padding=3, fontsize=6.5)
             axis.margins(x=0.35)
+            axis.set_yticks(positions, methods)
             axis.set(xlabel=title, xticks=[], ylim=(len(methods) - 0.4, -0.6))
             axis.spines["bottom"].set_visible(False)
             axis.grid(visible=False)
