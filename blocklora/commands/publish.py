@@ -124,10 +124,9 @@ def _made(options: Namespace) -> Any:
 
 def _claims(options: Namespace) -> None:
     from blocklora.publish.claims import judge, load_claims
-    from blocklora.publish.evidence import Evidence
     from blocklora.publish.results import load_results
     from blocklora.publish.verdicts import write_verdicts
 
     results = load_results(options.study, options.results)
-    verdicts = judge(load_claims(), Evidence(results))
+    verdicts = judge(load_claims(), results)
     write_verdicts(results.study, verdicts, options.output)

@@ -67,40 +67,23 @@ def published_cells(study: Study, backbone: str) -> pd.DataFrame:
     are not the 11 of the published averages, the average of a method that has a value on each of
     them is computed here, and its `kind` is "derived" instead of "published".
     """
-    table = published_for(study, backbone)
-    cells = pd.DataFrame(
-        {
-            "backbone": backbone,
-            "method": table["method"],
-            "label": table["method"].replace(names()["published"]),
-            "shots": table["shots"],
-            "dataset": table["dataset"],
-            "mean": table["percent"],
-            "std": nan,
-            "low": nan,
-            "high": nan,
-            "seeds": table["seeds"],
-            "expected_seeds": table["seeds"],
-            "kind": "published",
-            "text": table["text"],
-            "source": table["source"],
-        }
+    cells = published_for(study, backbone).rename(columns={"percent": "mean"})
+    cells = cells.assign(
+        backbone=backbone,
+        label=cells["method"].replace(names()["published"]),
+        std=nan,
+        low=nan,
+        high=nan,
+        expected_seeds=cells["seeds"],
+        kind="published",
     )
-    derived = [
-        _derived_average(group)
-        for _, group in cells.groupby(["method", "shots"], sort=False)
-        if AVERAGE not in set(group["dataset"]) and set(group["dataset"]) == set(study.datasets)
-    ]
+    derived = []
+    for _, group in cells.groupby(["method", "shots"], sort=False):
+        if set(group["dataset"]) == set(study.datasets):
+            mean = group["mean"].mean()
+            average = {"dataset": AVERAGE, "mean": mean, "kind": "derived", "text": f"{mean:.1f}"}
+            derived.append(group.iloc[[0]].assign(**average))
     return pd.concat([cells, *derived], ignore_index=True)[CELL_COLUMNS]
-
-
-def _derived_average(cells: pd.DataFrame) -> pd.DataFrame:
-    row = cells.iloc[[0]].copy()
-    row["dataset"] = AVERAGE
-    row["mean"] = cells["mean"].mean()
-    row["kind"] = "derived"
-    row["text"] = f"{row['mean'].iloc[0]:.1f}"
-    return row
 
 
 def paired_differences(results: Results, method: str, baseline: str, backbone: str) -> pd.DataFrame:

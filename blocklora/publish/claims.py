@@ -3,15 +3,17 @@
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import getmembers, isfunction
 from math import isclose
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from blocklora.publish.evidence import Evidence, Measured, NotTestedError
-from blocklora.publish.published import REFERENCE
-from blocklora.publish.quantities.registry import QUANTITIES
+from blocklora.publish.evidence import Measured, NotTestedError
+from blocklora.publish.published import REFERENCE, is_paper
+from blocklora.publish.quantities import accuracy, cost, theory
+from blocklora.publish.results import Results
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
 
@@ -21,6 +23,13 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
     "==": isclose,
+}
+# What claims may name: every function of these modules that a claim can call.
+QUANTITIES: dict[str, Callable[[Results], Measured]] = {
+    name: function
+    for module in (accuracy, cost, theory)
+    for name, function in getmembers(module, isfunction)
+    if function.__module__ == module.__name__ and not name.startswith("_")
 }
 
 
@@ -86,24 +95,24 @@ def _claim(group: str, entry: dict[str, Any]) -> Claim:
     return Claim(group=group, **fields)
 
 
-def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Verdict]:
+def judge(claims: Sequence[Claim], results: Results) -> list[Verdict]:
     """Return the verdict on each claim."""
-    return [_judge(claim, evidence) for claim in claims]
+    return [_judge(claim, results) for claim in claims]
 
 
-def _judge(claim: Claim, evidence: Evidence) -> Verdict:
+def _judge(claim: Claim, results: Results) -> Verdict:
     test = claim.test
     if test is None:
         return Verdict(claim, NOT_TESTED, None, claim.untested, ())
-    results = evidence.results
     absent = [results.path(name).name for name in test.needs if not results.has(name)]
-    if test.study == "paper" and not evidence.is_paper:
-        reason = "needs the paper's 11 datasets and OpenAI's weights (studies/paper.yaml)"
-        return Verdict(claim, NOT_TESTED, None, reason, ())
-    if absent:
-        return Verdict(claim, NOT_TESTED, None, f"needs {' and '.join(absent)}", ())
     try:
-        measured = QUANTITIES[test.quantity](evidence)
+        if test.study == "paper" and not is_paper(results.study):
+            raise NotTestedError(
+                "needs the paper's 11 datasets and OpenAI's weights (studies/paper.yaml)"
+            )
+        if absent:
+            raise NotTestedError(f"needs {' and '.join(absent)}")
+        measured = QUANTITIES[test.quantity](results)
     except NotTestedError as error:
         return Verdict(claim, NOT_TESTED, None, str(error), ())
     holds = COMPARISONS[test.comparison](measured.value, test.threshold)

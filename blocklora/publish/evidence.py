@@ -1,13 +1,11 @@
-"""What the claims are judged by: the files of a study, and numbers computed from them."""
+"""What the claims are judged by: numbers computed from the files of a study."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from blocklora.publish.published import is_paper_average, published_backbone
 from blocklora.publish.results import Results
-from blocklora.study.model import Study
 
 
 class NotTestedError(Exception):
@@ -29,32 +27,21 @@ class Measured:
     numbers: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The results of a study, as claims read them."""
+def known(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
+    """Return rows of which there is at least one.
 
-    results: Results
+    Raises:
+        NotTestedError: there is none; `otherwise` is its message.
+    """
+    if rows.empty:
+        raise NotTestedError(otherwise)
+    return rows
 
-    @property
-    def study(self) -> Study:
-        """The study."""
-        return self.results.study
 
-    @property
-    def is_paper(self) -> bool:
-        """Whether the study has the 11 datasets and a backbone of the published tables."""
-        backbones = self.study.backbones
-        return is_paper_average(self.study) and any(
-            published_backbone(self.study, backbone) for backbone in backbones
-        )
+def measure(results: Results, name: str) -> pd.DataFrame:
+    """Return the rows of a measure of the theory step.
 
-    def frame(self, name: str) -> pd.DataFrame:
-        """Return the rows of a measure of the theory step.
-
-        Raises:
-            NotTestedError: it has none.
-        """
-        frame = self.results.theory(name)
-        if frame.empty:
-            raise NotTestedError(f"{self.results.path(name)} is empty")
-        return frame
+    Raises:
+        NotTestedError: it has none.
+    """
+    return known(results.theory(name), f"{results.path(name)} is empty")

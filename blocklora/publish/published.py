@@ -27,14 +27,13 @@ def names() -> Mapping[str, Any]:
 
 
 @cache
-def dataset_labels() -> Mapping[str, str]:
-    """Return the display names of the registry, by the names of datasets."""
+def _dataset_labels() -> Mapping[str, str]:
     return {name: entry.display_name for name, entry in load_registry().items()}
 
 
 def dataset_label(dataset: str) -> str:
     """Return what tables and figures print for a dataset: one of the user's has no other name."""
-    return dataset_labels().get(dataset, dataset)
+    return _dataset_labels().get(dataset, dataset)
 
 
 def method_label(method: str) -> str:
@@ -47,16 +46,23 @@ def published_backbone(study: Study, backbone: str) -> str | None:
     return study.backbones[backbone].family.published_as(backbone)
 
 
+def backbones_published_as(study: Study, name: str) -> list[str]:
+    """Return the backbones of a study that have a published name."""
+    return [backbone for backbone in study.backbones if published_backbone(study, backbone) == name]
+
+
 def is_paper_average(study: Study) -> bool:
     """Tell whether the study's average is over the 11 datasets of the published averages."""
-    return set(study.datasets) == paper_datasets()
-
-
-def paper_datasets() -> set[str]:
-    """Return the datasets of the paper: those that its published average is over."""
     table = load_published()
     printed = table[table["method"] == names()["clip_lora"]["published_as"]]
-    return set(printed["dataset"]) - {AVERAGE}
+    return {*study.datasets, AVERAGE} == set(printed["dataset"])
+
+
+def is_paper(study: Study) -> bool:
+    """Tell whether the study has the 11 datasets and a backbone of the published tables."""
+    return is_paper_average(study) and any(
+        published_backbone(study, backbone) for backbone in study.backbones
+    )
 
 
 @cache
@@ -70,18 +76,10 @@ def load_published() -> pd.DataFrame:
         REFERENCE / "published_results.csv", dtype={"accuracy_percent": str}, encoding="utf-8"
     )
     registry = {label: name for name, label in names()["datasets"].items()} | {AVERAGE: AVERAGE}
-    return pd.DataFrame(
-        {
-            "method": table["method"],
-            "backbone": table["backbone"],
-            "shots": table["shots"],
-            "dataset": table["dataset"].map(registry),
-            "percent": table["accuracy_percent"].astype(float),
-            "text": table["accuracy_percent"],
-            "seeds": table["seeds"],
-            "source": table["source"],
-        }
-    )
+    return table.assign(
+        dataset=table["dataset"].map(registry),
+        percent=table["accuracy_percent"].astype(float),
+    ).rename(columns={"accuracy_percent": "text"})
 
 
 def published_for(study: Study, backbone: str) -> pd.DataFrame:

@@ -90,7 +90,7 @@ def write_table(table: Table, outputs: list[Path]) -> None:
         UserError: a suffix is not .csv, .md, .tex or .html.
     """
     writers: dict[str, Callable[[Table], str]] = {
-        ".csv": to_csv,
+        ".csv": lambda table: frame_csv(table.data),
         ".md": to_markdown,
         ".tex": to_latex,
         ".html": to_html,
@@ -102,24 +102,18 @@ def write_table(table: Table, outputs: list[Path]) -> None:
         write_text(path, writers[path.suffix](table))
 
 
-def to_csv(table: Table) -> str:
-    """Return the numbers behind a table."""
-    return frame_csv(table.data)
-
-
 def to_markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown: caption, one grid per section, notes."""
     parts = [_escape_markdown(table.caption)]
-    rule = "|" + "|".join(
-        " :-- " if number < table.text_columns else " --: " for number in range(len(table.columns))
-    )
+    words = table.text_columns
+    rules = [":--"] * words + ["--:"] * (len(table.columns) - words)
     for section in table.sections:
         if section.title:
             parts.append(f"**{_escape_markdown(section.title)}**")
-        lines = [[_escape_markdown(column) for column in table.columns]]
-        lines += [[_markdown_cell(cell) for cell in row] for row in section.rows]
-        grid = ["| " + " | ".join(line) + " |" for line in lines]
-        parts.append("\n".join([grid[0], rule + "|", *grid[1:]]))
+        headings = [_escape_markdown(column) for column in table.columns]
+        rows = [[_markdown_cell(cell) for cell in row] for row in section.rows]
+        lines = [headings, rules, *rows]
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     parts += [_escape_markdown(note) for note in table.notes]
     return "\n\n".join(parts) + "\n"
 
@@ -208,12 +202,12 @@ def escape_latex(text: str) -> str:
 
 def to_html(table: Table) -> str:
     """Return a page of its own, without scripts and without anything to load."""
-    return page(html_table(table), table.name)
-
-
-def html_table(table: Table) -> str:
-    """Return a table as HTML elements: caption, table, notes."""
-    lines = [f"<table><caption>{html.escape(table.caption)}</caption><thead><tr>"]
+    title, caption = html.escape(table.name), html.escape(table.caption)
+    lines = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{title}</title><style>{STYLE}</style></head>",
+        f"<body>\n<table><caption>{caption}</caption><thead><tr>",
+    ]
     for number, column in enumerate(table.columns):
         kind = ' class="text"' if number < table.text_columns else ""
         lines.append(f'<th scope="col"{kind}>{html.escape(column)}</th>')
@@ -228,22 +222,13 @@ def html_table(table: Table) -> str:
             lines.append("<tr>" + "".join(filled) + "</tr>")
     lines.append("</tbody></table>")
     lines += [f'<p class="note">{html.escape(note)}</p>' for note in table.notes]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n</body></html>\n"
 
 
 def _html_cell(cell: Cell, is_text: bool) -> str:
     text = html.escape(cell.text)
     text = {BEST: f"<b>{text}</b>", SECOND: f"<u>{text}</u>"}.get(cell.mark, text)
     return f'<td class="text">{text}</td>' if is_text else f"<td>{text}</td>"
-
-
-def page(body: str, title: str) -> str:
-    """Return an HTML page."""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
-    )
 
 
 def frame_csv(frame: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ method's advantage: differences are averaged over seeds first, and the test is a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan, sqrt
 
 import numpy as np
@@ -62,7 +62,6 @@ class Comparison:
         bootstrap_high: its upper end.
         wilcoxon_p: two-sided p of Wilcoxon's signed-rank test.
         permutation_p: two-sided p of the test that flips the signs of the differences.
-        adjusted_p: `permutation_p` after Holm's correction over a family; NaN before.
         detectable: the smallest mean difference that a paired two-sided t-test on as many
             datasets finds at 5 % with a probability of 80 %, given the observed spread.
     """
@@ -73,7 +72,6 @@ class Comparison:
     bootstrap_high: float
     wilcoxon_p: float
     permutation_p: float
-    adjusted_p: float
     detectable: float
 
 
@@ -87,7 +85,7 @@ def compare(differences: Sequence[float]) -> Comparison:
     data = data[~np.isnan(data)]
     summary = summarise(data)
     if data.size < 2:
-        return Comparison(summary, nan, nan, nan, nan, nan, nan, nan)
+        return Comparison(summary, nan, nan, nan, nan, nan, nan)
     varies = summary.std > 1e-12 * max(1.0, abs(summary.mean))
     low, high = _bootstrap_interval(data) if varies else (summary.mean, summary.mean)
     return Comparison(
@@ -97,15 +95,8 @@ def compare(differences: Sequence[float]) -> Comparison:
         bootstrap_high=high,
         wilcoxon_p=_wilcoxon(data),
         permutation_p=_sign_flips(data),
-        adjusted_p=nan,
         detectable=detectable_difference(summary.std, data.size) if varies else nan,
     )
-
-
-def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons of one family with `adjusted_p` filled in (Holm)."""
-    adjusted = holm([comparison.permutation_p for comparison in comparisons])
-    return [replace(c, adjusted_p=p) for c, p in zip(comparisons, adjusted, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -13,8 +13,7 @@ import pandas as pd
 from blocklora.errors import UserError
 from blocklora.files import write_json
 from blocklora.publish import formats
-from blocklora.publish.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, Verdict
-from blocklora.publish.quantities.registry import QUANTITIES
+from blocklora.publish.claims import NOT_SUPPORTED, NOT_TESTED, QUANTITIES, SUPPORTED, Verdict
 from blocklora.publish.render import Section, Table, cells, write_table
 from blocklora.publish.results import caption_of
 from blocklora.study.model import Study

@@ -13,13 +13,12 @@ from blocklora.publish.claims import (
     COMPARISONS,
     NOT_SUPPORTED,
     NOT_TESTED,
+    QUANTITIES,
     SUPPORTED,
     judge,
     load_claims,
 )
-from blocklora.publish.evidence import Evidence
 from blocklora.publish.published import load_published
-from blocklora.publish.quantities.registry import QUANTITIES
 from blocklora.publish.results import Results, load_results
 from blocklora.publish.verdicts import write_verdicts
 from blocklora.study.model import Run, load_study
@@ -71,13 +70,13 @@ def changed(results, **values):
 
 
 def with_accuracies(results, change):
-    """Return evidence of the results after a change of the runs' accuracies."""
+    """Return the results after a change of the runs' accuracies."""
     runs = results.runs.assign(test_accuracy=change(results.runs))
-    return Evidence(changed(results, runs=runs))
+    return changed(results, runs=runs)
 
 
 def verdicts(results):
-    found = judge(CLAIMS.values(), Evidence(results))
+    found = judge(CLAIMS.values(), results)
     return {verdict.claim.id: verdict for verdict in found}
 
 
@@ -191,8 +190,8 @@ def test_other_accuracies_turn_the_verdict(paper, claim, change):
 
 
 def test_higher_accuracies_support_the_claim_about_prompt_learners(paper):
-    evidence = with_accuracies(paper, lambda runs: runs["test_accuracy"] + 0.02)
-    (verdict,) = judge([CLAIMS["BL-11"]], evidence)
+    changed_results = with_accuracies(paper, lambda runs: runs["test_accuracy"] + 0.02)
+    (verdict,) = judge([CLAIMS["BL-11"]], changed_results)
     assert verdict.verdict == SUPPORTED
 
 
@@ -204,7 +203,7 @@ def test_block_lora_is_held_against_the_lora_it_merges_into(tmp_path, gap, verdi
         return 0.5 + gap * (run.method == "merged") * (1 + 0.25 * (run.dataset == "dtd"))
 
     results = made_results(tmp_path, accuracy, methods=methods)
-    (found,) = judge([CLAIMS["R-06"]], Evidence(results))
+    (found,) = judge([CLAIMS["R-06"]], results)
     assert found.verdict == verdict
     assert found.measured.numbers == pytest.approx(
         {f"block_lora on {BACKBONE}": -100 * gap * 1.125}, abs=0.06
@@ -262,7 +261,7 @@ def test_efficiency_without_imagenet_leaves_its_memory_untested(paper, theory):
 def test_the_document_names_numbers_and_their_files(tmp_path, theory):
     study = load_study(PAPER)
     outputs = [tmp_path / f"claims.{suffix}" for suffix in ("json", "csv", "md", "html")]
-    write_verdicts(study, judge(CLAIMS.values(), Evidence(theory)), outputs)
+    write_verdicts(study, judge(CLAIMS.values(), theory), outputs)
     document = json.loads(outputs[0].read_text())
     assert (document["study"], document["miniature"]) == ("paper", False)
     assert sum(document["counts"].values()) == len(document["claims"]) == len(CLAIMS)

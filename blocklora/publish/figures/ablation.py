@@ -5,14 +5,7 @@ from matplotlib.axes import Axes
 
 from blocklora.publish import formats
 from blocklora.publish.figures.blocks import block_lines, blocks_axis
-from blocklora.publish.figures.canvas import (
-    Drawing,
-    choose_backbone,
-    legend_below,
-    mark_miniature,
-    new_figure,
-    style,
-)
+from blocklora.publish.figures.canvas import Drawing, choose_backbone, panels
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.ablation import ablation_frame
 
@@ -29,15 +22,12 @@ def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
     frame = ablation_frame(results)
     frame = frame[frame["backbone"] == backbone]
     shots = results.study.shots
-    with style():
-        figure, axes = new_figure(2.5, 1, len(shots))
+    with panels(results.study, 2.5, 1, len(shots)) as (figure, axes):
         for axis, count in zip(axes, shots, strict=True):
             _panel(axis, frame[frame["shots"] == count])
             blocks_axis(axis, frame["blocks"])
             axis.set_title(formats.shots(count))
         axes[0].set_ylabel("average test accuracy (%)")
-        legend_below(figure, axes[0], 4)
-        mark_miniature(figure, results.study)
     text = (
         "Test accuracy averaged over the datasets against the number of blocks, mean and standard "
         "deviation over seeds; measured. One block is LoRA."

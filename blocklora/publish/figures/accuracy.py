@@ -11,16 +11,13 @@ from blocklora.publish.figures.canvas import (
     MARKERS,
     PUBLISHED_GREY,
     Drawing,
-    band,
     choose_backbone,
-    legend_below,
-    mark_miniature,
-    method_looks,
-    new_figure,
-    style,
+    draw_methods,
+    panels,
 )
 from blocklora.publish.published import AVERAGE, dataset_label, names, published_backbone
 from blocklora.publish.results import Results, caption_of
+from blocklora.study.model import Study
 
 PANELS_PER_ROW = 4
 DATA_COLUMNS = [
@@ -45,26 +42,20 @@ def accuracy_figure(
         extra = published_cells(study, backbone)
         extra = extra[extra["method"].isin(names()["figure_methods"]) & (extra["shots"] > 0)]
         cells = pd.concat([cells, extra], ignore_index=True)
-    panels = [*study.datasets, AVERAGE]
-    rows = ceil(len(panels) / PANELS_PER_ROW)
-    columns = ceil(len(panels) / rows)
-    with style():
-        figure, axes = new_figure(0.55 + 1.5 * rows, rows, columns)
-        for axis, dataset in zip(axes, panels, strict=False):
-            _panel(axis, cells[cells["dataset"] == dataset], results)
-            axis.set_title(dataset_label(dataset), fontweight=_weight(dataset))
-        for axis in axes[len(panels) :]:
+    shown = [*study.datasets, AVERAGE]
+    rows = ceil(len(shown) / PANELS_PER_ROW)
+    columns = ceil(len(shown) / rows)
+    with panels(study, 0.55 + 1.5 * rows, rows, columns) as (figure, axes):
+        for axis, dataset in zip(axes, shown, strict=False):
+            _panel(axis, cells[cells["dataset"] == dataset], study)
+            weight = "bold" if dataset == AVERAGE else "normal"
+            axis.set_title(dataset_label(dataset), fontweight=weight)
+        for axis in axes[len(shown) :]:
             axis.set_axis_off()
-        for axis in axes[max(0, len(panels) - columns) : len(panels)]:
+        for axis in axes[max(0, len(shown) - columns) : len(shown)]:
             axis.set_xlabel("images per class")
         figure.supylabel("test accuracy (%)", fontsize=7.5)
-        legend_below(figure, axes[0], 4)
-        mark_miniature(figure, results.study)
     return Drawing("accuracy", figure, _caption(results, backbone, cells), cells[DATA_COLUMNS])
-
-
-def _weight(dataset: str) -> str:
-    return "bold" if dataset == AVERAGE else "normal"
 
 
 def _position(shots: int) -> float:
@@ -72,39 +63,33 @@ def _position(shots: int) -> float:
     return log2(shots) + 1 if shots else 0
 
 
-def _panel(axis: Axes, cells: pd.DataFrame, results: Results) -> None:
+def _panel(axis: Axes, cells: pd.DataFrame, study: Study) -> None:
+    cells = cells.assign(
+        at=cells["shots"].map(_position),
+        lower=cells["mean"] - cells["std"],
+        upper=cells["mean"] + cells["std"],
+    )
     measured = cells[cells["kind"] == "measured"]
-    for method, look in method_looks(results.study).items():
-        line = measured[measured["method"] == method]
-        at = [_position(shots) for shots in line["shots"]]
-        if method == results.study.zero_shot:
-            look = look | {"linestyle": "none"}
-        axis.plot(at, line["mean"], label=line["label"].iloc[0], zorder=3, **look)
-        band(axis, at, line["mean"] - line["std"], line["mean"] + line["std"], look["color"])
+    draw_methods(axis, study, measured, "at", ("mean", "lower", "upper"), zorder=3)
     published = cells[cells["kind"] != "measured"]
     for number, label in enumerate(names()["figure_methods"]):
         line = published[published["label"] == label]
         if len(line):
-            _published_line(axis, line, number)
-    ticks = [0, *results.study.shots]
+            axis.plot(
+                line["at"],
+                line["mean"],
+                color=PUBLISHED_GREY,
+                linewidth=0.8,
+                linestyle=DASHES[number],
+                marker=MARKERS[number],
+                markersize=2.8,
+                markerfacecolor="white",
+                markeredgewidth=0.6,
+                label=f"{label} (published)",
+            )
+    ticks = [0, *study.shots]
     axis.set_xticks([_position(shots) for shots in ticks], [str(shots) for shots in ticks])
     axis.margins(x=0.06)
-
-
-def _published_line(axis: Axes, line: pd.DataFrame, number: int) -> None:
-    """Draw a published curve: thin, grey, open markers."""
-    axis.plot(
-        [_position(shots) for shots in line["shots"]],
-        line["mean"],
-        color=PUBLISHED_GREY,
-        linewidth=0.8,
-        linestyle=DASHES[number],
-        marker=MARKERS[number],
-        markersize=2.8,
-        markerfacecolor="white",
-        markeredgewidth=0.6,
-        label=f"{line['label'].iloc[0]} (published)",
-    )
 
 
 def _caption(results: Results, backbone: str, cells: pd.DataFrame) -> str:

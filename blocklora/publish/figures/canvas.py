@@ -1,7 +1,7 @@
 """What all figures share: style, sizes, how methods are told apart, and how files are written."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -61,19 +61,37 @@ def choose_backbone(study: Study, backbone: str | None) -> str:
     return backbone
 
 
-def new_figure(
-    height: float, rows: int = 1, columns: int = 1, **grid: Any
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure of the text width and its axes in reading order.
+@contextmanager
+def panels(
+    study: Study, height: float, rows: int = 1, columns: int = 1, **grid: Any
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Yield a figure of the text width and its axes in reading order, to be drawn on.
+
+    In the end, all panels get one legend below them, of what the first one shows. A picture of a
+    miniature says that it is one, since pictures travel alone.
 
     Args:
+        study: the study that is shown.
         height: in inches.
         rows: the number of rows of panels.
         columns: the number of columns of panels.
         grid: further arguments of `Figure.subplots`.
     """
-    figure = Figure(figsize=(WIDTH, height))
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
+    with style():
+        figure = Figure(figsize=(WIDTH, height))
+        axes = list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
+        yield figure, axes
+        handles, labels = axes[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        if study.miniature is not None:
+            figure.suptitle(
+                "miniature study, not the paper's results",
+                fontsize=6,
+                color="#666666",
+                x=0.995,
+                ha="right",
+            )
 
 
 def looks(position: int) -> dict[str, object]:
@@ -86,8 +104,25 @@ def looks(position: int) -> dict[str, object]:
     }
 
 
-def method_looks(study: Study) -> dict[str, dict[str, object]]:
-    """Return how each method of the study is drawn in every figure, by its name.
+def draw_methods(
+    axes: Axes,
+    study: Study,
+    rows: pd.DataFrame,
+    along: str,
+    fields: tuple[str, str, str],
+    **further: Any,
+) -> None:
+    """Draw a curve for each method that has rows, and fill the band around it.
+
+    Thin edges keep bands apart where they overlap, in grey too.
+
+    Args:
+        axes: the panel.
+        study: the study of the methods.
+        rows: the numbers, with a column for the name of the method.
+        along: the column of the horizontal axis.
+        fields: the columns of the curve, and of the lower and the upper edge of its band.
+        further: further arguments of `Axes.plot` for the curves.
 
     Raises:
         UserError: there are more methods than looks.
@@ -97,57 +132,18 @@ def method_looks(study: Study) -> dict[str, dict[str, object]]:
             f"{study.path}: has {len(study.methods)} methods, a figure of curves tells "
             f"{len(MARKERS)} apart; the table and the figure called ablation show any number"
         )
-    return {method: looks(number) for number, method in enumerate(study.methods)}
-
-
-def name_methods(axes: Axes, methods: list[str]) -> None:
-    """Label the vertical axis with methods, the first on top."""
-    axes.set_yticks(range(len(methods)), [method_label(method) for method in methods])
-    axes.set_ylim(len(methods) - 0.4, -0.6)
-
-
-def bars(axes: Axes, values: list[float], texts: list[str]) -> None:
-    """Draw horizontal bars with their values written at the end."""
-    positions = range(len(values))
-    axes.barh(positions, values, height=0.55, color="#9ecae1", edgecolor="black", linewidth=0.6)
-    for position, value, text in zip(positions, values, texts, strict=True):
-        if value == value:
-            axes.annotate(
-                text,
-                (value, position),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=6.5,
-            )
-    axes.margins(x=0.35)
-    axes.grid(axis="y", visible=False)
-
-
-def band(axes: Axes, at: Sequence[float], low: pd.Series, high: pd.Series, color: str) -> None:
-    """Fill between two curves; thin edges keep bands apart where they overlap, in grey too."""
-    axes.fill_between(at, low, high, color=color, alpha=0.13, linewidth=0)
-    for edge in (low, high):
-        axes.plot(at, edge, color=color, alpha=0.6, linewidth=0.4)
-
-
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """Put one legend under all panels, in columns."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-
-
-def mark_miniature(figure: Figure, study: Study) -> None:
-    """Say in the picture itself that it shows a miniature, since pictures travel alone."""
-    if study.miniature is not None:
-        figure.suptitle(
-            "miniature study, not the paper's results",
-            fontsize=6,
-            color="#666666",
-            x=0.995,
-            ha="right",
-        )
+    for position, method in enumerate(study.methods):
+        line = rows[rows["method"] == method].sort_values(along)
+        if line.empty:
+            continue
+        look = looks(position)
+        at, (middle, low, high) = line[along], (line[field] for field in fields)
+        if method == study.zero_shot:
+            look["linestyle"] = "none"
+        axes.plot(at, middle, label=method_label(method), **look | further)
+        axes.fill_between(at, low, high, color=look["color"], alpha=0.13, linewidth=0)
+        for edge in (low, high):
+            axes.plot(at, edge, color=look["color"], alpha=0.6, linewidth=0.4)
 
 
 def write_drawing(drawing: Drawing, outputs: list[Path]) -> None:
@@ -188,14 +184,10 @@ def _save(drawing: Drawing, path: Path) -> None:
 
 
 def _figure_environment(drawing: Drawing, file: str) -> str:
-    return "\n".join(
-        [
-            r"\begin{figure}",
-            r"\centering",
-            rf"\includegraphics{{{file}}}",
-            rf"\caption{{{escape_latex(drawing.caption)}}}",
-            rf"\label{{fig:{drawing.name}}}",
-            r"\end{figure}",
-            "",
-        ]
-    )
+    return rf"""\begin{{figure}}
+\centering
+\includegraphics{{{file}}}
+\caption{{{escape_latex(drawing.caption)}}}
+\label{{fig:{drawing.name}}}
+\end{{figure}}
+"""

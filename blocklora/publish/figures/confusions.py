@@ -8,20 +8,13 @@ from matplotlib.image import AxesImage
 from blocklora.errors import UserError
 from blocklora.publish import formats
 from blocklora.publish.catalogue import MATRICES
-from blocklora.publish.figures.canvas import (
-    Drawing,
-    choose_backbone,
-    mark_miniature,
-    new_figure,
-    style,
-)
+from blocklora.publish.figures.canvas import Drawing, choose_backbone, panels
 from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.classes import final_predictions, untested
 
 FEW_CLASSES = 20  # as many as a matrix of this size can show
 LISTED = 5
-KEYS = ["dataset", "method"]
 
 
 def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
@@ -30,34 +23,26 @@ def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
     Columns: backbone, dataset, method, label, class, predicted_label, predicted, images, share (of
     the images of the class). Pairs that do not occur are left out.
     """
-    counts: dict[tuple[str, str], np.ndarray] = {}
-    names: dict[str, list[str]] = {}
-    for test, predictions, classes in final_predictions(results):
+    tests = []
+    for test, predictions, names in final_predictions(results):
         if test.run.backbone == backbone:
-            size, key = len(classes), (test.dataset, test.run.method)
-            pairs = predictions.label.astype(np.int64) * size + predictions.predicted
-            counts[key] = counts.get(key, 0) + np.bincount(pairs, minlength=size**2)
-            names[test.dataset] = classes
-    frames = []
-    for (dataset, method), flat in counts.items():
-        matrix = flat.reshape(len(names[dataset]), -1)
-        true, predicted = np.nonzero(matrix)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "backbone": backbone,
-                    "dataset": dataset,
-                    "method": method,
-                    "label": true,
-                    "class": np.array(names[dataset], object)[true],
-                    "predicted_label": predicted,
-                    "predicted": np.array(names[dataset], object)[predicted],
-                    "images": matrix[true, predicted],
-                    "share": (matrix / matrix.sum(1, keepdims=True).clip(1))[true, predicted],
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+            classes = np.array(names, object)
+            facts = {
+                "backbone": backbone,
+                "dataset": test.dataset,
+                "method": test.run.method,
+                "label": predictions.label,
+                "class": classes[predictions.label],
+                "predicted_label": predictions.predicted,
+                "predicted": classes[predictions.predicted],
+            }
+            tests.append(pd.DataFrame(facts))
+    images = pd.concat(tests, ignore_index=True)
+    matrices = images.groupby(["dataset", "method"], sort=False)
+    counts = [matrix.groupby(list(images)).size() for _, matrix in matrices]
+    frame = pd.concat(counts).rename("images").reset_index()
+    of_class = frame.groupby(["dataset", "method", "label"])["images"].transform("sum")
+    return frame.assign(share=frame["images"] / of_class)
 
 
 def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
@@ -82,10 +67,9 @@ def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
     datasets = [name for name in study.datasets if name in classes]
     heights = [1.45 if classes[name] <= FEW_CLASSES else 0.75 for name in datasets]
     image = None
-    with style():
-        figure, axes = new_figure(
-            0.6 + sum(heights), len(datasets), len(methods), height_ratios=heights
-        )
+    height = 0.6 + sum(heights)
+    grid = panels(study, height, len(datasets), len(methods), height_ratios=heights)
+    with grid as (figure, axes):
         for number, axis in enumerate(axes):
             dataset, method = datasets[number // len(methods)], methods[number % len(methods)]
             cells = frame[(frame["dataset"] == dataset) & (frame["method"] == method)]
@@ -106,7 +90,6 @@ def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
             )
             bar.set_label("share of the images of a class")
             bar.outline.set_linewidth(0.4)
-        mark_miniature(figure, study)
     return Drawing("confusions", figure, _caption(results), frame)
 
 

@@ -2,17 +2,8 @@
 
 from blocklora.publish import formats
 from blocklora.publish.figures.blocks import block_lines, blocks_axis
-from blocklora.publish.figures.canvas import (
-    Drawing,
-    bars,
-    choose_backbone,
-    legend_below,
-    mark_miniature,
-    name_methods,
-    new_figure,
-    style,
-)
-from blocklora.publish.published import dataset_label
+from blocklora.publish.figures.canvas import Drawing, choose_backbone, panels
+from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.cost import cost_per_method, largest_task
 
@@ -37,19 +28,22 @@ def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
     backbone = choose_backbone(results.study, backbone)
     frame = cost_per_method(results)
     frame = frame[frame["backbone"] == backbone].reset_index(drop=True)
-    methods = list(frame["method"])
-    with style():
-        figure, axes = new_figure(0.75 + 0.3 * max(len(methods), 1), 1, len(RUN_PANELS))
+    methods = [method_label(method) for method in frame["method"]]
+    positions = range(len(methods))
+    height = 0.75 + 0.3 * max(len(methods), 1)
+    with panels(results.study, height, 1, len(RUN_PANELS)) as (figure, axes):
         for axis, (column, title, show) in zip(axes, RUN_PANELS, strict=True):
-            values = frame[column].astype(float).tolist()
-            bars(axis, values, [show(value) for value in values])
-            axis.set_xlabel(title)
-            axis.set_xticks([])
+            values = frame[column].astype(float)
+            drawn = axis.barh(
+                positions, values, height=0.55, color="#9ecae1", edgecolor="black", linewidth=0.6
+            )
+            axis.bar_label(drawn, values.map(show), padding=3, fontsize=6.5)
+            axis.margins(x=0.35)
+            axis.set_yticks(positions, methods)
+            axis.set(xlabel=title, xticks=[], ylim=(len(methods) - 0.4, -0.6))
             axis.spines["bottom"].set_visible(False)
             axis.grid(visible=False)
-            name_methods(axis, methods)
             axis.tick_params(left=False, labelleft=axis is axes[0])
-        mark_miniature(figure, results.study)
     caption = caption_of(
         results.study,
         "Cost of adaptation per method: trainable parameters, largest peak memory of a run, median "
@@ -70,8 +64,7 @@ def efficiency_figure(results: Results, backbone: str | None = None) -> Drawing:
     backbone = choose_backbone(study, backbone)
     frame = largest_task(results.theory("efficiency"))
     frame = frame[frame["backbone"] == backbone]
-    with style():
-        figure, axes = new_figure(2.5, 1, len(EFFICIENCY_PANELS))
+    with panels(study, 2.5, 1, len(EFFICIENCY_PANELS)) as (figure, axes):
         for axis, (column, title, unit) in zip(axes, EFFICIENCY_PANELS, strict=True):
             for label, line, look in block_lines(frame):
                 axis.plot(line["blocks"], line[column] / unit, label=label, **look)
@@ -80,8 +73,6 @@ def efficiency_figure(results: Results, backbone: str | None = None) -> Drawing:
             axis.axhline(0, color="black", linewidth=0.6)  # what changes is seen against the whole
             axis.margins(y=0.08)
             axis.set_ylim(bottom=0)
-        legend_below(figure, axes[0], 4)
-        mark_miniature(figure, study)
     task = ", ".join(
         f"{dataset_label(dataset)} ({classes} classes)"
         for dataset, classes in dict(zip(frame["dataset"], frame["classes"], strict=True)).items()

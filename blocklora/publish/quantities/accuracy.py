@@ -4,15 +4,17 @@ import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.accuracy import measured_cells, published_cells
-from blocklora.publish.evidence import Evidence, Measured, NotTestedError
+from blocklora.publish.evidence import Measured, NotTestedError, known
 from blocklora.publish.published import (
     AVERAGE,
+    backbones_published_as,
     dataset_label,
     is_published_clip_lora,
     method_label,
-    published_backbone,
 )
+from blocklora.publish.results import Results
 from blocklora.publish.tables.comparison import ALL_SHOTS, calibrate, compare_pairs
+from blocklora.study.model import Study
 from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
@@ -20,21 +22,21 @@ WEAK_SPOTS = ("food101", "oxford_pets")
 FLOWERS_PLAIN_PROMPT = 67.4  # MaxZanella/CLIP-LoRA issue 1
 
 
-def margin_to_best_published(evidence: Evidence) -> Measured:
+def margin_to_best_published(results: Results) -> Measured:
     """Smallest lead of Block-LoRA's average over the best published average of any method."""
-    return _smallest_margin(evidence, _published(evidence))
+    return _smallest_margin(results, _published(results.study))
 
 
-def margin_to_prompt_learners(evidence: Evidence) -> Measured:
+def margin_to_prompt_learners(results: Results) -> Measured:
     """Smallest lead of Block-LoRA's average over those of PromptSRC and MaPLe."""
-    published = _published(evidence)
-    return _smallest_margin(evidence, published[published["method"].isin(PROMPT_LEARNERS)])
+    published = _published(results.study)
+    return _smallest_margin(results, published[published["method"].isin(PROMPT_LEARNERS)])
 
 
-def _smallest_margin(evidence: Evidence, published: pd.DataFrame) -> Measured:
+def _smallest_margin(results: Results, published: pd.DataFrame) -> Measured:
     """Return the smallest margin over shot counts of the best Block-LoRA method of each."""
-    blocks = {block for block, _ in block_pairs(evidence.study)}
-    cells = measured_cells(evidence.results)
+    blocks = {block for block, _ in block_pairs(results.study)}
+    cells = measured_cells(results)
     cells = cells[cells["method"].isin(blocks) & (cells["dataset"] == AVERAGE)]
     if cells.empty or cells["mean"].isna().any():
         raise NotTestedError("needs every run of Block-LoRA")
@@ -55,103 +57,91 @@ def _smallest_margin(evidence: Evidence, published: pd.DataFrame) -> Measured:
     return Measured(margins[worst], f"{formats.signed(margins[worst])} ({worst})", margins)
 
 
-def _intervals(evidence: Evidence, pairs: Pairs, partner: str) -> pd.DataFrame:
+def _intervals(results: Results, pairs: Pairs, partner: str) -> pd.DataFrame:
     """Return the comparisons of pairs over all shots and datasets that have an interval."""
-    if evidence.results.missing:
-        raise NotTestedError(f"needs every run; {len(evidence.results.missing)} are missing")
-    frame = compare_pairs(evidence.results, pairs)
+    if results.missing:
+        raise NotTestedError(f"needs every run; {len(results.missing)} are missing")
+    frame = compare_pairs(results, pairs)
     frame = frame[(frame["shots"] == ALL_SHOTS) & frame["bootstrap_low"].notna()]
-    if frame.empty:
-        raise NotTestedError(f"needs a Block-LoRA and {partner} on 2 datasets")
-    return frame
+    return known(frame, f"needs a Block-LoRA and {partner} on 2 datasets")
 
 
-def accuracy_advantage(evidence: Evidence) -> Measured:
+def accuracy_advantage(results: Results) -> Measured:
     """Lower end of the interval of Block-LoRA minus LoRA, averaged over shots and datasets."""
-    frame = _intervals(evidence, block_pairs(evidence.study), "a LoRA of the same settings")
+    frame = _intervals(results, block_pairs(results.study), "a LoRA of the same settings")
     row = frame.loc[frame["bootstrap_low"].idxmin()]
-    difference = formats.signed(row["difference"])
+    numbers = ["difference", "bootstrap_low", "bootstrap_high", "permutation_p"]
+    return Measured(
+        float(row["bootstrap_low"]), _difference(row), row[numbers].astype(float).to_dict()
+    )
+
+
+def _difference(row: pd.Series) -> str:
     interval = formats.interval(row["bootstrap_low"], row["bootstrap_high"])
-    numbers = {
-        "difference": float(row["difference"]),
-        "bootstrap_low": float(row["bootstrap_low"]),
-        "bootstrap_high": float(row["bootstrap_high"]),
-        "permutation_p": float(row["permutation_p"]),
-    }
-    return Measured(float(row["bootstrap_low"]), f"{difference}, 95% {interval}", numbers)
+    return f"{formats.signed(row['difference'])}, 95% {interval}"
 
 
-def distance_from_merged(evidence: Evidence) -> Measured:
+def distance_from_merged(results: Results) -> Measured:
     """Distance from zero that the interval of Block-LoRA minus LoRA of its merged arms reaches."""
-    frame = _intervals(evidence, merged_pairs(evidence.study), "the LoRA of its merged arms")
+    frame = _intervals(results, merged_pairs(results.study), "the LoRA of its merged arms")
     reach = frame[["bootstrap_low", "bootstrap_high"]].abs().max(axis=1)
     row = frame.loc[reach.idxmax()]
-    difference = formats.signed(row["difference"])
-    interval = formats.interval(row["bootstrap_low"], row["bootstrap_high"])
-    text = f"{difference}, 95% {interval} at the widest ({method_label(row['method'])})"
+    text = f"{_difference(row)} at the widest ({method_label(row['method'])})"
     differences = {
         f"{row.method} on {row.backbone}": float(row.difference) for row in frame.itertuples()
     }
     return Measured(float(reach.max()), text, differences)
 
 
-def calibration_error(evidence: Evidence) -> Measured:
+def calibration_error(results: Results) -> Measured:
     """Mean absolute difference of our CLIP-LoRA from the published one, over cells."""
-    frame = calibrate(evidence.results)
+    frame = calibrate(results)
     frame = frame[(frame["dataset"] != AVERAGE) & frame["difference"].notna()]
-    if frame.empty:
-        raise NotTestedError("needs runs with the settings of CLIP-LoRA")
+    frame = known(frame, "needs runs with the settings of CLIP-LoRA")
     error = float(frame["difference"].abs().mean())
     numbers = {"mean": float(frame["difference"].mean()), "cells": len(frame)}
     return Measured(error, f"{error:.2f} points over {len(frame)} cells", numbers)
 
 
-def zero_shot_flowers_error(evidence: Evidence) -> Measured:
+def zero_shot_flowers_error(results: Results) -> Measured:
     """Distance of our zero-shot accuracy on Flowers102 from that of the plain prompt."""
-    study, runs = evidence.study, evidence.results.runs
-    backbones = [name for name in study.backbones if published_backbone(study, name) == "ViT-B/16"]
+    study, runs = results.study, results.runs
     chosen = runs[
         (runs["method"] == study.zero_shot)
         & (runs["dataset"] == "oxford_flowers")
-        & runs["backbone"].isin(backbones)
+        & runs["backbone"].isin(backbones_published_as(study, "ViT-B/16"))
     ]
-    if chosen.empty:
-        raise NotTestedError("needs the zero-shot run on Flowers102 with ViT-B/16")
+    chosen = known(chosen, "needs the zero-shot run on Flowers102 with ViT-B/16")
     accuracy = 100 * float(chosen["test_accuracy"].iloc[0])
     return Measured(abs(accuracy - FLOWERS_PLAIN_PROMPT), f"{accuracy:.1f}%")
 
 
-def clip_lora_weak_spots(evidence: Evidence) -> Measured:
+def clip_lora_weak_spots(results: Results) -> Measured:
     """Largest lead of our CLIP-LoRA with 16 shots over the best published method, on two datasets.
 
     The published CLIP-LoRA rows and reruns are no competitors of it.
     """
-    study = evidence.study
-    cells = measured_cells(evidence.results)
+    study = results.study
+    cells = measured_cells(results)
     ours = cells[
         cells["method"].map(lambda method: is_published_clip_lora(study, method))
         & (cells["shots"] == 16)
         & cells["dataset"].isin(WEAK_SPOTS)
         & cells["mean"].notna()
     ]
-    if ours.empty:
-        raise NotTestedError("needs runs of CLIP-LoRA with 16 shots on Food101 and OxfordPets")
-    published = _published(evidence)
+    ours = known(ours, "needs runs of CLIP-LoRA with 16 shots on Food101 and OxfordPets")
+    published = _published(results.study)
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
-    best = peers.groupby(["backbone", "dataset"])["mean"].max()
-    compared = [row for row in ours.itertuples() if (row.backbone, row.dataset) in best.index]
-    if not compared:
-        raise NotTestedError("needs a backbone of which other methods have been published")
+    best = peers.groupby(["backbone", "dataset"])["mean"].max().rename("best")
+    compared = ours.join(best, on=["backbone", "dataset"]).dropna(subset="best")
+    compared = known(compared, "needs a backbone of which other methods have been published")
     leads = {
-        f"{dataset_label(row.dataset)}, {row.backbone}": float(
-            row.mean - best[row.backbone, row.dataset]
-        )
-        for row in compared
+        f"{dataset_label(row.dataset)}, {row.backbone}": float(row.mean - row.best)
+        for row in compared.itertuples()
     }
     listed = "; ".join(f"{where}: {formats.signed(lead)}" for where, lead in leads.items())
     return Measured(max(leads.values()), listed, leads)
 
 
-def _published(evidence: Evidence) -> pd.DataFrame:
-    study = evidence.study
+def _published(study: Study) -> pd.DataFrame:
     return pd.concat([published_cells(study, backbone) for backbone in study.backbones])

@@ -3,18 +3,16 @@
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.evidence import Evidence, Measured, NotTestedError
+from blocklora.publish.evidence import Measured, known, measure
 from blocklora.publish.published import method_label
+from blocklora.publish.results import Results
 
 
-def largest_bound_ratio(evidence: Evidence) -> Measured:
+def largest_bound_ratio(results: Results) -> Measured:
     """Largest ratio of a Block-LoRA method's bound to that of LoRA of the same rank."""
-    frame = evidence.frame("bounds")
-    study = evidence.study
+    frame, study = measure(results, "bounds"), results.study
     blocks = [name for name in study.adapter_methods if study.methods[name].adapter.blocks > 1]
-    chosen = frame[frame["method"].isin(blocks)]
-    if chosen.empty:
-        raise NotTestedError("needs the bound of a Block-LoRA method")
+    chosen = known(frame[frame["method"].isin(blocks)], "needs the bound of a Block-LoRA method")
     row = chosen.loc[chosen["ratio_to_lora"].idxmax()]
     effective = float(chosen["effective_ratio_to_lora"].max())
     lowest, highest = float(chosen["bound"].min()), float(chosen["bound"].max())
@@ -27,17 +25,17 @@ def largest_bound_ratio(evidence: Evidence) -> Measured:
     return Measured(float(row["ratio_to_lora"]), text, numbers)
 
 
-def smallest_bound(evidence: Evidence) -> Measured:
+def smallest_bound(results: Results) -> Measured:
     """Smallest bound of the generalization gap of any run."""
-    frame = evidence.frame("gaps")
+    frame = measure(results, "gaps")
     row = frame.loc[frame["bound"].idxmin()]
     text = f"{formats.number(row['bound'])} at the lowest ({_run(row)}); {_vacuous(frame)}"
     return Measured(float(row["bound"]), text)
 
 
-def largest_gap_over_bound(evidence: Evidence) -> Measured:
+def largest_gap_over_bound(results: Results) -> Measured:
     """Largest ratio of a measured generalization gap to its bound."""
-    frame = evidence.frame("gaps")
+    frame = measure(results, "gaps")
     ratio = frame["gap"] / frame["bound"]
     row = frame.loc[ratio.idxmax()]
     gap = formats.signed(row["gap"], 3)
@@ -45,9 +43,9 @@ def largest_gap_over_bound(evidence: Evidence) -> Measured:
     return Measured(float(ratio.max()), f"{text} ({_run(row)})")
 
 
-def smallest_compression_bound(evidence: Evidence) -> Measured:
+def smallest_compression_bound(results: Results) -> Measured:
     """Smallest bound of the test error by compressed size, as a share of the error of guessing."""
-    frame = evidence.frame("compression")
+    frame = measure(results, "compression")
     share = frame["bound"] / frame["guessing_error"]
     row = frame.loc[share.idxmin()]
     bound, guessing = formats.number(row["bound"]), formats.number(row["guessing_error"])
@@ -55,28 +53,26 @@ def smallest_compression_bound(evidence: Evidence) -> Measured:
     return Measured(float(share.min()), text)
 
 
-def largest_arms_difference(evidence: Evidence) -> Measured:
+def largest_arms_difference(results: Results) -> Measured:
     """Largest relative difference between the arms of one trained matrix."""
-    frame = evidence.frame("spectra")
-    chosen = frame[frame["arms_max_relative_difference"].notna()]
-    if chosen.empty:
-        raise NotTestedError("needs runs of Block-LoRA with the rank partition")
+    frame = measure(results, "spectra")
+    chosen = frame.dropna(subset="arms_max_relative_difference")
+    chosen = known(chosen, "needs runs of Block-LoRA with the rank partition")
     value = float(chosen["arms_max_relative_difference"].max())
     return Measured(value, f"{formats.number(value)} over {len(chosen):,} matrices")
 
 
-def effective_rank_excess(evidence: Evidence) -> Measured:
+def effective_rank_excess(results: Results) -> Measured:
     """Largest amount by which the effective rank of an update exceeds r/n."""
-    frame = evidence.frame("spectra")
-    methods = evidence.study.methods
+    frame = measure(results, "spectra")
+    methods = results.study.methods
     limits = {
         name: methods[name].adapter.rank / methods[name].adapter.blocks
-        for name in evidence.study.adapter_methods
+        for name in results.study.adapter_methods
         if methods[name].adapter.arms > 1
     }
     chosen = frame[frame["method"].isin(limits)]
-    if chosen.empty:
-        raise NotTestedError("needs runs of Block-LoRA with the rank partition")
+    chosen = known(chosen, "needs runs of Block-LoRA with the rank partition")
     limit = chosen["method"].map(limits)
     excess = float((chosen["effective_rank"] - limit).max())
     highest = chosen["effective_rank"].max()

@@ -20,7 +20,7 @@ from blocklora.publish.published import (
 )
 from blocklora.publish.render import Cell, Section, Table
 from blocklora.publish.results import Results, caption_of
-from blocklora.publish.statistics import Comparison, compare, correct, critical_t
+from blocklora.publish.statistics import Comparison, compare, critical_t, holm
 from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 ALL_SHOTS = "all"
@@ -56,26 +56,23 @@ def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
     the single shot counts form one family over all pairs; that of "all" stands alone, as it is
     no further question but the summary of the others.
     """
-    rows, comparisons = [], []
+    rows = []
     for backbone in results.study.backbones:
         for method, baseline in pairs:
             differences = paired_differences(results, method, baseline, backbone)
-            key = {"backbone": backbone, "method": method, "baseline": baseline}
-            for shots, row in differences.iterrows():
-                rows.append(key | {"shots": str(shots)})
-                comparisons.append(compare(row.to_numpy()))
-            rows.append(key | {"shots": ALL_SHOTS})
-            comparisons.append(compare(differences.mean(skipna=False).to_numpy()))
-    single = [number for number, row in enumerate(rows) if row["shots"] != ALL_SHOTS]
-    corrected = correct([comparisons[number] for number in single])
-    for number, comparison in zip(single, corrected, strict=True):
-        comparisons[number] = comparison
-    flat = [row | _flat(c) for row, c in zip(rows, comparisons, strict=True)]
+            by_shots = {str(shots): row for shots, row in differences.iterrows()}
+            by_shots[ALL_SHOTS] = differences.mean(skipna=False)
+            for shots, row in by_shots.items():
+                key = {"backbone": backbone, "method": method, "baseline": baseline}
+                rows.append(key | {"shots": shots} | _fields(compare(row.to_numpy())))
     keys = ["backbone", "method", "baseline", "shots"]
-    return pd.DataFrame(flat, columns=[*keys, *_flat(compare([]))])
+    frame = pd.DataFrame(rows, columns=[*keys, *_fields(compare([]))])
+    single = frame["shots"] != ALL_SHOTS
+    frame.loc[single, "holm_p"] = holm(frame.loc[single, "permutation_p"])
+    return frame
 
 
-def _flat(comparison: Comparison) -> dict[str, float]:
+def _fields(comparison: Comparison) -> dict[str, float]:
     summary = comparison.summary
     return {
         "datasets": summary.count,
@@ -88,7 +85,7 @@ def _flat(comparison: Comparison) -> dict[str, float]:
         "effect_size": comparison.effect_size,
         "wilcoxon_p": comparison.wilcoxon_p,
         "permutation_p": comparison.permutation_p,
-        "holm_p": comparison.adjusted_p,
+        "holm_p": nan,
         "detectable": comparison.detectable,
     }
 

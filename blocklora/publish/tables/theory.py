@@ -1,5 +1,7 @@
 """Tables of bounds, compressed adapters and spectra."""
 
+from functools import partial
+
 from blocklora.publish import formats
 from blocklora.publish.description import Description
 from blocklora.publish.published import method_label, names
@@ -149,11 +151,11 @@ def bounds_table(results: Results) -> Table:
     else:
         frame[list(MEASURED_GAPS)] = float("nan")
     frame = frame.reset_index()
-    label = frame["method"].map(lambda method: variant_label(method, results.study))
+    label = frame["method"].map(lambda method: _variant_label(method, results.study))
     return BOUNDS.table(results.study, frame, shown=frame.assign(label=label))
 
 
-def variant_label(method: str, study: Study) -> str:
+def _variant_label(method: str, study: Study) -> str:
     """Return what tables print for a method of `bounds.csv`, which may be an untrained variant."""
     for ending, words in names()["variants"].items():
         if method not in study.methods and method.endswith(ending):
@@ -161,20 +163,11 @@ def variant_label(method: str, study: Study) -> str:
     return method_label(method)
 
 
-def compression_table(results: Results) -> Table:
-    """Return the table of bounds from compressed adapters."""
-    return _summarised(COMPRESSION, results)
-
-
-def spectra_table(results: Results) -> Table:
-    """Return the table of spectra of trained updates per method and tower."""
-    return _summarised(SPECTRA, results)
-
-
-def overlaps_table(results: Results) -> Table:
-    """Return the table of how far Block-LoRA and LoRA train the same subspaces."""
-    return _summarised(OVERLAPS, results)
-
-
-def _summarised(description: Description, results: Results) -> Table:
+def _summary_table(description: Description, results: Results) -> Table:
+    """Return the table of a measure with a row for each group of the description."""
     return description.table(results.study, description.summary(results.theory(description.name)))
+
+
+compression_table = partial(_summary_table, COMPRESSION)
+spectra_table = partial(_summary_table, SPECTRA)
+overlaps_table = partial(_summary_table, OVERLAPS)
