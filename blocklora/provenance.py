@@ -138,10 +138,11 @@ def _imports(module: str, without: str) -> frozenset[str]:
 
 def _nodes(node: ast.AST, without: str) -> Iterator[ast.AST]:
     """Yield the nodes of a tree that can decide a number."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not _is_left_out(child, without):
-            yield from _nodes(child, without)
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending += (n for n in ast.iter_child_nodes(node) if not _is_left_out(n, without))
 
 
 def _is_left_out(node: Any, without: str) -> bool:

@@ -1,6 +1,7 @@
 """Each layer of the package imports only what lies below it."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,32 @@ def test_every_part_of_the_package_has_a_layer():
 def test_module_imports_only_what_lies_below_it(module):
     upward = {(module, name) for name in imports(module) if RANKS[part(name)] > RANKS[part(module)]}
     assert upward <= ALLOWED
+
+
+def test_any_module_can_be_the_first_that_is_imported():
+    """What modules and the packages around them import while they are read is no circle."""
+    known = provenance._modules()
+    read_first = {}
+    for module in known:
+        found = _imported_when_read(provenance._tree(module), known)
+        # A package is read before its modules, its own one before anything that a module imports.
+        packages = {name.rpartition(".")[0] for name in found} & known.keys()
+        read_first[module] = (found | packages) - {module, module.rpartition(".")[0]}
+    TopologicalSorter(read_first).prepare()
+
+
+def _imported_when_read(node, known):
+    """Return the modules of the package that are imported when a module is read."""
+    found = set()
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ImportFrom) and child.module:
+            names = {f"{child.module}.{alias.name}" for alias in child.names}
+            found |= (names | {child.module}) & known.keys()
+        elif isinstance(child, ast.If) and getattr(child.test, "id", "") == "TYPE_CHECKING":
+            continue
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            found |= _imported_when_read(child, known)
+    return found
 
 
 def test_what_decides_numbers_imports_no_plumbing():

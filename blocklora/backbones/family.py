@@ -1,6 +1,6 @@
 """What a family of backbones is: the answers to everything that the rest asks about a backbone.
 
-A family is one module with one `Family`, listed in `blocklora/backbones/__init__.py`. The schema of
+A family is one module with one `Family`, listed in `blocklora/backbones/families.py`. The schema of
 study files, their validation, digests, the theory and the workflow follow from it. Describing a
 family imports nothing heavy.
 """

@@ -95,19 +95,19 @@ def load_registry(folder: Path | None = None) -> dict[str, Dataset]:
     Raises:
         UserError: a file is not valid, or a name is defined twice.
     """
-    import jsonschema
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
 
     folder = folder or Path(os.environ.get(VARIABLE) or PACKAGED)
     files = sorted(folder.glob("*.yaml"))
     if not files:
         raise UserError(f"{folder}: no dataset definitions (*.yaml) in it")
+    validator = Draft202012Validator(read_json(PACKAGED / "schema.json"))
     datasets: dict[str, Dataset] = {}
     for path in files:
         entries = read_yaml(path)
-        try:
-            jsonschema.validate(entries, read_json(PACKAGED / "schema.json"))
-        except jsonschema.ValidationError as error:
-            raise UserError(f"{path}: {error.json_path}: {error.message}") from None
+        if error := best_match(validator.iter_errors(entries)):
+            raise UserError(f"{path}: {error.json_path}: {error.message}")
         for name, entry in entries.items():
             if name in datasets:
                 raise UserError(f"{path}: dataset {name} is already defined in {folder}")

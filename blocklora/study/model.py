@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones import FAMILIES
 from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.families import FAMILIES
 from blocklora.backbones.family import Family
 from blocklora.engine.recipe import Recipe
 from blocklora.fields import from_values, to_values

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from blocklora.backbones import FAMILIES
+from blocklora.backbones.families import FAMILIES
 from blocklora.engine.engines import ENGINES
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.engine.recipe import Recipe

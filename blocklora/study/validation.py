@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocklora.backbones import FAMILIES
+from blocklora.backbones.families import FAMILIES
 from blocklora.errors import UserError
 from blocklora.fields import from_values
 from blocklora.files import file_digest
