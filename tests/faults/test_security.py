@@ -78,7 +78,9 @@ def test_study_files_are_read_by_a_loader_that_makes_plain_values_only():
 
     from blocklora.yamlfiles import StrictLoader
 
-    assert issubclass(StrictLoader, yaml.SafeLoader)
+    assert issubclass(StrictLoader, yaml.constructor.SafeConstructor)
+    with pytest.raises(yaml.constructor.ConstructorError, match="python/object"):
+        yaml.load("a: !!python/object/apply:os.getcwd []", StrictLoader)
 
 
 SECRET = "hf_kept-to-myself"
