@@ -1,6 +1,8 @@
 """Each layer of the package imports only what lies below it."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -86,6 +88,24 @@ def _imported_when_read(node, known):
         elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             found |= _imported_when_read(child, known)
     return found
+
+
+def test_the_command_line_starts_without_what_its_commands_need():
+    code = "import sys; from blocklora.cli import build_parser; build_parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    heavy = {
+        "torch",
+        "numpy",
+        "pandas",
+        "matplotlib",
+        "jsonschema",
+        "tarfile",
+        "importlib.metadata",
+    }
+    assert "blocklora.commands.data" in loaded
+    assert loaded & heavy == set()
+    assert [name for name in loaded if name.startswith("blocklora.data")] == []
 
 
 def test_what_decides_numbers_imports_no_plumbing():

@@ -5,21 +5,7 @@ from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
 
 from blocklora.commands.arguments import add_command, add_options, natural, positive
-from blocklora.data.layouts import list_images
-from blocklora.data.manifest import (
-    iterate_manifest,
-    read_manifest,
-    read_shots,
-    write_manifest,
-    write_shots,
-)
-from blocklora.data.registry import load_registry
-from blocklora.data.sampling import draw_shots
-from blocklora.data.source import read_source, write_source
-from blocklora.data.splits import read_split_file
 from blocklora.errors import UserError
-from blocklora.files import write_json
-from blocklora.study.model import load_study
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -73,6 +59,9 @@ def _fetch_dataset(options: Namespace) -> None:
     """
     from blocklora.data import fetch
     from blocklora.data.download import Downloader
+    from blocklora.data.registry import load_registry
+    from blocklora.data.source import write_source
+    from blocklora.study.model import load_study
 
     study, name = load_study(options.study), options.dataset
     registry = load_registry()
@@ -96,6 +85,11 @@ def _make_manifest(options: Namespace) -> None:
 
     They come from its split file, its official lists or its folders.
     """
+    from blocklora.data.layouts import list_images
+    from blocklora.data.manifest import write_manifest
+    from blocklora.data.registry import load_registry
+    from blocklora.data.source import read_source
+
     write_manifest(options.output, list_images(read_source(options.source), load_registry()))
 
 
@@ -105,7 +99,12 @@ def _verify_data(options: Namespace) -> None:
     The report on counts, labels and every image file is written and printed; the exit status is 1
     if anything in it would change results.
     """
+    from blocklora.data.layouts import list_images
+    from blocklora.data.manifest import read_manifest
+    from blocklora.data.registry import load_registry
+    from blocklora.data.source import read_source
     from blocklora.data.verify import verify
+    from blocklora.files import write_json
 
     source, registry = read_source(options.source), load_registry()
     dataset = None if source.origin == "user" else registry.get(source.dataset)
@@ -126,13 +125,16 @@ def _shots(options: Namespace) -> None:
     Validation and training images are drawn in CLIP-LoRA's order: from a manifest into a CSV file,
     or from a split_zhou file onto the terminal, one path per line.
     """
+    from blocklora.data.manifest import iterate_manifest, write_shots
+    from blocklora.data.sampling import draw_shots
+    from blocklora.data.splits import read_split_file
+
     if options.manifest is not None:
         if options.output is None or options.part is not None:
             raise UserError("--manifest needs --output, which holds both parts")
         images = iterate_manifest(options.manifest)
         write_shots(options.output, draw_shots(images, options.shots, options.seed))
         return
-
     if options.part is None or options.output is not None:
         raise UserError("--split-file needs --part and prints the list")
     drawn = draw_shots(read_split_file(options.split_file), options.shots, options.seed)
@@ -148,6 +150,8 @@ def _decode_images(options: Namespace) -> None:
     training images of a shots list at full resolution into a .npz file.
     """
     from blocklora.data.decode import write_shots_store, write_test_store
+    from blocklora.data.manifest import iterate_manifest, read_shots
+    from blocklora.data.source import read_source
 
     root = read_source(options.source).image_root
     budget = options.pixel_budget_gb * 1e9

@@ -5,15 +5,11 @@ import re
 from argparse import ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
 
-from blocklora.backbones.published import published_config
 from blocklora.commands.arguments import add_command, add_options, positive
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 from blocklora.files import write_json, write_text
 from blocklora.runs.gpu import claim_gpu
-from blocklora.study.config import find_study
-from blocklora.study.model import load_study
-from blocklora.theory.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +88,9 @@ def _plan(options: Namespace) -> None:
     """
     from blocklora.engine.plan import USABLE_SHARE
     from blocklora.performance.forecast import forecast, table
+    from blocklora.study.config import find_study
+    from blocklora.study.model import load_study
+    from blocklora.theory.context import Context
     from blocklora.theory.sources import dataset_prompts, model_shapes
 
     if options.rate is not None and options.rate <= 0:
@@ -116,6 +115,7 @@ def _bench(options: Namespace) -> None:
     """
     claim_gpu(options.device)
 
+    from blocklora.backbones.published import published_config
     from blocklora.engine.plan import USABLE_SHARE
     from blocklora.performance.bench import describe, measure, settings
     from blocklora.performance.machine import Machine, facts

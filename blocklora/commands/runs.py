@@ -2,23 +2,31 @@
 
 import logging
 from argparse import ArgumentParser, Namespace, _SubParsersAction
-from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from blocklora.commands.arguments import add_command, add_options, natural, positive
 from blocklora.engine.engines import ENGINES
 from blocklora.errors import Interrupted, UserError
-from blocklora.methods.base import Compute
 from blocklora.runs.gpu import claim_gpu
 from blocklora.runs.interruption import Interruption, catch_interruption
-from blocklora.runs.lock import hold
 from blocklora.runs.staging import staged
-from blocklora.study.digests import fit_digest
 from blocklora.study.model import Run, Study, Test, load_study
 
+if TYPE_CHECKING:
+    from blocklora.methods.base import Compute, Task
+    from blocklora.runs.task import TestImages
+
 logger = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """What the runs of a job share: their task, its test images, and how to compute."""
+
+    task: "Task"
+    images: "TestImages"
+    compute: "Compute"
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -117,7 +125,7 @@ def _fit(options: Namespace) -> None:
                     "start the same command again to go on from there"
                 )
             try:
-                finished.append(_fit_one(study, run, prepared, files, options, interruption))
+                finished.append(_fit_one(study, run, prepared, *files, options, interruption))
             except Interrupted:
                 raise
             except UserError as error:
@@ -132,39 +140,38 @@ def _fit(options: Namespace) -> None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _prepare(options: Namespace) -> tuple[Any, ...]:
-    """Return the task, test images with their labels, and how to compute."""
+def _prepare(options: Namespace) -> Prepared:
     claim_gpu(options.device)
+    from blocklora.methods.base import Compute
     from blocklora.runs.task import load_task
 
     backbone = staged(options.backbone_file, options.scratch)
     pixels = staged(options.test_pixels, options.scratch)
     clock = monotonic()
-    loaded = load_task(backbone, options.manifest, pixels, max(1, options.workers))
+    task, images = load_task(backbone, options.manifest, pixels, max(1, options.workers))
     logger.info("read weights and class names in %.1f s", monotonic() - clock)
     compute = Compute(options.device, options.precision, options.engine, options.workers)
-    return *loaded, compute
+    return Prepared(task, images, compute)
 
 
 def _fit_one(
     study: Study,
     run: Run,
-    prepared: tuple[Any, ...],
-    files: Sequence[Path],
+    prepared: Prepared,
+    shots_list: Path,
+    shots_pixels: Path,
     options: Namespace,
     interruption: Interruption,
 ) -> Path:
-    """Fit and test one run under its lock and return the file of its checkpoint.
-
-    `files` are its shots list and the store of its shots.
-    """
+    """Fit and test one run under its lock and return the file of its checkpoint."""
     from blocklora.runs.fit import fit_run, is_fitted
     from blocklora.runs.keeper import CheckpointKeeper
+    from blocklora.runs.lock import hold
     from blocklora.runs.task import open_shots
     from blocklora.runs.testing import missing_tests, run_tests
+    from blocklora.study.digests import fit_digest
 
-    task, *_, compute = prepared
-    shots_list, shots_pixels = files
+    task, images, compute = prepared
     digest = fit_digest(study, run, compute.precision, compute.engine)
     checkpoint = options.checkpoints / f"{digest}.safetensors"
     folder = options.runs / run.folder
@@ -189,7 +196,7 @@ def _fit_one(
             )
             fit_run(study, run, task, shots, compute, shots_list, folder, keeper)
             missing = list(run.own_tests)
-        run_tests(study, missing, *prepared, shots, options.runs)
+        run_tests(study, missing, task, images, shots, compute, options.runs)
     return checkpoint
 
 
@@ -211,13 +218,14 @@ def _test(options: Namespace) -> None:
             f"method {options.method} is {'fitted' if fitted else 'not fitted'}: it "
             f"{'needs' if fitted else 'has no'} --shots and --seeds"
         )
-    prepared = _prepare(options)
+    task, images, compute = _prepare(options)
     from blocklora.runs.testing import run_tests
 
     dataset = options.fitted_on or options.dataset
     for seed in options.seeds or [0]:
         run = Run(options.backbone, dataset, options.method, options.shots or 0, seed)
-        run_tests(study, [Test(run, options.dataset)], *prepared, None, options.runs)
+        tests = [Test(run, options.dataset)]
+        run_tests(study, tests, task, images, None, compute, options.runs)
 
 
 def _gate(options: Namespace) -> None:

@@ -5,11 +5,9 @@ from pathlib import Path
 from textwrap import fill
 
 from blocklora.commands.arguments import add_command, add_options
-from blocklora.csvfiles import write_rows
 from blocklora.errors import UserError
 from blocklora.experiments import measures
 from blocklora.study.model import load_study
-from blocklora.theory.context import Context
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -36,6 +34,9 @@ def add_commands(subparsers: _SubParsersAction) -> None:
 def _measure(options: Namespace) -> None:
     """Compute bounds, gaps, spectra, compressed sizes or costs of a study."""
     from importlib import import_module
+
+    from blocklora.csvfiles import write_rows
+    from blocklora.theory.context import Context
 
     measure = measures()[options.name]
     if len(options.output) != len(measure.tables):

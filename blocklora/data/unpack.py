@@ -61,8 +61,7 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    RuntimeError,  # an encrypted zip member
-    NotImplementedError,  # a compression method Python does not have
+    RuntimeError,  # an encrypted zip member, or a compression method that Python does not have
     ValueError,
 )
 

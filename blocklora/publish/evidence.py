@@ -27,11 +27,11 @@ class Measured:
     numbers: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
-def known(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
-    """Return rows of which there is at least one.
+def require(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
+    """Return the rows that a quantity is computed from.
 
     Raises:
-        NotTestedError: there is none; `otherwise` is its message.
+        NotTestedError: there are none; `otherwise` is its message.
     """
     if rows.empty:
         raise NotTestedError(otherwise)
@@ -44,4 +44,4 @@ def measure(results: Results, name: str) -> pd.DataFrame:
     Raises:
         NotTestedError: it has none.
     """
-    return known(results.theory(name), f"{results.path(name)} is empty")
+    return require(results.theory(name), f"{results.path(name)} is empty")

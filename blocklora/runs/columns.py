@@ -17,7 +17,7 @@ class Finished:
         run: the run.
         record: its `fit.json`, empty for a method that is not trained.
         tested: predictions on the test images.
-        trained: predictions on the training images, none for a method that is not trained.
+        trained: predictions on the training images, None for a method that is not trained.
     """
 
     study: str

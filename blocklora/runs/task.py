@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,13 +14,22 @@ from blocklora.errors import UserError
 from blocklora.methods.base import Shots, Task
 
 
+class TestImages(NamedTuple):
+    """Preprocessed test images, uint8 (images, size, size, 3), and labels, int64 (images,)."""
+
+    __test__ = False  # pytest takes the name for its own
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
 def load_task(
     backbone_file: Path, manifest: Path, test_pixels: Path, workers: int
-) -> tuple[Task, np.ndarray, np.ndarray]:
-    """Read what all runs of a backbone and dataset share: the task, test images and their labels.
+) -> tuple[Task, TestImages]:
+    """Read what all runs of a backbone and dataset share.
 
-    The images are preprocessed, uint8 (images, size, size, 3). Those that are too many for a store
-    are decoded by `workers` threads when they are asked for. Labels are int64 (images,).
+    Test images that are too many for a store are decoded by `workers` threads when they are asked
+    for.
 
     Raises:
         UserError: a file is missing or unreadable, or the pixels are not those of the manifest.
@@ -37,7 +47,7 @@ def load_task(
             "file and run again"
         )
     tokenize = partial(prompt_tokens, names, context_length=backbone.config.context_length)
-    return Task(backbone, names, tokenize), pixels, labels
+    return Task(backbone, names, tokenize), TestImages(pixels, labels)
 
 
 def open_shots(

@@ -16,6 +16,7 @@ from blocklora.runs.device import device_name, peak_memory, require_device, rese
 from blocklora.runs.energy import energy_joules, energy_since
 from blocklora.runs.fit import is_fitted
 from blocklora.runs.predictions import Predictions, read_test_facts, write_predictions
+from blocklora.runs.task import TestImages
 from blocklora.study.digests import fit_digest, test_digest
 from blocklora.study.model import Study, Test
 
@@ -39,10 +40,9 @@ def run_tests(
     study: Study,
     tests: Sequence[Test],
     task: Task,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    compute: Compute,
+    images: TestImages,
     shots: Shots | None,
+    compute: Compute,
     runs: Path,
 ) -> None:
     """Do tests of one run that share a task, and write their predictions.
@@ -51,10 +51,9 @@ def run_tests(
         study: the study.
         tests: the tests of one run.
         task: the classification task.
-        pixels: the test images of the dataset, preprocessed, uint8 (images, size, size, 3).
-        labels: their classes, int64 (images,).
-        compute: device, precision, engine and threads.
+        images: the test images of the dataset.
         shots: the training images of the run; needed for tests of the part "train".
+        compute: device, precision, engine and threads.
         runs: folder of all runs, in which the fit of the run is.
 
     Raises:
@@ -83,8 +82,8 @@ def run_tests(
     size = task.backbone.config.image_size
     for test in tests:
         if test.part == "test":
-            batches: Iterable[np.ndarray] = [pixels]
-            answers = labels
+            batches: Iterable[np.ndarray] = [images.pixels]
+            answers = images.labels
         else:
             assert shots is not None
             batches, answers = preprocessed(shots.images, size), shots.labels

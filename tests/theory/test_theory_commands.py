@@ -1,14 +1,8 @@
 """The commands on a small study: random weights, three adapters, a handful of images."""
 
 import csv
-import json
-import lzma
 import shutil
-import subprocess
-import sys
-from collections import Counter
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +20,6 @@ from blocklora.cli import main
 from blocklora.csvfiles import write_rows
 from blocklora.data.manifest import LabelledImage, write_manifest
 from blocklora.data.pixels import pack_json
-from blocklora.data.registry import PACKAGED, load_registry
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import Chunks
 from blocklora.engine.plan import Setting, fake_step
@@ -34,7 +27,6 @@ from blocklora.files import file_digest
 from blocklora.study.model import load_study
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.efficiency import step_cost
-from blocklora.theory.measures import MEASURES, columns_of
 from blocklora.theory.sources import PROMPT_LENGTHS, read_shape, stand_ins, unlisted_datasets
 from tests.tiny import LORA, SHAPE, tiny_backbone
 
@@ -326,25 +318,6 @@ def test_another_prompt_of_one_method_needs_every_manifest(unlisted, prompt):
     assert unlisted_datasets(load_study(path)) == expected
 
 
-def test_measures_are_described_completely():
-    words = {"runs", "adapters", "weights", "manifests", "shots_pixels"}
-    words |= {"shapes", "class_counts", "prompts"}
-    tables = [table for entry in MEASURES.values() for table in entry.tables]
-    assert len(tables) == len(set(tables))
-    for name, entry in MEASURES.items():
-        module, function = entry.compute.split(":")
-        assert callable(getattr(import_module(module), function))
-        assert name in entry.tables
-        assert set(entry.needs) <= words | set(tables)
-        assert columns_of(name) == entry.tables[name]
-
-
-def test_describing_measures_imports_nothing_heavy():
-    script = "import sys, blocklora.theory.measures as m; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert not {"torch", "numpy", "pandas", "scipy"} & set(done.stdout.split()), done.stderr
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -362,54 +335,6 @@ def test_a_step_counted_for_its_merged_rank_is_the_step_of_the_adapter(config):
     arms_beyond_one = config.blocks - 1 if config.partition == "rank" else 0
     further = arms_beyond_one * config.rank // config.blocks * 3 * (3 * 32 + 2 * 16)
     assert 0 <= peak - found["planned_memory_bytes"] <= 4 * further
-
-
-def prompts_of(name):
-    """Return the class prompts of a dataset whose class names are in the package."""
-    dataset = load_registry()[name]
-    if dataset.classes_file is not None:
-        lines = (PACKAGED / dataset.classes_file).read_text().splitlines()
-        names = [line.split(" ", 1)[1] for line in lines if not line.startswith("#")]
-    else:
-        lists = json.loads(lzma.decompress(dataset.packaged_split().read_bytes()))
-        labelled = {label: name for part in lists.values() for _, label, name in part}
-        names = [labelled[label] for label in sorted(labelled)]
-    return tokenize(class_prompts(names, "a photo of a {}."), 77)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "imagenet", "eurosat", "stanford_cars", "oxford_pets", "oxford_flowers", "caltech101",
-        "dtd", "ucf101",
-    ],
-)  # fmt: skip
-def test_listed_prompt_lengths_are_those_of_the_class_names(name):
-    listed = {
-        int(row["tokens"]): int(row["prompts"])
-        for row in read(PROMPT_LENGTHS)
-        if row["dataset"] == name
-    }
-    prompts = prompts_of(name)
-    assert listed == Counter(len(prompt) for prompt in set(map(tuple, prompts)))
-    assert len(prompts) == load_registry()[name].classes
-
-
-def test_listed_prompts_of_all_eleven_datasets_are_complete():
-    counted = Counter()
-    for row in read(PROMPT_LENGTHS):
-        counted[row["dataset"]] += int(row["prompts"])
-    registry = load_registry()
-    expected = {name: registry[name].classes for name in counted}
-    # "missile" and "sunglasses" name two classes each.
-    assert counted == expected | {"imagenet": 998}
-    assert len(counted) == 11
-
-
-def test_stand_ins_have_the_lengths_and_the_number_asked_for():
-    prompts = stand_ins([(2, 5), (1, 7)], 5)
-    assert [len(prompt) for prompt in prompts] == [5, 5, 7, 5, 5]
-    assert len(set(map(tuple, prompts))) == 3
 
 
 def test_shape_of_a_backbone_file_is_read_from_it(results):

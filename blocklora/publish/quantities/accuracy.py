@@ -4,7 +4,7 @@ import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.accuracy import measured_cells, published_cells
-from blocklora.publish.evidence import Measured, NotTestedError, known
+from blocklora.publish.evidence import Measured, NotTestedError, require
 from blocklora.publish.published import (
     AVERAGE,
     backbones_published_as,
@@ -63,7 +63,7 @@ def _intervals(results: Results, pairs: Pairs, partner: str) -> pd.DataFrame:
         raise NotTestedError(f"needs every run; {len(results.missing)} are missing")
     frame = compare_pairs(results, pairs)
     frame = frame[(frame["shots"] == ALL_SHOTS) & frame["bootstrap_low"].notna()]
-    return known(frame, f"needs a Block-LoRA and {partner} on 2 datasets")
+    return require(frame, f"needs a Block-LoRA and {partner} on 2 datasets")
 
 
 def accuracy_advantage(results: Results) -> Measured:
@@ -97,7 +97,7 @@ def calibration_error(results: Results) -> Measured:
     """Mean absolute difference of our CLIP-LoRA from the published one, over cells."""
     frame = calibrate(results)
     frame = frame[(frame["dataset"] != AVERAGE) & frame["difference"].notna()]
-    frame = known(frame, "needs runs with the settings of CLIP-LoRA")
+    frame = require(frame, "needs runs with the settings of CLIP-LoRA")
     error = float(frame["difference"].abs().mean())
     numbers = {"mean": float(frame["difference"].mean()), "cells": len(frame)}
     return Measured(error, f"{error:.2f} points over {len(frame)} cells", numbers)
@@ -111,7 +111,7 @@ def zero_shot_flowers_error(results: Results) -> Measured:
         & (runs["dataset"] == "oxford_flowers")
         & runs["backbone"].isin(backbones_published_as(study, "ViT-B/16"))
     ]
-    chosen = known(chosen, "needs the zero-shot run on Flowers102 with ViT-B/16")
+    chosen = require(chosen, "needs the zero-shot run on Flowers102 with ViT-B/16")
     accuracy = 100 * float(chosen["test_accuracy"].iloc[0])
     return Measured(abs(accuracy - FLOWERS_PLAIN_PROMPT), f"{accuracy:.1f}%")
 
@@ -129,12 +129,12 @@ def clip_lora_weak_spots(results: Results) -> Measured:
         & cells["dataset"].isin(WEAK_SPOTS)
         & cells["mean"].notna()
     ]
-    ours = known(ours, "needs runs of CLIP-LoRA with 16 shots on Food101 and OxfordPets")
+    ours = require(ours, "needs runs of CLIP-LoRA with 16 shots on Food101 and OxfordPets")
     published = _published(results.study)
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
     best = peers.groupby(["backbone", "dataset"])["mean"].max().rename("best")
     compared = ours.join(best, on=["backbone", "dataset"]).dropna(subset="best")
-    compared = known(compared, "needs a backbone of which other methods have been published")
+    compared = require(compared, "needs a backbone of which other methods have been published")
     leads = {
         f"{dataset_label(row.dataset)}, {row.backbone}": float(row.mean - row.best)
         for row in compared.itertuples()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.evidence import Measured, NotTestedError, known, measure
+from blocklora.publish.evidence import Measured, NotTestedError, measure, require
 from blocklora.publish.published import (
     backbones_published_as,
     is_published_clip_lora,
@@ -33,7 +33,7 @@ def largest_parameter_share(results: Results) -> Measured:
 def _shares(results: Results) -> pd.DataFrame:
     frame = cost_per_method(results)
     frame = frame[frame["share_of_lora"].notna() & (frame["blocks"] > 1)]
-    return known(frame, "needs runs of a Block-LoRA and a LoRA of the same rank")
+    return require(frame, "needs runs of a Block-LoRA and a LoRA of the same rank")
 
 
 def _share(value: float, shares: pd.DataFrame) -> Measured:
@@ -81,7 +81,7 @@ def _ratios(results: Results, column: str) -> pd.DataFrame:
     lora = frame[frame["blocks"] == 1].drop_duplicates(task).set_index(task)[column]
     blocks = frame[frame["blocks"] > 1].join(lora.rename("lora"), on=task)
     blocks = blocks.assign(ratio=blocks[column] / blocks["lora"]).dropna(subset="ratio")
-    return known(blocks, f"needs {column} of Block-LoRA and of LoRA at the same rank")
+    return require(blocks, f"needs {column} of Block-LoRA and of LoRA at the same rank")
 
 
 def _ratio(ratios: pd.DataFrame, index: int, words: str) -> Measured:
@@ -120,7 +120,7 @@ def clip_lora_parameters(results: Results) -> Measured:
     """Trained parameters of LoRA of rank 2 on ViT-B/16."""
     frame = measure(results, "efficiency")
     chosen = frame[(frame["backbone"] == VIT_B16) & (frame["rank"] == 2) & (frame["blocks"] == 1)]
-    chosen = known(chosen, "needs ViT-B/16 with LoRA of rank 2")
+    chosen = require(chosen, "needs ViT-B/16 with LoRA of rank 2")
     count = int(chosen["parameters"].iloc[0])
     return Measured(count, formats.count(count))
 
@@ -135,7 +135,7 @@ def clip_lora_imagenet_minutes(results: Results) -> Measured:
         & (runs["dataset"] == "imagenet")
         & (runs["shots"] == 16)
     ]
-    chosen = known(chosen, "needs a run of CLIP-LoRA on ImageNet with 16 shots and ViT-B/16")
+    chosen = require(chosen, "needs a run of CLIP-LoRA on ImageNet with 16 shots and ViT-B/16")
     row = chosen.loc[chosen["wall_seconds"].idxmax()]
     minutes = float(row["wall_seconds"]) / 60
     return Measured(minutes, f"{minutes:.1f} min on {row['device_name']}")

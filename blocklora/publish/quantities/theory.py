@@ -3,7 +3,7 @@
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.evidence import Measured, known, measure
+from blocklora.publish.evidence import Measured, measure, require
 from blocklora.publish.published import method_label
 from blocklora.publish.results import Results
 
@@ -12,7 +12,7 @@ def largest_bound_ratio(results: Results) -> Measured:
     """Largest ratio of a Block-LoRA method's bound to that of LoRA of the same rank."""
     frame, study = measure(results, "bounds"), results.study
     blocks = [name for name in study.adapter_methods if study.methods[name].adapter.blocks > 1]
-    chosen = known(frame[frame["method"].isin(blocks)], "needs the bound of a Block-LoRA method")
+    chosen = require(frame[frame["method"].isin(blocks)], "needs the bound of a Block-LoRA method")
     row = chosen.loc[chosen["ratio_to_lora"].idxmax()]
     effective = float(chosen["effective_ratio_to_lora"].max())
     lowest, highest = float(chosen["bound"].min()), float(chosen["bound"].max())
@@ -57,7 +57,7 @@ def largest_arms_difference(results: Results) -> Measured:
     """Largest relative difference between the arms of one trained matrix."""
     frame = measure(results, "spectra")
     chosen = frame.dropna(subset="arms_max_relative_difference")
-    chosen = known(chosen, "needs runs of Block-LoRA with the rank partition")
+    chosen = require(chosen, "needs runs of Block-LoRA with the rank partition")
     value = float(chosen["arms_max_relative_difference"].max())
     return Measured(value, f"{formats.number(value)} over {len(chosen):,} matrices")
 
@@ -72,7 +72,7 @@ def effective_rank_excess(results: Results) -> Measured:
         if methods[name].adapter.arms > 1
     }
     chosen = frame[frame["method"].isin(limits)]
-    chosen = known(chosen, "needs runs of Block-LoRA with the rank partition")
+    chosen = require(chosen, "needs runs of Block-LoRA with the rank partition")
     limit = chosen["method"].map(limits)
     excess = float((chosen["effective_rank"] - limit).max())
     highest = chosen["effective_rank"].max()
