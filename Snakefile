@@ -19,6 +19,10 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 
 
+if workflow.output_settings.dryrun:
+    say_what_is_missing()
+
+
 # All results of a study are in a folder of its own.
 pathvars:
     results=RESULTS,
@@ -48,7 +52,17 @@ rule all:
     input:
         rules.runs.input,
         rules.claims.output,
-        rules.tables.input,
-        rules.figures.input,
+        rules.tables.output,
+        rules.figures.output,
     message:
-        f"Complete: {RESULTS}/claims.md, {RESULTS}/tables, {RESULTS}/figures"
+        f"All tables, figures and verdicts of the study {STUDY.name}"
+
+
+onstart:
+    if workflow.is_main_process:
+        say_what_is_missing()
+
+
+onsuccess:
+    if workflow.is_main_process:
+        print(f"Complete: {RESULTS}/claims.md, {RESULTS}/tables, {RESULTS}/figures")

@@ -5,7 +5,7 @@ import logging
 import sys
 
 from blocklora import __version__
-from blocklora.commands import backbones, data, performance, publish, runs, study, theory
+from blocklora.commands import backbones, cache, data, performance, publish, runs, study, theory
 from blocklora.errors import UserError
 
 
@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     # None of these modules imports torch, pandas or matplotlib before a command of its own runs.
-    for module in (study, data, backbones, runs, theory, performance, publish):
+    for module in (study, data, backbones, runs, theory, performance, publish, cache):
         module.add_commands(subparsers)
     return parser
 

@@ -15,7 +15,8 @@ from blocklora import provenance
 LAYERS = (
     ("__init__", "errors"),
     ("fields", "files", "yamlfiles", "csvfiles", "tensorfiles"),
-    ("provenance",),
+    ("locks",),
+    ("cache", "provenance"),
     ("data",),
     ("backbones", "miniature"),
     ("adapters",),

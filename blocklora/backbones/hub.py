@@ -63,8 +63,7 @@ def verify_checkpoint(path: Path, model: PublishedModel) -> str | None:
     """
     digest = file_digest(path)
     if digest == model.sha256:
-        place = f"{model.repository}@{model.revision}"
-        return f"{model.publisher}'s weights from {place}, SHA-256 {digest}"
+        return published_origin(model)
     if digest == model.archive_sha256:
         return f"{model.publisher}'s archive {model.archive_file}, SHA-256 {digest}"
     beside = path.with_name(f"{path.name}.sha256")
@@ -77,3 +76,9 @@ def verify_checkpoint(path: Path, model: PublishedModel) -> str | None:
             "copy the file again"
         )
     return f"the file {path.name}, SHA-256 {digest}"
+
+
+def published_origin(model: PublishedModel) -> str:
+    """Return in words what the published file of a model is."""
+    place = f"{model.repository}@{model.revision}"
+    return f"{model.publisher}'s weights from {place}, SHA-256 {model.sha256}"

@@ -18,6 +18,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "folder of the study's results (default: results/<name of the study>)",
     },
+    "cache": {
+        "type": Path,
+        "metavar": "DIR",
+        "default": Path("cache"),
+        "help": "folder of what studies share (default: cache)",
+    },
+    "key": {
+        "metavar": "DIGEST",
+        "help": "look the file up in the cache under this digest and what it is made from, and "
+        "keep it there (default: make it)",
+    },
     "device": {"choices": ("cpu", "cuda"), "default": "cpu"},
     "precision": {"choices": tuple(PRECISIONS), "default": "fp32"},
     "offline": {"action": "store_true", "help": "never use the network"},
@@ -58,3 +69,22 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise ArgumentTypeError(f"{text!r} is not a positive integer or 0")
     return int(text)
+
+
+def provide(
+    options: Namespace,
+    kind: str,
+    contents: object,
+    about: str,
+    output: Path,
+    write: Callable[[Path], None],
+    *,
+    link: bool = True,
+) -> None:
+    """Write the file `output`, by way of the cache where `--key` is given; see `Cache.provide`."""
+    if options.key is None:
+        write(output)
+        return
+    from blocklora.cache import Cache
+
+    Cache(options.cache).provide(kind, options.key, contents, about, output, write, link=link)

@@ -6,7 +6,7 @@ from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
 from blocklora.backbones.published import PublishedModel, published_model
-from blocklora.commands.arguments import add_command, add_options, positive
+from blocklora.commands.arguments import add_command, add_options, positive, provide
 from blocklora.errors import UserError
 from blocklora.miniature.settings import read_settings
 from blocklora.study.model import Study, load_study
@@ -18,13 +18,13 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     """Add this module's subcommands to the command line."""
     output = "backbone file (safetensors)"
     fetch = add_command(subparsers, _fetch_backbone)
-    add_options(fetch, "study", "backbone", output=output)
+    add_options(fetch, "study", "backbone", "cache", "key", output=output)
     add_options(fetch, weights_root="folder of downloaded or own checkpoints")
     fetch.add_argument("--checkpoint", type=Path, help="use this file, whatever its checksum")
     add_options(fetch, "offline")
 
     pretrain = add_command(subparsers, _pretrain_backbone)
-    add_options(pretrain, "study", "backbone", output=output)
+    add_options(pretrain, "study", "backbone", "cache", "key", output=output)
     pretrain.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads")
 
 
@@ -48,31 +48,47 @@ def _fetch_backbone(options: Namespace) -> None:
     A published model's weights are taken from --checkpoint, from --weights-root or from the hub, in
     this order, and checked.
     """
-    from blocklora.backbones.hub import verify_checkpoint
+    from blocklora.backbones.hub import find_checkpoint, published_origin
 
     name = options.backbone
     config = _study_with(options, "fetch-backbone").backbone_config(name)
     model = published_model(name)
-    path = options.checkpoint or _published_checkpoint(options, model)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+    given = options.checkpoint or find_checkpoint(model, options.weights_root)
+    if given is not None and not given.is_file():
+        raise UserError(f"{given}: no such checkpoint file")
+    # What has to be downloaded will be the published file.
+    origin = _origin(given, model, bool(options.checkpoint)) if given else published_origin(model)
+
+    def write(path: Path) -> None:
+        from blocklora.backbones.checkpoints import canonical_weights, read_checkpoint
+        from blocklora.backbones.weights import save_backbone
+
+        checkpoint = given or _published_checkpoint(options, model)
+        save_backbone(path, config, canonical_weights(read_checkpoint(checkpoint), config), origin)
+
+    provide(options, "weights", origin, f"weights of {name}", options.output, write)
+
+
+def _origin(path: Path, model: PublishedModel, is_asked_for: bool) -> str:
+    """Return in words what a checkpoint is.
+
+    Raises:
+        UserError: it is no published file of the model, and nobody said that it is to be used.
+    """
+    from blocklora.backbones.hub import verify_checkpoint
+
     origin = verify_checkpoint(path, model)
     if origin is not None:
         logger.info("%s: %s, verified", path, origin)
-    elif options.checkpoint:
-        logger.warning("%s: not a published file of %s, used as asked", path, name)
-    else:
+        return origin
+    if not is_asked_for:
         raise UserError(
-            f"{path}: its SHA-256 is not that of any published file of {name}. If it is damaged, "
-            f"delete it; if it is meant, say so by `sha256sum {path.name} > {path.name}.sha256` "
-            "in its folder, or name it by --checkpoint"
+            f"{path}: its SHA-256 is not that of any published file of {model.name}. If it is "
+            f"damaged, delete it; if it is meant, say so by `sha256sum {path.name} > "
+            f"{path.name}.sha256` in its folder, or name it by --checkpoint"
         )
-
-    from blocklora.backbones.checkpoints import canonical_weights, read_checkpoint
-    from blocklora.backbones.weights import save_backbone
-
-    weights = canonical_weights(read_checkpoint(path), config)
-    save_backbone(options.output, config, weights, origin or f"the file {path.name}, unverified")
+    logger.warning("%s: not a published file of %s, used as asked", path, model.name)
+    return f"the file {path.name}, unverified"
 
 
 def _published_checkpoint(options: Namespace, model: PublishedModel) -> Path:
@@ -99,9 +115,13 @@ def _pretrain_backbone(options: Namespace) -> None:
     """Pretrain the small CLIP of a miniature study on drawn image-caption pairs, on the CPU."""
     settings = read_settings(_study_with(options, "pretrain-backbone").miniature)
 
-    import torch
+    def write(path: Path) -> None:
+        import torch
 
-    from blocklora.miniature.pretrain import pretrain_backbone
+        from blocklora.miniature.pretrain import pretrain_backbone
 
-    torch.set_num_threads(options.threads)
-    pretrain_backbone(options.backbone, settings, options.output)
+        torch.set_num_threads(options.threads)
+        pretrain_backbone(options.backbone, settings, path)
+
+    about = f"weights of {options.backbone}"
+    provide(options, "weights", options.threads, about, options.output, write)

@@ -2,9 +2,12 @@
 
 import sys
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from dataclasses import asdict
+from functools import cache
+from itertools import product
 from pathlib import Path
 
-from blocklora.commands.arguments import add_command, add_options, natural, positive
+from blocklora.commands.arguments import add_command, add_options, natural, positive, provide
 from blocklora.errors import UserError
 
 
@@ -16,28 +19,42 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     add_options(fetch, data_root="folder of all datasets", output="source.json to write")
     add_options(fetch, "offline")
 
-    add_options(add_command(subparsers, _make_manifest), **source, output="manifest.csv to write")
+    listing = add_command(subparsers, _make_manifest)
+    add_options(listing, "cache", "key", **source, output="manifest.csv to write")
 
     verify = add_command(subparsers, _verify_data)
-    add_options(verify, **source, manifest="manifest.csv to check", output="report to write (JSON)")
+    add_options(verify, "cache", "key", **source)
+    add_options(verify, manifest="manifest.csv to check", output="report to write (JSON)")
     _add_workers(verify)
 
     shots = add_command(subparsers, _shots)
     origin = shots.add_mutually_exclusive_group(required=True)
     origin.add_argument("--manifest", type=Path, help="manifest.csv to draw from")
     origin.add_argument("--split-file", type=Path, help="split_zhou_*.json file to draw from")
-    shots.add_argument("--shots", type=positive, required=True, help="training images per class")
-    shots.add_argument("--seed", type=natural, required=True)
-    shots.add_argument("--output", type=Path, help="CSV file to write (with --manifest)")
+    numbers = {"nargs": "+", "required": True}
+    shots.add_argument("--shots", type=positive, **numbers, help="training images per class")
+    shots.add_argument("--seeds", type=natural, **numbers)
+    shots.add_argument(
+        "--output",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="a CSV file for each of --seeds, of the first number of --shots first (--manifest)",
+    )
     shots.add_argument("--part", choices=("train", "val"), help="list to print (--split-file)")
+    add_options(shots, "cache", "key")
 
     decode = add_command(subparsers, _decode_images)
-    add_options(decode, **source)
+    add_options(decode, "cache", "key", **source)
     origin = decode.add_mutually_exclusive_group(required=True)
     origin.add_argument("--manifest", type=Path, help="decode the test images of this manifest")
-    origin.add_argument("--shots-list", type=Path, help="decode the training images of this list")
+    origin.add_argument(
+        "--shots-lists", type=Path, nargs="+", help="decode the training images of these lists"
+    )
     decode.add_argument("--size", type=positive, help="pixels of a side (with --manifest)")
-    decode.add_argument("--output", type=Path, required=True)
+    decode.add_argument(
+        "--output", type=Path, nargs="+", required=True, help="a file for the manifest or each list"
+    )
     _add_workers(decode)
     decode.add_argument(
         "--pixel-budget-gb",
@@ -90,7 +107,13 @@ def _make_manifest(options: Namespace) -> None:
     from blocklora.data.registry import load_registry
     from blocklora.data.source import read_source
 
-    write_manifest(options.output, list_images(read_source(options.source), load_registry()))
+    source = read_source(options.source)
+
+    def write(path: Path) -> None:
+        write_manifest(path, list_images(source, load_registry()))
+
+    about = f"list of the images of {source.dataset}"
+    provide(options, "manifests", asdict(source), about, options.output, write)
 
 
 def _verify_data(options: Namespace) -> None:
@@ -99,6 +122,7 @@ def _verify_data(options: Namespace) -> None:
     The report on counts, labels and every image file is written and printed; the exit status is 1
     if anything in it would change results.
     """
+    from blocklora.cache import content_digest
     from blocklora.data.layouts import list_images
     from blocklora.data.manifest import read_manifest
     from blocklora.data.registry import load_registry
@@ -106,60 +130,90 @@ def _verify_data(options: Namespace) -> None:
     from blocklora.data.verify import verify
     from blocklora.files import write_json
 
-    source, registry = read_source(options.source), load_registry()
-    dataset = None if source.origin == "user" else registry.get(source.dataset)
-    manifest = read_manifest(options.manifest)
-    report = verify(source, manifest, list_images(source, registry), dataset, options.workers)
-    write_json(options.output, report.to_json())
-    print(report.text())
-    if not report.passed:
-        raise UserError(
-            f"{source.dataset} is not fit for use, see above; docs/datasets.md says what each "
-            "code in brackets means"
-        )
+    source = read_source(options.source)
+
+    def write(path: Path) -> None:
+        registry = load_registry()
+        dataset = None if source.origin == "user" else registry.get(source.dataset)
+        manifest = read_manifest(options.manifest)
+        report = verify(source, manifest, list_images(source, registry), dataset, options.workers)
+        write_json(path, report.to_json())
+        print(report.text())
+        if not report.passed:
+            raise UserError(
+                f"{source.dataset} is not fit for use, see above; docs/datasets.md says what each "
+                "code in brackets means"
+            )
+
+    contents = [asdict(source), content_digest(options.manifest)]
+    about = f"verification of {source.dataset}"
+    provide(options, "verifications", contents, about, options.output, write, link=False)
 
 
 def _shots(options: Namespace) -> None:
     """Draw the few-shot lists of a dataset.
 
-    Validation and training images are drawn in CLIP-LoRA's order: from a manifest into a CSV file,
-    or from a split_zhou file onto the terminal, one path per line.
+    Validation and training images are drawn in CLIP-LoRA's order: from a manifest into a CSV file
+    for each number of shots and each seed, or from a split_zhou file onto the terminal, one path
+    per line.
     """
-    from blocklora.data.manifest import iterate_manifest, write_shots
+    from blocklora.data.manifest import read_manifest, write_shots
     from blocklora.data.sampling import draw_shots
     from blocklora.data.splits import read_split_file
 
-    if options.manifest is not None:
-        if options.output is None or options.part is not None:
-            raise UserError("--manifest needs --output, which holds both parts")
-        images = iterate_manifest(options.manifest)
-        write_shots(options.output, draw_shots(images, options.shots, options.seed))
+    wanted = list(product(options.shots, options.seeds))
+    if options.split_file is not None:
+        if options.part is None or options.output is not None or len(wanted) != 1:
+            raise UserError("--split-file needs --part, one of --shots and one of --seeds")
+        drawn = draw_shots(read_split_file(options.split_file), *wanted[0])
+        lines = [image.path for image in drawn if image.split == options.part]
+        # Bytes, so that the list is the same under every locale.
+        sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
         return
-    if options.part is None or options.output is not None:
-        raise UserError("--split-file needs --part and prints the list")
-    drawn = draw_shots(read_split_file(options.split_file), options.shots, options.seed)
-    lines = [image.path for image in drawn if image.split == options.part]
-    # Bytes, so that the list is the same under every locale.
-    sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
+    if options.part is not None or len(options.output or ()) != len(wanted):
+        raise UserError(f"--manifest needs {len(wanted)} files of --output, which hold both parts")
+    from blocklora.cache import content_digest
+
+    digest, read = content_digest(options.manifest), cache(read_manifest)
+    for (shots, seed), output in zip(wanted, options.output, strict=True):
+
+        def write(path: Path, shots: int = shots, seed: int = seed) -> None:
+            write_shots(path, draw_shots(read(options.manifest), shots, seed))
+
+        about = f"{shots} shots, seed {seed}: {output.name}"
+        provide(options, "shots", [digest, shots, seed], about, output, write, link=False)
 
 
 def _decode_images(options: Namespace) -> None:
-    """Decode images once into a store that all runs share.
+    """Decode images once into stores that all runs share.
 
     The test images of a manifest are decoded after resize and centre crop into a .npy file, the
-    training images of a shots list at full resolution into a .npz file.
+    training images of shots lists at full resolution into a .npz file for each list.
     """
+    from blocklora.cache import content_digest
     from blocklora.data.decode import write_shots_store, write_test_store
     from blocklora.data.manifest import iterate_manifest, read_shots
     from blocklora.data.source import read_source
 
-    root = read_source(options.source).image_root
-    budget = options.pixel_budget_gb * 1e9
     if (options.size is None) != (options.manifest is None):
         raise UserError("--size goes with --manifest: training images keep their resolution")
-    if options.manifest is None:
-        images = read_shots(options.shots_list, "train")
-        write_shots_store(options.output, root, images, options.workers, budget)
-        return
-    paths = [image.path for image in iterate_manifest(options.manifest) if image.split == "test"]
-    write_test_store(options.output, root, paths, options.size, options.workers, budget)
+    lists = [options.manifest] if options.manifest else options.shots_lists
+    if len(lists) != len(options.output):
+        raise UserError(f"{len(lists)} lists of images need as many files of --output")
+    source = read_source(options.source)
+    how = {"workers": options.workers, "budget": options.pixel_budget_gb * 1e9}
+    for listed, output in zip(lists, options.output, strict=True):
+
+        def write(path: Path, listed: Path = listed) -> None:
+            root = source.image_root
+            if options.manifest is None:
+                write_shots_store(path, root, read_shots(listed, "train"), **how)
+                return
+            images = iterate_manifest(listed)
+            paths = [image.path for image in images if image.split == "test"]
+            write_test_store(path, root, paths, options.size, **how)
+
+        digests = [asdict(source), content_digest(listed)]
+        contents = [*digests, options.size, options.pixel_budget_gb]
+        about = f"pixels of {source.dataset}: {output.parent.name}/{output.name}"
+        provide(options, "pixels", contents, about, output, write)

@@ -1,6 +1,7 @@
 """Subcommands of `blocklora.publish`; tables and figures follow from its catalogue."""
 
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "published": {"action": "store_true", "help": "show published numbers as well"},
     "backbone": {"help": "which backbone, where the study has several"},
 }
+
+# The forms in which the whole study is published.
+FORMS = {"tables": (".csv", ".md", ".tex", ".html"), "figures": (".pdf", ".csv", ".png")}
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
@@ -48,6 +52,15 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     _add_files(figure, ".pdf, .png, .csv (its numbers), .tex (with its caption)")
     figure.set_defaults(run=_figure)
 
+    publish = subparsers.add_parser(
+        "publish",
+        help="write all tables or draw all figures of a study",
+        description="Write all tables of a study, or draw all its figures, in every form.",
+    )
+    publish.add_argument("what", choices=tuple(FORMS))
+    _add_results(publish)
+    publish.set_defaults(run=_publish)
+
     claims = subparsers.add_parser(
         "claims",
         help="give the verdict on each claim of the papers",
@@ -70,7 +83,7 @@ def _add_items(parser: ArgumentParser, kind: str) -> None:
             parser.add_argument(f"--{option}", **settings | {"help": whose + settings["help"]})
 
 
-def _add_files(parser: ArgumentParser, suffixes: str) -> None:
+def _add_results(parser: ArgumentParser) -> None:
     parser.add_argument("--study", type=Path, required=True, help="study file")
     parser.add_argument(
         "--results",
@@ -79,6 +92,10 @@ def _add_files(parser: ArgumentParser, suffixes: str) -> None:
         metavar="DIR",
         help="folder of the study's results: runs.csv, theory/, runs/",
     )
+
+
+def _add_files(parser: ArgumentParser, suffixes: str) -> None:
+    _add_results(parser)
     parser.add_argument(
         "--output", type=Path, nargs="+", required=True, metavar="FILE", help=suffixes
     )
@@ -90,16 +107,36 @@ def _aggregate(options: Namespace) -> None:
     aggregate(options.study, options.runs, options.output, options.partial)
 
 
-def _table(options: Namespace) -> None:
-    from blocklora.publish.render import write_table
+def _publish(options: Namespace) -> None:
+    from blocklora.experiments import items
+    from blocklora.publish.results import load_results
 
-    write_table(_made(options), options.output)
+    results = load_results(options.study, options.results)
+    wanted = [item for item in items(results.study) if f"{item.kind}s" == options.what]
+    backbones = results.study.backbones if options.what == "figures" else [None]
+    for backbone, item in product(backbones, wanted):
+        made = item.maker()(results, **item.values(backbone))
+        stem = options.results / options.what / (backbone or "") / item.name
+        _write(made, item.kind, [stem.with_name(stem.name + form) for form in FORMS[options.what]])
+
+
+def _write(made: Any, kind: str, output: list[Path]) -> None:
+    if kind == "table":
+        from blocklora.publish.render import write_table
+
+        write_table(made, output)
+    else:
+        from blocklora.publish.figures.canvas import write_drawing
+
+        write_drawing(made, output)
+
+
+def _table(options: Namespace) -> None:
+    _write(_made(options), "table", options.output)
 
 
 def _figure(options: Namespace) -> None:
-    from blocklora.publish.figures.canvas import write_drawing
-
-    write_drawing(_made(options), options.output)
+    _write(_made(options), "figure", options.output)
 
 
 def _made(options: Namespace) -> Any:

@@ -1,45 +1,27 @@
 """Subcommands that fit and test methods, and that use what was fitted."""
 
-import logging
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from itertools import product
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from blocklora.commands.arguments import add_command, add_options, natural, positive
 from blocklora.engine.engines import ENGINES
-from blocklora.errors import Interrupted, UserError
-from blocklora.runs.gpu import claim_gpu
-from blocklora.runs.interruption import Interruption, catch_interruption
-from blocklora.runs.staging import staged
+from blocklora.errors import UserError
+from blocklora.runs.interruption import catch_interruption
 from blocklora.study.model import Run, Study, Test, load_study
 
 if TYPE_CHECKING:
-    from blocklora.methods.base import Compute, Task
-    from blocklora.runs.task import TestImages
-
-logger = logging.getLogger(__name__)
-
-
-class Prepared(NamedTuple):
-    """What the runs of a job share: their task, its test images, and how to compute."""
-
-    task: "Task"
-    images: "TestImages"
-    compute: "Compute"
+    from blocklora.runs.job import Job
 
 
 def add_commands(subparsers: _SubParsersAction) -> None:
     """Add these subcommands to the command line."""
     fit = add_command(subparsers, _fit)
-    _add_task_arguments(fit)
-    fit.add_argument("--shots", type=positive, required=True, help="training images per class")
-    fit.add_argument("--seeds", type=natural, nargs="+", required=True)
-    fit.add_argument("--shots-lists", type=Path, nargs="+", required=True, help="one CSV per seed")
-    fit.add_argument(
-        "--shots-pixels", type=Path, nargs="+", required=True, help="one store per seed"
-    )
-    add_options(fit, checkpoints="folder for unfinished work")
+    _add_job_arguments(fit)
+    fit.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods of the study")
+    fit.add_argument("--shots", type=positive, nargs="+", help="only these training images a class")
+    fit.add_argument("--seeds", type=natural, nargs="+", help="only these seeds")
     fit.add_argument(
         "--checkpoint-seconds",
         type=float,
@@ -51,7 +33,8 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     )
 
     test = add_command(subparsers, _test)
-    _add_task_arguments(test)
+    _add_job_arguments(test)
+    test.add_argument("--method", required=True, help="name of the method in the study")
     test.add_argument("--shots", type=positive, help="training images per class of the fits")
     test.add_argument("--seeds", type=natural, nargs="+", default=[], help="those of the fits")
     test.add_argument(
@@ -72,17 +55,8 @@ def add_commands(subparsers: _SubParsersAction) -> None:
     add_options(add_command(subparsers, _merge), **adapter, output="safetensors file to write")
 
 
-def _add_task_arguments(parser: ArgumentParser) -> None:
-    add_options(
-        parser,
-        "study",
-        "backbone",
-        "dataset",
-        backbone_file="safetensors file of the backbone",
-        manifest="manifest.csv of the dataset",
-        test_pixels="store of the decoded test images",
-        runs="folder of all runs",
-    )
+def _add_job_arguments(parser: ArgumentParser) -> None:
+    add_options(parser, "study", "backbone", "dataset", "results", "cache")
     parser.add_argument(
         "--scratch", default="", help="folder for copies of weights and pixels, such as $TMPDIR"
     )
@@ -94,114 +68,41 @@ def _add_task_arguments(parser: ArgumentParser) -> None:
     )
     add_options(parser, "device", "precision")
     parser.add_argument("--engine", choices=tuple(ENGINES), default="fast")
-    parser.add_argument("--method", required=True, help="name of the method in the study")
 
 
 def _fit(options: Namespace) -> None:
-    """Fit and test a method with one or more seeds.
+    """Fit and test what is missing of a study on a dataset.
 
-    A run that was interrupted goes on from its checkpoint, and what is finished is left as it is; a
-    run that fails does not keep the other seeds from being fitted.
+    All runs of the dataset share the process, or those that the options name. A run that was
+    interrupted goes on from its checkpoint, and what is finished, here or in the cache, is not done
+    again. A run that fails does not keep the others from being fitted.
     """
     study = load_study(options.study)
-    if options.method not in study.fitted_methods:
-        raise UserError(
-            f"{options.study}: {options.method!r} is not a method that is fitted; "
-            f"there are {', '.join(study.fitted_methods)}"
-        )
-    if not len(options.seeds) == len(options.shots_lists) == len(options.shots_pixels):
-        raise UserError("--shots-lists and --shots-pixels need one file for each of --seeds")
-
-    finished, failures = [], []
-    with catch_interruption() as interruption:
-        prepared = _prepare(options)
-        for seed, *files in zip(
-            options.seeds, options.shots_lists, options.shots_pixels, strict=True
-        ):
-            run = Run(options.backbone, options.dataset, options.method, options.shots, seed)
-            if name := interruption.signal_name:
-                raise Interrupted(
-                    f"run {run.folder}: stopped by {name} before its first step; "
-                    "start the same command again to go on from there"
-                )
-            try:
-                finished.append(_fit_one(study, run, prepared, *files, options, interruption))
-            except Interrupted:
-                raise
-            except UserError as error:
-                # A copy, since the traceback keeps the failed run's tensors from being freed.
-                failures.append(type(error)(str(error)))
-    if failures:
-        # Temporary only if all are.
-        error = min(failures, key=lambda failure: failure.exit_status)
-        raise type(error)("\n".join(map(str, failures)))
-    # Only now, since a workflow that sees one seed fail removes the files of all.
-    for checkpoint in finished:
-        checkpoint.unlink(missing_ok=True)
-
-
-def _prepare(options: Namespace) -> Prepared:
-    claim_gpu(options.device)
-    from blocklora.methods.base import Compute
-    from blocklora.runs.task import load_task
-
-    backbone = staged(options.backbone_file, options.scratch)
-    pixels = staged(options.test_pixels, options.scratch)
-    clock = monotonic()
-    task, images = load_task(backbone, options.manifest, pixels, max(1, options.workers))
-    logger.info("read weights and class names in %.1f s", monotonic() - clock)
-    compute = Compute(options.device, options.precision, options.engine, options.workers)
-    return Prepared(task, images, compute)
-
-
-def _fit_one(
-    study: Study,
-    run: Run,
-    prepared: Prepared,
-    shots_list: Path,
-    shots_pixels: Path,
-    options: Namespace,
-    interruption: Interruption,
-) -> Path:
-    """Fit and test one run under its lock and return the file of its checkpoint."""
-    from blocklora.runs.fit import fit_run, is_fitted
-    from blocklora.runs.keeper import CheckpointKeeper
-    from blocklora.runs.lock import hold
-    from blocklora.runs.task import open_shots
-    from blocklora.runs.testing import missing_tests, run_tests
-    from blocklora.study.digests import fit_digest
-
-    task, images, compute = prepared
-    digest = fit_digest(study, run, compute.precision, compute.engine)
-    checkpoint = options.checkpoints / f"{digest}.safetensors"
-    folder = options.runs / run.folder
-    with hold(checkpoint.with_suffix(".lock"), run.folder) as lock:
-        if options.restart:
-            checkpoint.unlink(missing_ok=True)
-        fitted = is_fitted(study, run, folder, digest)
-        missing = missing_tests(study, run.own_tests, options.runs, compute)
-        if fitted and not missing:
-            logger.info("run %s: finished before, left as it is", run.folder)
-            return checkpoint
-        stored = staged(shots_pixels, options.scratch)
-        shots = open_shots(shots_list, stored, task, run.shots, run.seed)
-        if not fitted:
-            keeper = CheckpointKeeper(
-                run.folder,
-                checkpoint,
-                digest,
-                options.checkpoint_seconds,
-                lock.require,
-                lambda: interruption.signal_name,
+    wanted = {
+        "method": options.methods or study.fitted_methods,
+        "shots": options.shots or study.shots,
+        "seed": options.seeds or study.seeds,
+    }
+    for name in wanted["method"]:
+        if name not in study.fitted_methods:
+            raise UserError(
+                f"{options.study}: {name!r} is not a method that is fitted; "
+                f"there are {', '.join(study.fitted_methods)}"
             )
-            fit_run(study, run, task, shots, compute, shots_list, folder, keeper)
-            missing = list(run.own_tests)
-        run_tests(study, missing, task, images, shots, compute, options.runs)
-    return checkpoint
+    runs = [Run(options.backbone, options.dataset, *values) for values in product(*wanted.values())]
+    with catch_interruption() as interruption:
+        job = _job(
+            study,
+            options,
+            checkpoint_seconds=options.checkpoint_seconds,
+            restart=options.restart,
+            interruption=interruption,
+        )
+        job.fit(runs)
 
 
 def _test(options: Namespace) -> None:
-    """Test a method that was fitted, or that needs no fitting.
+    """Test methods that were fitted, or one that needs no fitting.
 
     A dataset's test images are classified and the predictions written. Without --shots and --seeds
     the method is one that is not trained.
@@ -218,14 +119,34 @@ def _test(options: Namespace) -> None:
             f"method {options.method} is {'fitted' if fitted else 'not fitted'}: it "
             f"{'needs' if fitted else 'has no'} --shots and --seeds"
         )
-    task, images, compute = _prepare(options)
-    from blocklora.runs.testing import run_tests
+    cell = options.backbone, options.fitted_on or options.dataset, options.method
+    runs = [Run(*cell, options.shots or 0, seed) for seed in options.seeds or [0]]
+    _job(study, options).test(Test(run, options.dataset) for run in runs)
 
-    dataset = options.fitted_on or options.dataset
-    for seed in options.seeds or [0]:
-        run = Run(options.backbone, dataset, options.method, options.shots or 0, seed)
-        tests = [Test(run, options.dataset)]
-        run_tests(study, tests, task, images, None, compute, options.runs)
+
+def _job(study: Study, options: Namespace, **further: Any) -> "Job":
+    from blocklora.cache import Cache
+    from blocklora.methods.base import Compute
+    from blocklora.runs.job import Job
+
+    for kind, known, name in (
+        ("backbone", study.backbones, options.backbone),
+        ("dataset", study.datasets, options.dataset),
+    ):
+        if name not in known:
+            raise UserError(
+                f"{options.study}: there is no {kind} {name!r}; there are {', '.join(known)}"
+            )
+    return Job(
+        study,
+        options.backbone,
+        options.dataset,
+        options.results or Path("results", study.name),
+        Cache(options.cache),
+        Compute(options.device, options.precision, options.engine, options.workers),
+        options.scratch,
+        **further,
+    )
 
 
 def _gate(options: Namespace) -> None:

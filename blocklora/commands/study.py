@@ -17,7 +17,7 @@ def add_commands(subparsers: _SubParsersAction) -> None:
 
     status = add_command(subparsers, _status)
     status.add_argument("--study", required=True, help=STUDY)
-    add_options(status, "results")
+    add_options(status, "results", "cache")
     status.add_argument("--json", action="store_true", help="print every run as JSON")
 
     add_command(subparsers, _schema).add_argument("name", choices=("study", "config"))
@@ -30,7 +30,7 @@ def _schema(options: Namespace) -> None:
 
 def _check_study(options: Namespace) -> None:
     """Check a study file and print what it contains, or every fault in it."""
-    study = load_study(find_study(options.study, "studies"))
+    study = load_study(find_study(options.study, "studies"), images_needed=True)
     print(f"{study.path}: {study.title}")
     for key in ("backbones", "datasets", "shots", "seeds", "methods"):
         print(f"  {key}: {', '.join(map(str, getattr(study, key)))}")
@@ -48,7 +48,8 @@ def _status(options: Namespace) -> None:
     from blocklora.runs.status import status_text, study_status
 
     study = load_study(find_study(options.study, "studies"))
-    status = study_status(study, options.results or Path("results", study.name))
+    results = options.results or Path("results", study.name)
+    status = study_status(study, results, options.cache)
     if options.json:
         print(json.dumps([entry.to_json() for entry in status], indent=2))
     else:

@@ -49,6 +49,7 @@ class Engine(Protocol):
 
     Attributes:
         adapter: is trained.
+        seed: decides the dropout.
         device: the device it computes on.
         dtype: the type of the frozen weights and of products.
         scaled: True if the loss is scaled up before the backward pass.
@@ -59,6 +60,7 @@ class Engine(Protocol):
     chunked: bool
     """Whether it encodes in chunks, so that its memory can be planned."""
     adapter: Adapter
+    seed: int
     device: torch.device
     dtype: torch.dtype
     scaled: bool
@@ -112,6 +114,18 @@ def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates |
     return Updates(
         factors.first, matrices, numbers, down.to(dtype).unbind(0), up.to(dtype).unbind(0)
     )
+
+
+def restart(engine: Engine, adapter: Adapter, seed: int) -> None:
+    """Let an engine train another adapter of the same shapes, with the dropout of another seed.
+
+    The values are copied to where those of the engine's adapter are, which recorded steps read.
+    """
+    with torch.no_grad():
+        for mine, other in zip(engine.adapter.parameters(), adapter.parameters(), strict=True):
+            mine.copy_(other)
+            mine.grad = None
+    engine.seed = seed
 
 
 class FastEngine:

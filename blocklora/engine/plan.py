@@ -139,7 +139,10 @@ def _shares(total: int, least: int) -> list[int]:
 
 
 def train_within_memory(
-    setting: Setting, device: str, attempt: Callable[[Chunks], Result]
+    setting: Setting,
+    device: str,
+    attempt: Callable[[Chunks], Result],
+    known: Plan | None = None,
 ) -> tuple[Result, Plan | None]:
     """Return the result of `attempt` with chunks that fit the device, and their plan.
 
@@ -152,12 +155,13 @@ def train_within_memory(
         setting: the setting of the training.
         device: "cpu" or "cuda".
         attempt: trains from the start, or from its checkpoint, with the given chunks.
+        known: a plan by which this setting was trained before on the device.
 
     Raises:
         UserError: no chunks fit, or memory runs out twice.
     """
-    chosen = None
-    if device == "cuda":
+    chosen = known
+    if chosen is None and device == "cuda":
         chosen = plan(setting, int(USABLE_SHARE * free_bytes(device)))
     try:
         return attempt(chosen.chunks if chosen else Chunks()), chosen

@@ -1,6 +1,7 @@
 """LoRA and Block-LoRA: low-rank updates of the attention of both towers, trained on the shots."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,25 @@ if TYPE_CHECKING:
     from blocklora.adapters.adapter import Adapter
     from blocklora.backbones.model import Backbone
     from blocklora.engine.classifier import Classifier
-    from blocklora.engine.loop import Keeper
+    from blocklora.engine.fast import Chunks, Engine
+    from blocklora.engine.loop import History, Keeper
+    from blocklora.engine.plan import Plan
     from blocklora.engine.recipe import Recipe
 
 ADAPTER_FILE = "adapter.safetensors"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The engine of a fit, which the next fit with the same setting takes as it stands.
+
+    Weights, prompts and recorded steps stay where they are; only the adapter starts anew.
+    """
+
+    made_for: Any
+    plan: "Plan | None"
+    chunks: "Chunks"
+    engine: "Engine"
 
 
 class LowRankAdapter(FittedMethod):
@@ -41,8 +57,10 @@ class LowRankAdapter(FittedMethod):
         from blocklora.adapters.adapter import Adapter
         from blocklora.engine.batches import Batches
         from blocklora.engine.engines import load_engine
-        from blocklora.engine.loop import History, train
-        from blocklora.engine.plan import Chunks, Setting, train_within_memory
+        from blocklora.engine.fast import Chunks, restart
+        from blocklora.engine.loop import train
+        from blocklora.engine.memory import free_bytes
+        from blocklora.engine.plan import Setting, train_within_memory
         from blocklora.engine.randomness import torch_generator
 
         shape, engine_class = task.backbone.config, load_engine(compute.engine)
@@ -53,41 +71,55 @@ class LowRankAdapter(FittedMethod):
         batches = Batches(
             shots.images, labels, recipe, shape.image_size, shots.seed, compute.workers, on_gpu
         )
+        setting = Setting(
+            shape, config, tuple(map(tuple, prompts)), recipe.batch_size, compute.precision
+        )
+        made_for = setting, recipe.logit_scale, compute
+        kept = task.kept.pop(self.kind, None)
+        if kept is not None and kept.made_for != made_for:
+            kept = None
 
-        def attempt(chunks: Chunks) -> tuple[Adapter, History, bool | None]:
+        def attempt(chunks: Chunks) -> "tuple[Engine, History]":
+            nonlocal kept
             adapter = Adapter.initialise(
                 config,
                 shape.tower_shapes,
                 torch_generator(shots.seed, "initialisation"),
                 compute.device,
             )
-            engine = engine_class(
-                task.backbone,
-                adapter,
-                prompts,
-                logit_scale=recipe.logit_scale,
-                seed=shots.seed,
-                device=compute.device,
-                precision=compute.precision,
-                chunks=chunks,
-            )
-            history = train(engine, batches, recipe, steps, keeper)
-            return adapter, history, engine.recorded
+            if kept is not None and kept.chunks == chunks:
+                engine = kept.engine
+                restart(engine, adapter, shots.seed)
+            else:
+                kept = None  # its memory is free before more is taken
+                engine = engine_class(
+                    task.backbone,
+                    adapter,
+                    prompts,
+                    logit_scale=recipe.logit_scale,
+                    seed=shots.seed,
+                    device=compute.device,
+                    precision=compute.precision,
+                    chunks=chunks,
+                )
+            return engine, train(engine, batches, recipe, steps, keeper)
 
-        plan = None
+        plan, chunks = None, Chunks()
         if engine_class.chunked:
-            setting = Setting(
-                shape, config, tuple(map(tuple, prompts)), recipe.batch_size, compute.precision
-            )
-            found, plan = train_within_memory(setting, compute.device, attempt)
+            known = kept and kept.plan
+            (engine, history), plan = train_within_memory(setting, compute.device, attempt, known)
+            chunks = plan.chunks if plan else chunks
         else:
-            found = attempt(Chunks())
-        adapter, history, recorded = found
+            engine, history = attempt(chunks)
+        # Tests need memory beside what is kept.
+        if plan is None or plan.peak_bytes <= free_bytes(compute.device):
+            task.kept[self.kind] = Kept(made_for, plan, chunks, engine)
+        adapter = engine.adapter
         facts = {
             "trainable_parameters": adapter.trainable_parameters,
             "adapted_matrices": adapter.adapted_matrices,
             "iterations": steps,
-            "recorded_steps": recorded,
+            "recorded_steps": engine.recorded,
             "planned_memory_bytes": None if plan is None else plan.peak_bytes,
         }
         return Fit(adapter, history, facts)
@@ -117,9 +149,3 @@ class LowRankAdapter(FittedMethod):
         from blocklora.adapters.store import load_adapter
 
         return load_adapter(folder / ADAPTER_FILE, backbone.sha256, config)
-
-    def check(self, folder: Path) -> None:
-        """See `FittedMethod.check`."""
-        from blocklora.adapters.store import read_adapter_record
-
-        read_adapter_record(folder / ADAPTER_FILE)

@@ -8,7 +8,7 @@ method imports nothing heavy: its functions import the engine when they are call
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,11 +48,13 @@ class Task:
         backbone: weights of the image–text model.
         names: class names by label.
         tokenize: turns a prompt template into the token ids of every class prompt.
+        kept: what methods keep of one fit for the next one on the task, by their kind.
     """
 
     backbone: "Backbone"
     names: list[str]
     tokenize: Callable[[str], list[list[int]]]
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,3 @@ class FittedMethod(Method):
         Raises:
             UserError: a file is missing, damaged, or of another backbone or configuration.
         """
-
-    @abstractmethod
-    def check(self, folder: Path) -> None:
-        """Raise `UserError` if one of `files` is missing from a folder or is damaged."""

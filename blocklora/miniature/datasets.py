@@ -38,6 +38,7 @@ from blocklora.miniature.painting import (
 )
 from blocklora.miniature.pairs import NOISE, TILT
 from blocklora.miniature.settings import read_settings
+from blocklora.provenance import code_digest
 
 IMAGES_PER_CLASS = {"train": 24, "val": 8, "test": 40}
 DRAWN_PER_CLASS = sum(IMAGES_PER_CLASS.values())
@@ -60,22 +61,23 @@ Painter = Callable[[int, np.random.Generator], Iterator[tuple[str, np.ndarray]]]
 def draw(name: str, data_root: Path, settings: Mapping[str, Any] | None) -> Source:
     """Draw the dataset `name` below `data_root` and return where it is.
 
-    The folder is named by the settings, so that studies that draw differently can share a
-    `data_root`. It is drawn anew at every call, since the drawing code may have changed.
+    The folder is named by the settings and the code that draws, so that studies that draw
+    differently can share a `data_root`, and never changes once it is there.
 
     Raises:
         UserError: the study has no `miniature` settings, or no such dataset is drawn.
     """
     if settings is None:
         raise UserError(f"{name} is drawn, so the study needs `miniature` settings")
-    folder = data_root.absolute() / "drawn" / f"{name}-{json_digest(settings)[:12]}"
+    digest = json_digest([settings, code_digest(__name__)])
+    folder = data_root.absolute() / "drawn" / f"{name}-{digest[:12]}"
     with locked(data_root, folder.name):
-        unfinished = folder.with_name(f".{folder.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        draw_dataset(name, unfinished, settings)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        if not folder.exists():  # another study may have drawn it
+            unfinished = folder.with_name(f".{folder.name}")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            draw_dataset(name, unfinished, settings)
+            unfinished.rename(folder)
     return Source(name, str(folder), None, "drawn")
 
 

@@ -80,6 +80,11 @@ class Item:
         shots = "" if self.shots is None else f" --shots {self.shots}"
         return f"{self.entry}{shots}{' --published' * ('published' in self.options)}"
 
+    def values(self, backbone: str | None = None) -> dict[str, Any]:
+        """Return the options of the function for the whole study: as `arguments` has them."""
+        found = {"shots": self.shots, "published": True, "backbone": backbone}
+        return {option: found[option] for option in self.options}
+
     def files(self, study: Study) -> list[str]:
         """Return the files it is made from, below the folder of the study."""
         found = [evidence_file(name) for name in self.needs if name != PREDICTIONS]

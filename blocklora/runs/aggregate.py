@@ -74,7 +74,7 @@ def _read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
             raise UserError(
                 f"{path}: record of schema {record['schema']}, this version reads {SCHEMA}; {AGAIN}"
             )
-        _check_identity(path, record["run"], {"study": study.name, **vars(run)})
+        _check_identity(path, record["run"], vars(run))
         values = study.methods[run.method].values
         if record["method"] != values:
             raise UserError(
@@ -84,7 +84,7 @@ def _read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
         seconds = record["cost"]["training_seconds"]
         if not (isinstance(seconds, int | float) and isfinite(seconds) and seconds >= 0):
             raise UserError(f"{path}: training_seconds is {seconds!r}, no time; {AGAIN}")
-        for field in ("study_digest", "fit_digest", "code_digest", "backbone_sha256"):
+        for field in ("key", "fit_digest", "code_digest", "backbone_sha256"):
             record["provenance"][field]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not the record of a run (field {error}); {AGAIN}") from None
@@ -97,7 +97,7 @@ def _read_test(test: Test, path: Path) -> Predictions:
         _check_identity(path, predictions.facts["run"], vars(test.run))
         found = predictions.facts["dataset"], predictions.facts["part"]
         classes = len(predictions.facts["classnames"])
-        for field in ("test_digest", "backbone_sha256", "seconds"):
+        for field in ("key", "test_digest", "backbone_sha256", "seconds"):
             predictions.facts[field]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not the predictions of a run (field {error}); {AGAIN}") from None

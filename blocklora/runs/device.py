@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -102,13 +103,16 @@ def reset_peak_memory(device: str) -> None:
     """Start a new measurement of peak memory, where the device can."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):  # proc(5); elsewhere the peak is that of the process so far
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory(device: str) -> dict[str, int | None]:
     """Return the most memory held since the last reset, by the names of columns of runs.csv.
 
-    `peak_memory_bytes` is that of tensors on a GPU, or resident in this process on a CPU, where it
-    cannot be reset. `reserved_memory_bytes` is what PyTorch held on the GPU for them.
+    `peak_memory_bytes` is that of tensors on a GPU, or resident in this process on a CPU.
+    `reserved_memory_bytes` is what PyTorch held on the GPU for them.
     """
     if device == "cuda":
         reserved = torch.cuda.max_memory_reserved()

@@ -1,14 +1,14 @@
 """Fits, from their files to their files: what a method learns, its history and its record."""
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
 from blocklora.csvfiles import write_rows
-from blocklora.errors import UserError
 from blocklora.fields import to_values
-from blocklora.files import file_digest, read_json, write_json
+from blocklora.files import write_json
 from blocklora.methods import METHODS
 from blocklora.methods.base import Compute, Shots, Task
 from blocklora.provenance import package_versions
@@ -16,7 +16,7 @@ from blocklora.runs.device import device_name, peak_memory, require_device, rese
 from blocklora.runs.energy import energy_joules, energy_since
 from blocklora.runs.keeper import CheckpointKeeper
 from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
-from blocklora.study.digests import fit_code
+from blocklora.study.digests import fit_code, fit_digest
 from blocklora.study.model import Run, Study
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def fit_run(
     task: Task,
     shots: Shots,
     compute: Compute,
-    shots_list: Path,
+    inputs: Mapping[str, str],
     folder: Path,
     keeper: CheckpointKeeper,
 ) -> None:
@@ -36,7 +36,17 @@ def fit_run(
 
     The record is written last, so that a folder which has it is complete. The caller holds the
     run's lock, and deletes the checkpoint when nothing can be lost any more. Nothing of the test
-    images is known here.
+    images is known here, and nothing of the study is written but what the run depends on.
+
+    Args:
+        study: the study.
+        run: the run.
+        task: the classification task.
+        shots: the training images.
+        compute: device, precision, engine and threads.
+        inputs: digests of the files that the fit depends on, by their names in the record.
+        folder: the folder of the run.
+        keeper: keeps the unfinished work, under the key of the run.
 
     Raises:
         UserError: the device is not there, or the loss is not finite.
@@ -70,7 +80,7 @@ def fit_run(
     write_rows(folder / HISTORY, HISTORY_COLUMNS, history.rows if history else [])
     record = {
         "schema": SCHEMA,
-        "run": {"study": study.name, **vars(run)},
+        "run": vars(run),
         "method": named.values,
         "recipe": to_values(named.recipe),
         "images": {"train_images": len(shots.images), "classes": len(task.names)},
@@ -83,14 +93,13 @@ def fit_run(
             "energy_joules": energy_since(energy, compute.device),
         },
         "provenance": {
-            "study_digest": study.digest,
-            "fit_digest": keeper.digest,
+            "key": keeper.key,
+            "fit_digest": fit_digest(study, run, compute.precision, compute.engine),
             "code_digest": fit_code(named.kind, compute.engine),
             "precision": compute.precision,
             "engine": compute.engine,
             "versions": package_versions(),
-            "backbone_sha256": task.backbone.sha256,
-            "shots_sha256": file_digest(shots_list),
+            **inputs,
             "device_name": device_name(compute.device),
             "device": compute.device,
             "started": started.isoformat(timespec="seconds"),
@@ -98,14 +107,3 @@ def fit_run(
     }
     write_json(folder / RECORD, record)
     logger.info("run %s: fitted in %.1f s", run.folder, seconds)
-
-
-def is_fitted(study: Study, run: Run, folder: Path, digest: str) -> bool:
-    """Return whether a folder holds the complete fit of exactly this run."""
-    try:
-        record = read_json(folder / RECORD)
-        METHODS[study.methods[run.method].kind].check(folder)
-        found = record["provenance"]["fit_digest"]
-    except (UserError, KeyError, TypeError):
-        return False
-    return found == digest and (folder / HISTORY).exists()

@@ -2,7 +2,7 @@
 
 A checkpoint holds the adapter, the optimizer and the history up to a step. Random numbers need
 none of it (`randomness.py`). It is safetensors with JSON metadata, so nothing is unpickled, and it
-is named by the fit's digest, so that it is never taken for that of another configuration.
+is named by the key of the run, so that it is never taken for that of another configuration.
 """
 
 import logging
@@ -20,7 +20,7 @@ from blocklora.engine.loop import Keeper, Progress, Unfinished
 from blocklora.errors import Interrupted, UserError
 from blocklora.tensorfiles import read_tensors, write_tensors
 
-FORMAT = "blocklora-checkpoint-1"
+FORMAT = "blocklora-checkpoint-2"
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class CheckpointKeeper(Keeper):
         self,
         run: str,
         path: Path,
-        digest: str,
+        key: str,
         interval_seconds: float,
         require_lock: Callable[[], None] = lambda: None,
         stop_signal: Callable[[], str | None] = lambda: None,
@@ -42,13 +42,13 @@ class CheckpointKeeper(Keeper):
         Args:
             run: folder of the run below `runs/`, which is its name in messages.
             path: the path of the checkpoint.
-            digest: the digest of the fit that the checkpoint belongs to.
+            key: the digest of all that the run depends on, which the checkpoint must have.
             interval_seconds: the least time between two checkpoints.
             require_lock: raises `Interrupted` if another process has taken the run over, whose
                 checkpoint it then is.
             stop_signal: returns the name of a signal that asks for an early stop, or None.
         """
-        self.run, self.path, self.digest = run, path, digest
+        self.run, self.path, self.key = run, path, key
         self.interval_seconds = interval_seconds
         self.require_lock, self.stop_signal = require_lock, stop_signal
         self._saved = monotonic()
@@ -65,17 +65,18 @@ class CheckpointKeeper(Keeper):
         remedy = "to start the run over, delete the file or pass --restart to `blocklora fit`"
         facts, tensors = read_tensors(path, "checkpoint", remedy, framework="pt")
         try:
-            found_format, found_digest = facts.pop("format"), facts.pop("fit_digest")
+            found_format, found_key = facts.pop("format"), facts.pop("key")
             if found_format != FORMAT:
                 raise UserError(
                     f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, "
                     f"so another version of blocklora wrote it; {remedy}"
                 )
-            if found_digest != self.digest:
+            if found_key != self.key:
                 raise UserError(
                     f"{path}: this checkpoint belongs to another configuration of the run, with "
-                    f"the digest {found_digest[:12]}…, not {self.digest[:12]}…; {remedy}"
+                    f"the key {found_key[:12]}…, not {self.key[:12]}…; {remedy}"
                 )
+            del facts["run"]
             progress = Progress(**facts)
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: not a readable checkpoint ({error}); {remedy}") from None
@@ -123,7 +124,7 @@ class CheckpointKeeper(Keeper):
         name = self.stop_signal()
         self.require_lock()
         if name or monotonic() - self._saved >= self.interval_seconds or done == steps:
-            save_checkpoint(self.path, self.digest, unfinished())
+            save_checkpoint(self.path, self.run, self.key, unfinished())
             self._saved = monotonic()
         if name:
             raise Interrupted(
@@ -132,12 +133,12 @@ class CheckpointKeeper(Keeper):
             )
 
 
-def save_checkpoint(path: Path, fit_digest: str, unfinished: Unfinished) -> None:
-    """Write a checkpoint; a previous one stays until the new one is complete."""
+def save_checkpoint(path: Path, run: str, key: str, unfinished: Unfinished) -> None:
+    """Write the checkpoint of a run; a previous one stays until the new one is complete."""
     parameters, optimizer, progress = unfinished
     tensors = {f"parameter.{i}": p.detach().cpu() for i, p in enumerate(parameters)}
     for index, parameter in enumerate(parameters):
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
-    facts = {"format": FORMAT, "fit_digest": fit_digest, **vars(progress)}
+    facts = {"format": FORMAT, "run": run, "key": key, **vars(progress)}
     write_tensors(path, tensors, facts)

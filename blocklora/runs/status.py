@@ -1,25 +1,24 @@
 """How far a study is, read from its files alone: records, locks, checkpoints and logs."""
 
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
-from itertools import product
 from pathlib import Path
 from statistics import median
 from textwrap import shorten
 from typing import Any
 
-from blocklora.engine.engines import ENGINES
-from blocklora.engine.precisions import PRECISIONS
+from blocklora.cache import UNFINISHED
 from blocklora.errors import UserError
 from blocklora.files import read_json
+from blocklora.locks import Holder, is_alive, read_holder
 from blocklora.runs.aggregate import files_of_row
-from blocklora.runs.lock import Holder, is_alive, read_holder
 from blocklora.runs.predictions import read_test_facts
-from blocklora.study.digests import fit_digest, test_digest
+from blocklora.runs.record import why_missing
+from blocklora.study import places
 from blocklora.study.model import Run, Study
 from blocklora.tensorfiles import read_tensors
 
@@ -29,9 +28,9 @@ STEP_LOGS = (
     "fetch_dataset/{dataset}.log",
     "make_manifest/{dataset}.log",
     "verify_data/{dataset}.log",
-    "shots/{dataset}/{shots}shot-seed{seed}.log",
+    "shots/{dataset}.log",
     "decode_test/{dataset}-{size}px.log",
-    "decode_shots/{dataset}/{shots}shot-seed{seed}.log",
+    "decode_shots/{dataset}.log",
     "fetch_backbone/{backbone}.log",
     "pretrain_backbone/{backbone}.log",
     "test/{backbone}/{dataset}/{zero_shot}.log",
@@ -73,22 +72,29 @@ class RunStatus:
         return {**asdict(self.run), **facts, "left_seconds": self.left_seconds}
 
 
-def study_status(study: Study, results: Path) -> list[RunStatus]:
-    """Return the status of every run of a study, in its order; `results` is the study's folder."""
+def study_status(study: Study, results: Path, cache: Path) -> list[RunStatus]:
+    """Return the status of every run of a study, in its order.
+
+    Args:
+        study: the study.
+        results: the folder of its results.
+        cache: the cache, which has the locks and checkpoints of runs.
+    """
     found = {run: _finished(study, results, run) for run in study.runs()}
     times: dict[tuple, list[float]] = defaultdict(list)
     for run, value in found.items():
         if isinstance(value, float):
             for kind in _kinds(run):
                 times[kind].append(value)
-    holders, log_error = _holders(results / "checkpoints"), cache(_log_error)
+    unfinished = _unfinished(cache / UNFINISHED)
+    holders, log_error = _holders(cache / UNFINISHED), functools.cache(_log_error)
     status = []
     for run, value in found.items():
         expected = next((median(times[kind]) for kind in _kinds(run) if kind in times), None)
         if isinstance(value, float):
             status.append(RunStatus(run, "done", "", value, expected))
             continue
-        step, spent = _checkpointed(study, results, run)
+        step, spent = unfinished.get(run.folder, (0, 0.0))
         state, why = _state_without_record(study, run, results / "logs", log_error, holders)
         if value and state != "running":
             state, why = "missing", value
@@ -103,6 +109,27 @@ def _kinds(run: Run) -> list[tuple]:
     """Return what a run and those that take as long have in common, the closest first."""
     like = (run.backbone, run.method, run.shots)
     return [(*like, run.dataset), like]
+
+
+def what_is_missing(study: Study, runs: Path, precision: str, engine: str) -> str:
+    """Return in words how many runs of a study are finished, and why the others have to be made.
+
+    Args:
+        study: the study.
+        runs: folder of all runs.
+        precision: the precision of the configuration.
+        engine: the engine of the configuration.
+    """
+    reasons: Counter[tuple[str, str]] = Counter()
+    everything = list(study.runs())
+    for run in everything:
+        if why := why_missing(study, run, runs, precision, engine):
+            reasons[run.method, why] += 1
+    finished = len(everything) - reasons.total()
+    lines = [f"Study {study.name}: {finished} of {len(everything)} runs are finished."]
+    for (method, why), count in reasons.items():
+        lines.append(f"  {count} of {method}: {why}")
+    return "\n".join(lines)
 
 
 def status_text(status: list[RunStatus]) -> str:
@@ -132,50 +159,42 @@ def status_text(status: list[RunStatus]) -> str:
 
 def _finished(study: Study, results: Path, run: Run) -> float | str | None:
     """Return the seconds a finished run took, why it does not count, or None without one."""
-    folder = results / "runs"
+    folder = results / places.RUNS
     paths = [folder / file for file in files_of_row(run)]
     if not all(path.exists() for path in paths):
         return None
-    seconds, current = 0.0, True
+    seconds = 0.0
     try:
+        facts = [read_test_facts(folder / test.file) for test in run.own_tests]
+        how = facts[0]["precision"], facts[0]["engine"]
         if run.method in study.fitted_methods:
-            path = paths[0]
-            record = read_json(path)
-            made_by = record["provenance"]
-            digest = fit_digest(study, run, made_by["precision"], made_by["engine"])
-            current = made_by["fit_digest"] == digest
-            seconds += float(record["cost"]["training_seconds"])
-        for test in run.own_tests:
-            path = folder / test.file
-            facts = read_test_facts(path)
-            digest = test_digest(study, test, facts["precision"], facts["engine"])
-            current = current and facts["test_digest"] == digest
-            seconds += float(facts["seconds"])
+            seconds += float(read_json(paths[0])["cost"]["training_seconds"])
+        seconds += sum(float(found["seconds"]) for found in facts)
     except UserError as error:
         return str(error)
     except (KeyError, TypeError, ValueError):
-        return f"{path}: not the record of a run; delete it and run again"
-    return seconds if current else "made by another version of the study or of the code"
+        return f"{folder / run.folder}: not the record of a run; delete it and run again"
+    return why_missing(study, run, folder, *how) or seconds
 
 
 def _holders(checkpoints: Path) -> dict[str, Holder]:
     """Return who holds the locks in use, by the folders of their runs."""
     holders = map(read_holder, sorted(checkpoints.glob("*.lock")))
-    return {found.run: found for found in holders if found and is_alive(found) is not False}
+    return {
+        found.what.removeprefix("run "): found
+        for found in holders
+        if found and found.what.startswith("run ") and is_alive(found) is not False
+    }
 
 
-def _checkpointed(study: Study, results: Path, run: Run) -> tuple[int, float]:
-    """Return how many steps and seconds are in the checkpoint of a run."""
-    # Everything a fit can depend on beside the study: the configuration is not known here.
-    for precision, engine in product(PRECISIONS, ENGINES):
-        digest = fit_digest(study, run, precision, engine)
-        path = results / "checkpoints" / f"{digest}.safetensors"
-        if path.exists():
-            with suppress(UserError, KeyError, TypeError, ValueError):
-                facts, _ = read_tensors(path, "checkpoint", "", facts_only=True)
-                return int(facts["step"]), float(facts["seconds"])
-            break
-    return 0, 0.0
+def _unfinished(folder: Path) -> dict[str, tuple[int, float]]:
+    """Return how many steps and seconds are in each checkpoint, by the folders of their runs."""
+    found = {}
+    for path in sorted(folder.glob("[!.]*.safetensors")):
+        with suppress(UserError, KeyError, TypeError, ValueError):
+            facts, _ = read_tensors(path, "checkpoint", "", facts_only=True)
+            found[facts["run"]] = int(facts["step"]), float(facts["seconds"])
+    return found
 
 
 def _state_without_record(
@@ -192,25 +211,30 @@ def _state_without_record(
             return "failed", error
     if own is None:
         return "missing", "not begun"
-    cell = run.folder.rpartition("/")[0]
-    if any(folder.rpartition("/")[0] == cell for folder in holders):
-        return "missing", "waits for another seed, perhaps in the same job"
+    if any(_job_log(logs, Run(*other)) == own for other in map(_run_of_folder, holders)):
+        return "missing", "waits for another run, perhaps in the same job"
     name = own.relative_to(logs)
     return "failed", f"{name} ends without a message: the job was killed, or has just begun"
 
 
+def _run_of_folder(folder: str) -> tuple[str, str, str, int, int]:
+    backbone, dataset, method, shots, seed = folder.split("/")
+    return backbone, dataset, method, int(shots.removesuffix("shot")), int(seed[len("seed") :])
+
+
 def _job_log(logs: Path, run: Run) -> Path | None:
-    """Return the log of the job that does `run`; None if there is none."""
+    """Return the newest log of a job that does `run`; None if there is none."""
+    cell = logs / "fit" / run.backbone / run.dataset
+    found = [
+        cell.with_name(f"{run.dataset}.log"),
+        cell / f"{run.shots}shot.log",
+        cell / f"{run.shots}shot/{run.method}-seed{run.seed}.log",
+    ]
     if run.shots == 0:
         found = [logs / f"test/{run.backbone}/{run.dataset}/{run.method}.log"]
-    else:
-        cell = logs / "fit" / run.backbone / run.dataset / run.method
-        found = [
-            path
-            for path in sorted(cell.glob(f"{run.shots}shot-seeds*.log"))
-            if str(run.seed) in path.stem.partition("-seeds")[2].split("_")
-        ]
-    return next((path for path in found if path.exists()), None)
+    return max(
+        (path for path in found if path.exists()), key=lambda p: p.stat().st_mtime, default=None
+    )
 
 
 def _log_error(path: Path) -> str:

@@ -1,8 +1,7 @@
-"""What the configuration of a machine means: which study file, which device, which seeds a job."""
+"""What the configuration of a machine means: which study file and which device."""
 
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from blocklora.errors import UserError
@@ -34,8 +33,3 @@ def resolve_device(device: str) -> str:
         return "cpu"
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return "cuda" if "GPU 0" in listing.stdout else "cpu"
-
-
-def seed_groups(seeds: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """Return the seeds in their order, cut into groups of `size` that one job trains."""
-    return [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]

@@ -41,10 +41,15 @@ def listing_digest(study: Study, dataset: str) -> str:
     return json_digest([images_digest(study, dataset), listing_rules(dataset), code])
 
 
-def shots_digest(study: Study, dataset: str, shots: int, seed: int) -> str:
-    """Return the digest of a shots list."""
+def verification_digest(study: Study, dataset: str) -> str:
+    """Return the digest of what a verification depends on beside the source and the list."""
+    return json_digest([images_digest(study, dataset), code_digest("blocklora.data.verify")])
+
+
+def shots_digest(study: Study, dataset: str) -> str:
+    """Return the digest of how shots lists are drawn, whatever their shots and seeds."""
     code = code_digest("blocklora.data.sampling")
-    return json_digest([listing_digest(study, dataset), shots, seed, code])
+    return json_digest([listing_digest(study, dataset), code])
 
 
 def shots_pixels_digest(study: Study, dataset: str) -> str:
@@ -78,7 +83,7 @@ def fit_digest(study: Study, run: Run, precision: str, engine: str) -> str:
         return json_digest([named.values, backbone_digest(study, run.backbone)])
     return json_digest(
         {
-            "shots": shots_digest(study, run.dataset, run.shots, run.seed),
+            "shots": [shots_digest(study, run.dataset), run.shots, run.seed],
             "pixels": shots_pixels_digest(study, run.dataset),
             "backbone": backbone_digest(study, run.backbone),
             "method": named.values,
@@ -110,6 +115,15 @@ def test_digest(study: Study, test: Test, precision: str, engine: str) -> str:
             "code": evaluation_code(named.kind),
         }
     )
+
+
+def results_digest(study: Study, precision: str, engine: str) -> str:
+    """Return the digest of all that is computed from the runs of a study, whatever computes it.
+
+    It is that of the study and of the tests of all its runs, and so of all code behind them.
+    """
+    tests = [test for run in study.runs() for test in run.own_tests]
+    return json_digest([study.digest, [test_digest(study, t, precision, engine) for t in tests]])
 
 
 def fit_code(kind: str, engine: str) -> str:

@@ -1,6 +1,8 @@
 """A study: which backbones, datasets, methods, shots and seeds, and every number behind a run."""
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from blocklora.backbones.families import FAMILIES
 from blocklora.backbones.family import Family
 from blocklora.engine.recipe import Recipe
 from blocklora.fields import from_values, to_values
-from blocklora.files import json_digest
+from blocklora.files import file_digest, json_digest
 from blocklora.methods import METHODS
 from blocklora.study.validation import check_study, drawn_datasets, method_config
 
@@ -55,10 +57,17 @@ class Method:
 
 @dataclass(frozen=True)
 class OwnDataset:
-    """A dataset of the user's: a folder of images, listed by folders or by a CSV file."""
+    """A dataset of the user's: a folder of images, listed by folders or by a CSV file.
+
+    Attributes:
+        images: the folder.
+        csv: the CSV file, if there is one.
+        state: digest of the names, sizes and times of all files, which tells when they change.
+    """
 
     images: Path
     csv: Path | None = None
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class Study:
             that apply to it (`blocklora/experiments/`).
         own_datasets: definitions of the user's datasets.
         miniature: settings of what is drawn, or None where nothing is.
-        digest: SHA-256 of the whole document.
+        digest: SHA-256 of the document without its title, which no number depends on.
     """
 
     path: Path
@@ -190,15 +199,19 @@ class Study:
         return self.backbones[backbone].family.config(backbone, self.miniature)
 
 
-def load_study(path: str | Path) -> Study:
+def load_study(path: str | Path, images_needed: bool = False) -> Study:
     """Read and check the study file `path`.
 
     Paths in it are relative to the working directory, as on the command line.
 
+    Args:
+        path: the study file.
+        images_needed: True if the user's own images have to be there.
+
     Raises:
         UserError: the file is missing or something in it is wrong; every fault is listed.
     """
-    document = check_study(path)
+    document = check_study(path, images_needed)
     optional = {"experiments": None, "own_datasets": {}, "miniature": None}
     values = optional | document
     made = {
@@ -214,9 +227,22 @@ def load_study(path: str | Path) -> Study:
         },
         "recipe": from_values(Recipe, values["recipe"]),
         "own_datasets": {
-            name: OwnDataset(**{key: Path(place) for key, place in entry.items()})
+            name: _own_dataset(**{key: Path(place) for key, place in entry.items()})
             for name, entry in values["own_datasets"].items()
         },
-        "digest": json_digest(document),
+        "digest": json_digest({key: document[key] for key in document if key != "title"}),
     }
     return from_values(Study, values | made)
+
+
+def _own_dataset(images: Path, csv: Path | None = None) -> OwnDataset:
+    listed = []
+    for folder, folders, names in os.walk(images):
+        folders.sort()
+        for path in (Path(folder, name) for name in sorted(names)):
+            with suppress(OSError):  # a link to nothing is reported when the images are listed
+                found = path.stat()
+                listed.append([str(path.relative_to(images)), found.st_size, found.st_mtime_ns])
+    if csv is not None and csv.exists():
+        listed.append(file_digest(csv))
+    return OwnDataset(images, csv, json_digest(listed))

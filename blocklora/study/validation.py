@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from blocklora.data.registry import Dataset
 
 
-def check_study(path: str | Path) -> dict[str, Any]:
+def check_study(path: str | Path, images_needed: bool = True) -> dict[str, Any]:
     """Return the document in the study file `path`, which has no fault.
+
+    Args:
+        path: the study file.
+        images_needed: False if the user's own images need not be there.
 
     Raises:
         UserError: every fault, one a line.
@@ -31,6 +35,8 @@ def check_study(path: str | Path) -> dict[str, Any]:
     faults = schema_faults(document, "study")
     if not faults:
         faults = list(_study_faults(document, Path(path)))
+        if images_needed:
+            faults += _absent_images(document.get("own_datasets", {}))
     _raise_if_any(path, faults)
     return document
 
@@ -130,9 +136,13 @@ def _dataset_faults(study: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets[{index}]: {name} is neither in the registry nor in own_datasets"
                 f"{closest(name, known)} (allowed: {', '.join(sorted(known))})"
             )
-    for name, entry in own.items():
+    for name in own:
         if name in _registry():
             yield f"own_datasets.{name}: the registry has a dataset of this name; choose another"
+
+
+def _absent_images(own: Mapping[str, Any]) -> Iterator[str]:
+    for name, entry in own.items():
         if not Path(entry["images"]).is_dir():
             yield f"own_datasets.{name}.images: {entry['images']} is not a folder"
         if "csv" in entry and not Path(entry["csv"]).is_file():

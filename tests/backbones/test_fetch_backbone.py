@@ -183,6 +183,34 @@ def test_files_of_the_usual_caches_are_found_and_verified(place, fetch, publishe
 
 
 @pytest.mark.usefixtures("no_network")
+def test_weights_that_another_study_made_need_no_checkpoint(fetch, published, weights, tmp_path):
+    kept = ("--offline", "--cache", tmp_path / "cache", "--key", "0123")
+    checkpoint = published.root / f"{NAME}.safetensors"
+    checkpoint.write_bytes(published.hub_file.read_bytes())
+    output = fetch("--checkpoint", checkpoint, *kept)
+    checkpoint.unlink()
+    output.unlink()
+    again = load_backbone(fetch(*kept))
+    assert output.is_symlink()
+    assert all(torch.equal(again.weights[name], value) for name, value in weights.items())
+    with pytest.raises(UserError, match="--offline forbids fetching"):
+        fetch(*kept[:-1], "4567")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_weights_of_another_origin_are_another_entry(fetch, published, weights, tmp_path):
+    kept = ("--cache", tmp_path / "cache", "--key", "0123")
+    other = {name: value + 1 for name, value in weights.items()}
+    sums = []
+    for some in (weights, other):
+        path = state_dict(published.root / f"{NAME}.pth", some, CONFIG)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+        sums.append(load_backbone(fetch(*kept)).sha256)
+    assert sums[0] != sums[1]
+
+
+@pytest.mark.usefixtures("no_network")
 def test_an_own_file_needs_a_digest_beside_it_or_its_name_said(fetch, published, weights, caplog):
     path = state_dict(published.root / f"{NAME}.pth", weights, CONFIG)
     with pytest.raises(UserError, match="not that of any published file"):

@@ -96,14 +96,14 @@ def test_a_dataset_goes_from_its_archive_to_pixels(site, tmp_path, name, alterna
         rows = [tuple(row) for rows in split_lists(name).values() for row in rows]
         assert [image[:3] for image in manifest] == rows
 
-    shots = ("--shots", 2, "--seed", 1, "--output", out / "shots.csv")
+    shots = ("--shots", 2, "--seeds", 1, "--output", out / "shots.csv")
     assert run("shots", "--manifest", out / "manifest.csv", *shots) == 0
     assert len(read_shots(out / "shots.csv", "train")) == 2 * CLASSES
     decode = ("decode-images", "--source", out / "source.json", "--pixel-budget-gb", 1)
     store = ("--manifest", out / "manifest.csv", "--size", 8, "--output", out / "t.npy")
     assert run(*decode, *store) == 0
     assert open_test_pixels(out / "t.npy").shape == (PER_CLASS["test"] * CLASSES, 8, 8, 3)
-    assert run(*decode, "--shots-list", out / "shots.csv", "--output", out / "t.npz") == 0
+    assert run(*decode, "--shots-lists", out / "shots.csv", "--output", out / "t.npz") == 0
     assert open_shot_images(out / "t.npz").image(0).shape == (8, 9, 3)
 
 

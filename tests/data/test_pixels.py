@@ -214,21 +214,60 @@ def test_ordered_map_keeps_order_and_holds_few_results():
     assert list(results) == [2 * number for number in range(1, 100)]
 
 
-def test_decode_images_command_decodes_test_images_and_training_shots(folder, tmp_path):
+@pytest.fixture
+def decode(folder, tmp_path):
+    """Run `blocklora decode-images` on three lists of six images, and return its exit status."""
     root, names = folder
     splits = ["train", "test", "val", "test", "train", "test"]
     images = [LabelledImage(n, 0, "c", s) for n, s in zip(names, splits, strict=True)]
     write_manifest(tmp_path / "m.csv", images)
-    write_shots(tmp_path / "s.csv", [image for image in images if image.split != "test"])
+    shots = [image for image in images if image.split != "test"]
+    write_shots(tmp_path / "s.csv", shots)
+    write_shots(tmp_path / "r.csv", shots[::-1])
     write_source(tmp_path / "source.json", Source("d", str(root), None, "user"))
-    common = ["--source", str(tmp_path / "source.json"), "--pixel-budget-gb", "1"]
-    arguments = ["--manifest", str(tmp_path / "m.csv"), "--size", "16"]
-    assert main(["decode-images", *common, *arguments, "--output", str(tmp_path / "t.npy")]) == 0
-    arguments = ["--shots-list", str(tmp_path / "s.csv"), "--workers", "2"]
-    assert main(["decode-images", *common, *arguments, "--output", str(tmp_path / "t.npz")]) == 0
+
+    def run(*arguments):
+        command = ["decode-images", "--source", tmp_path / "source.json", "--pixel-budget-gb", 1]
+        return main([str(argument) for argument in (*command, *arguments)])
+
+    return run
+
+
+def test_decode_images_command_decodes_test_images_and_training_shots(folder, tmp_path, decode):
+    root, names = folder
+    outputs = [tmp_path / name for name in ("s.npz", "r.npz", "t.npy")]
+    lists = ["--shots-lists", tmp_path / "s.csv", tmp_path / "r.csv", "--workers", 2]
+    assert decode(*lists, "--output", *outputs[:2]) == 0
+    manifest = ["--manifest", tmp_path / "m.csv", "--size", 16]
+    assert decode(*manifest, "--output", outputs[2]) == 0
+    assert open_shot_images(outputs[0]).paths == [names[0], names[4]]
+    assert open_shot_images(outputs[1]).paths == [names[4], names[0]]
     expected = [torchvision_pipeline(plain(root, names[i]), 16) for i in (1, 3, 5)]
-    np.testing.assert_array_equal(open_test_pixels(tmp_path / "t.npy"), np.stack(expected))
-    assert open_shot_images(tmp_path / "t.npz").paths == [names[0], names[4]]
+    np.testing.assert_array_equal(open_test_pixels(outputs[2]), np.stack(expected))
+
+
+def test_decode_images_command_needs_a_file_for_each_list(tmp_path, decode, capsys):
+    lists = ["--shots-lists", tmp_path / "s.csv", tmp_path / "r.csv"]
+    assert decode(*lists, "--output", tmp_path / "s.npz") == 1
+    assert "2 lists of images need as many files of --output" in capsys.readouterr().err
+    assert decode(*lists[:2], "--size", 16, "--output", tmp_path / "s.npz") == 1
+    assert "--size goes with --manifest" in capsys.readouterr().err
+
+
+def test_pixels_of_equal_lists_are_decoded_once_for_all_studies(tmp_path, decode, monkeypatch):
+    """The key is the study's; what a list holds counts, not what it is called."""
+    kept = ["--cache", tmp_path / "cache", "--key", "0123"]
+    assert decode("--shots-lists", tmp_path / "s.csv", "--output", tmp_path / "s.npz", *kept) == 0
+    content = (tmp_path / "s.npz").read_bytes()
+    (tmp_path / "s.csv").rename(tmp_path / "other.csv")
+    monkeypatch.setattr("blocklora.data.decode.write_shots_store", lambda *_, **__: 1 / 0)
+    other = ["--shots-lists", tmp_path / "other.csv", "--output", tmp_path / "other.npz", *kept]
+    assert decode(*other) == 0
+    assert (tmp_path / "other.npz").is_symlink()
+    assert (tmp_path / "other.npz").read_bytes() == content
+    for changed in (["--key", "4567"], ["--pixel-budget-gb", 2]):
+        with pytest.raises(ZeroDivisionError):
+            decode(*other, *changed)
 
 
 def test_the_data_package_does_not_import_torch():

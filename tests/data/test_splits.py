@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocklora.cache import Cache
 from blocklora.cli import main
 from blocklora.data.manifest import (
     LabelledImage,
@@ -17,6 +18,7 @@ from blocklora.data.manifest import (
     write_manifest,
     write_shots,
 )
+from blocklora.data.sampling import draw_shots
 from blocklora.data.splits import (
     read_aircraft_lists,
     read_csv_split,
@@ -231,21 +233,50 @@ def test_shots_command_prints_the_list_of_a_split_file(tmp_path, capfdbinary):
         for split in ("train", "val", "test")
     }
     (tmp_path / "s.json").write_text(json.dumps(lists))
-    arguments = ["shots", "--split-file", str(tmp_path / "s.json"), "--shots", "2", "--seed", "1"]
+    arguments = ["shots", "--split-file", str(tmp_path / "s.json"), "--shots", "2", "--seeds", "1"]
     printed = {}
     for part in ("val", "train"):
         assert main([*arguments, "--part", part]) == 0
         printed[part] = capfdbinary.readouterr().out.decode().splitlines()
     # The same lists from a manifest, through the CSV file.
     write_manifest(tmp_path / "m.csv", read_split_file(tmp_path / "s.json"))
-    arguments = ["--shots", "2", "--seed", "1", "--output", str(tmp_path / "o.csv")]
+    arguments = ["--shots", "2", "--seeds", "1", "--output", str(tmp_path / "o.csv")]
     assert main(["shots", "--manifest", str(tmp_path / "m.csv"), *arguments]) == 0
     for part, lines in printed.items():
         assert lines == [image.path for image in read_shots(tmp_path / "o.csv", part)]
         assert len(lines) == 4
 
 
-@pytest.mark.parametrize("arguments", [["--split-file", "x"], ["--manifest", "x", "--part", "val"]])
+def test_shots_command_draws_a_list_for_each_number_of_shots_and_seed(tmp_path):
+    images = [
+        LabelledImage(f"{split}/{label}/{number}", label, f"c{label}", split)
+        for split in ("train", "val", "test")
+        for label in range(2)
+        for number in range(20)
+    ]
+    write_manifest(tmp_path / "m.csv", images)
+    pairs = [(shots, seed) for shots in (1, 4) for seed in (1, 2)]
+    outputs = [tmp_path / f"{shots}-{seed}.csv" for shots, seed in pairs]
+    arguments = ["--shots", 1, 4, "--seeds", 1, 2, "--output", *outputs]
+    arguments += ["--manifest", tmp_path / "m.csv", "--cache", tmp_path / "cache", "--key", "0123"]
+    assert main(["shots", *map(str, arguments)]) == 0
+    for (shots, seed), output in zip(pairs, outputs, strict=True):
+        assert not output.is_symlink()
+        drawn = draw_shots(images, shots, seed)
+        for part in ("train", "val"):
+            assert read_shots(output, part) == [image for image in drawn if image.split == part]
+    assert len(list(Cache(tmp_path / "cache").entries())) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--split-file", "x"],
+        ["--split-file", "x", "--part", "val", "--seeds", "1", "2"],
+        ["--manifest", "x", "--part", "val"],
+        ["--manifest", "x", "--seeds", "1", "2", "--output", "o.csv"],
+    ],
+)
 def test_shots_command_says_which_options_go_together(arguments, capsys):
-    assert main(["shots", *arguments, "--shots", "1", "--seed", "1"]) == 1
+    assert main(["shots", "--shots", "1", "--seeds", "1", *arguments]) == 1
     assert "needs" in capsys.readouterr().err

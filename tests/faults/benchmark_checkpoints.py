@@ -22,7 +22,15 @@ from blocklora.engine.randomness import torch_generator
 from blocklora.errors import Interrupted
 from blocklora.runs import keeper
 from blocklora.runs.keeper import save_checkpoint
-from tests.faults.pipeline import find, make_backbone, make_study, remove_outputs, stages
+from tests.faults.pipeline import (
+    Stage,
+    find,
+    forget,
+    make_backbone,
+    make_study,
+    remove_outputs,
+    stages,
+)
 from tests.tiny import LORA
 
 DEFAULT_INTERVAL_SECONDS = 60.0
@@ -52,6 +60,12 @@ def fit(arguments: tuple[str, ...], saves: TimedSaves) -> float:
     return perf_counter() - started
 
 
+def start_over(folder: Path, stage: Stage) -> None:
+    """Remove what a fit left in the results and in the cache."""
+    remove_outputs(folder, stage)
+    forget(folder, "fits", "tests")
+
+
 def of_a_run(folder: Path) -> None:
     """Print the first two figures, of a miniature run."""
     study = make_study(folder)
@@ -65,14 +79,14 @@ def of_a_run(folder: Path) -> None:
     often = stage.arguments
     default = often[: often.index("--checkpoint-seconds")]
     fit(default, TimedSaves())  # warms up
-    remove_outputs(folder, stage)
+    start_over(folder, stage)
     saves = TimedSaves()
     seconds = fit(default, saves)
     print(
         f"checkpoints: {100 * saves.seconds / seconds:.2f} % of {seconds:.1f} s "
         f"({len(saves.ends)} of {1000 * saves.seconds / len(saves.ends):.1f} ms)"
     )
-    remove_outputs(folder, stage)
+    start_over(folder, stage)
     fit(often, TimedSaves(stop_after=300))
     saves = TimedSaves(stop_after=1)
     started = perf_counter()
@@ -94,7 +108,7 @@ def of_the_papers_size(path: Path) -> None:
     times = []
     for _ in range(20):
         started = perf_counter()
-        save_checkpoint(path, "0" * 64, (parameters, optimizer, progress))
+        save_checkpoint(path, "run", "0" * 64, (parameters, optimizer, progress))
         times.append(perf_counter() - started)
     worst = max(times)
     print(

@@ -81,7 +81,7 @@ def test_killed_again_and_again_the_study_ends_with_the_same_results(undisturbed
                 kills, killed_here = kills + 1, killed_here + 1
         assert status == 0, (folder / "output.txt").read_text()[-8000:]
         assert results(folder) == undisturbed
-        assert list((folder / "results/mini/checkpoints").iterdir()) == []
+        assert list((folder / "cache/unfinished").iterdir()) == []
         completed += 1
         print(f"\nstudy {completed}: equal results after {killed_here} kills", flush=True)
     print(f"{kills} of {kills} random kills ended in equal results")

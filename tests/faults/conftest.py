@@ -45,5 +45,5 @@ def finished(runner, study, tmp_path_factory):
 def copied(finished, tmp_path):
     """A copy of the finished study in a folder of its own."""
     folder = tmp_path / "copy"
-    shutil.copytree(finished[0], folder)
+    shutil.copytree(finished[0], folder, symlinks=True)
     return folder

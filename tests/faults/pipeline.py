@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ CLASSES = (
     "`touch pwned` ünïcode ∅ --help",
 )
 FOLDER = "my 'own' \"data\" $(touch pwned)\n*ü"
-RESULTS = Path("results")
+RESULTS, CACHE = Path("results"), Path("cache")
 SEEDS = (1, 2)
 SHOTS = 2
 METHODS = ("clip_lora", "block_lora")
@@ -43,6 +44,13 @@ FIT_FILES = (
     "tests/own/test.safetensors",
     "tests/own/train.safetensors",
 )
+# Kinds of what a command takes from the cache as a copy.
+COPIED = {
+    "verify-data": ("verifications",),
+    "shots": ("shots",),
+    "test": ("tests",),
+    "fit": ("fits", "tests"),
+}
 PRELOAD = (
     "blocklora.commands.data",
     "blocklora.data.decode",
@@ -107,38 +115,34 @@ def stages(study: Path) -> list[Stage]:
         command = [name, *map(str, arguments), *([option, *places] if option else [])]
         made.append(Stage(name, tuple(command), tuple(places)))
 
-    data, runs = results / "data/own", results / "runs"
+    data = results / "data/own"
     source, manifest = data / "source.json", data / "manifest.csv"
+    kept = ("--cache", CACHE, "--key", "digest")  # what is made by way of the cache
     add("fetch-dataset", "--study", study, "--dataset", "own", "--data-root", results / "root",
         outputs=("data/own/source.json",))  # fmt: skip
-    add("make-manifest", "--source", source, outputs=("data/own/manifest.csv",))
-    add("verify-data", "--source", source, "--manifest", manifest, "--workers", 2,
+    add("make-manifest", "--source", source, *kept, outputs=("data/own/manifest.csv",))
+    add("verify-data", "--source", source, "--manifest", manifest, "--workers", 2, *kept,
         outputs=("data/own/verification.json",))  # fmt: skip
-    decode = ("decode-images", "--source", source, "--pixel-budget-gb", 1)
+    decode = ("decode-images", "--source", source, "--pixel-budget-gb", 1, *kept)
     add(*decode, "--manifest", manifest, "--size", 32, outputs=("pixels/own/test-32px.npy",))
-    for seed in SEEDS:
-        shots = f"shots/own/{SHOTS}shot/seed{seed}.csv"
-        add("shots", "--manifest", manifest, "--shots", SHOTS, "--seed", seed, outputs=(shots,))
-        add(*decode, "--shots-list", results / shots,
-            outputs=(f"pixels/own/{SHOTS}shot/seed{seed}.npz",))  # fmt: skip
-    task = (
-        "--study", study, "--backbone", "mini-clip", "--dataset", "own", "--backbone-file",
-        results / "backbones/mini-clip.safetensors", "--manifest", manifest,
-        "--test-pixels", results / "pixels/own/test-32px.npy", "--runs", runs,
+    shots = tuple(f"shots/own/{SHOTS}shot/seed{seed}.csv" for seed in SEEDS)
+    pixels = tuple(f"pixels/own/{SHOTS}shot/seed{seed}.npz" for seed in SEEDS)
+    add("shots", "--manifest", manifest, "--shots", SHOTS, "--seeds", *SEEDS, *kept, outputs=shots)
+    add(*decode, "--shots-lists", *(results / file for file in shots), outputs=pixels)
+    job = (
+        "--study", study, "--backbone", "mini-clip", "--dataset", "own", "--results", results,
+        "--cache", CACHE,
     )  # fmt: skip
     zero_shot = "runs/mini-clip/own/zero_shot/0shot/seed0/tests/own/test.safetensors"
-    add("test", *task, "--method", "zero_shot", outputs=(zero_shot,), option=None)
+    add("test", *job, "--method", "zero_shot", outputs=(zero_shot,), option=None)
     add("gate", "--predictions", results / zero_shot, "--backbone", "mini-clip", "--dataset", "own",
         "--mode", "stop", outputs=("gates/mini-clip/own.json",))  # fmt: skip
     for method in METHODS:
         folders = [f"runs/mini-clip/own/{method}/{SHOTS}shot/seed{seed}" for seed in SEEDS]
-        add("fit", *task, "--method", method, "--shots", SHOTS, "--seeds", *SEEDS,
-            "--shots-lists", *(results / f"shots/own/{SHOTS}shot/seed{s}.csv" for s in SEEDS),
-            "--shots-pixels", *(results / f"pixels/own/{SHOTS}shot/seed{s}.npz" for s in SEEDS),
-            "--checkpoints", results / "checkpoints", "--checkpoint-seconds", 0,
+        add("fit", *job, "--methods", method, "--checkpoint-seconds", 0,
             outputs=tuple(f"{folder}/{file}" for folder in folders for file in FIT_FILES),
             option=None)  # fmt: skip
-    add("aggregate", "--study", study, "--runs", runs, outputs=("runs.csv",))
+    add("aggregate", "--study", study, "--runs", results / "runs", outputs=("runs.csv",))
     published = ("--study", study, "--results", results)
     add("table", "fewshot", *published,
         outputs=tuple(f"tables/fewshot.{kind}" for kind in ("csv", "md", "tex")))  # fmt: skip
@@ -240,6 +244,21 @@ def remove_outputs(folder: Path, stage: Stage) -> None:
         (folder / output).unlink(missing_ok=True)
 
 
+def forget(folder: Path, *kinds: str) -> None:
+    """Remove what the cache has of these kinds, so that it has to be made again."""
+    for kind in kinds:
+        shutil.rmtree(folder / CACHE / kind)
+
+
+def undo(folder: Path, stage: Stage) -> None:
+    """Remove what a stage made, in the cache as well."""
+    entries = [p.resolve().parent for o in stage.outputs if (p := folder / o).is_symlink()]
+    for entry in entries:
+        shutil.rmtree(entry)
+    remove_outputs(folder, stage)
+    forget(folder, *COPIED.get(stage.name, ()))
+
+
 def content(path: Path) -> object:
     """Return what a result says, without the times and the memory that it took."""
     data = path.read_bytes()
@@ -268,7 +287,12 @@ def _timeless(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def assert_equal_results(folder: Path, reference: Path) -> None:
-    """Check that two folders hold the same results; a kill may leave temporary files behind."""
+    """Check that two folders hold the same results, and that nothing unfinished is in the cache.
+
+    A kill may leave temporary files behind.
+    """
+    assert [path.name for path in (folder / CACHE).glob("*/*") if path.suffix == ".partial"] == []
+    assert [path.name for path in (folder / CACHE / "unfinished").glob("[!.]*")] == []
     names = [
         {
             path.relative_to(place)

@@ -1,16 +1,23 @@
 """Files that are cut short, changed or gone: a message that names them, and a way out."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from blocklora.files import read_json
+from blocklora.runs.predictions import read_test_facts
+from blocklora.study.digests import verification_digest
+from blocklora.study.model import load_study
 from tests.faults.pipeline import (
+    CACHE,
     FIT_FILES,
     assert_equal_results,
     content,
     find,
+    forget,
     make_backbone,
     remove_outputs,
     stages,
@@ -30,6 +37,8 @@ def assert_refused(outcome, stage, named, folder):
     assert f"blocklora {stage.name}: error: " in outcome.text
     assert named in outcome.text
     assert "Traceback" not in outcome.text
+    said = outcome.text.splitlines()
+    assert len(said) == len(set(said))
     # The other seed of a job that fits two is finished all the same.
     left = [output for output in stage.outputs if (folder / output).exists()]
     assert [output for output in left if "seed2" not in output] == []
@@ -44,7 +53,7 @@ def assert_refused(outcome, stage, named, folder):
         (MANIFEST, "shots", ""),
         (SHOTS_LIST, "decode-images", SHOTS_PIXELS),
         (TEST_PIXELS, "test", ""),
-        (BACKBONE, "test", ""),
+        (BACKBONE, "fit", ""),
         (SHOTS_PIXELS, "fit", ""),
         (f"{RUN}/fit.json", "aggregate", ""),
         (f"{RUN}/tests/own/test.safetensors", "aggregate", ""),
@@ -77,6 +86,37 @@ def test_a_result_cut_short_is_made_again(runner, study, finished, copied, name)
     assert_equal_results(copied, finished[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "fits"),
+    [
+        ("fits", "adapter.safetensors", 1),
+        ("fits", "entry.json", 1),
+        ("tests", "test.safetensors", 0),
+    ],
+)
+def test_an_entry_cut_short_is_named_and_made_again(
+    runner, study, finished, copied, kind, name, fits
+):
+    stage = find(study, "fit", RUN)
+    provenance = read_json(copied / RUN / "fit.json")["provenance"]
+    test = read_test_facts(copied / RUN / "tests/own/test.safetensors")
+    entry = CACHE / kind / {"fits": provenance, "tests": test}[kind]["key"]
+    file = copied / entry / name
+    file.write_bytes(file.read_bytes()[:40])
+    remove_outputs(copied, stage)
+    outcome = runner(copied, stage.arguments)
+    assert outcome.status == 0, outcome.text
+    assert re.search(f"{entry / name}: .*; it is made again", outcome.text)
+    assert outcome.text.count("fitted in") == fits
+    assert_equal_results(copied, finished[0])
+
+    remove_outputs(copied, stage)
+    outcome = runner(copied, stage.arguments)
+    assert "made again" not in outcome.text
+    assert "fitted in" not in outcome.text
+    assert_equal_results(copied, finished[0])
+
+
 @pytest.fixture
 def own_images(study, tmp_path):
     """The folder of the study's images, put back as it was afterwards."""
@@ -101,6 +141,7 @@ def own_images(study, tmp_path):
 def test_an_image_that_cannot_be_read_is_named(runner, study, copied, own_images, reader, damage):
     stage = find(study, reader)
     remove_outputs(copied, stage)
+    forget(copied, "pixels", "verifications")
     image = own_images / "test/red cat" / "3 $(touch pwned)\n'\".png"
     if damage == "cut short":
         image.write_bytes(image.read_bytes()[:900])
@@ -114,11 +155,19 @@ def test_an_image_that_cannot_be_read_is_named(runner, study, copied, own_images
     assert "Traceback" not in outcome.text
 
 
+def test_an_image_that_changes_is_verified_again(study, own_images):
+    """Its name, its place and the list stay what they were."""
+    before = verification_digest(load_study(study), "own")
+    next(own_images.rglob("*.png")).write_text("a web page about an error")
+    assert verification_digest(load_study(study), "own") != before
+
+
 def test_a_wrong_label_in_the_manifest_is_found(runner, study, finished, copied):
     stage = find(study, "verify-data")
     remove_outputs(copied, stage)
     file = copied / MANIFEST
     text = file.read_text()
+    file.unlink()  # it is a link to an entry, which nobody writes to
     file.write_text(text.replace(",1,", ",2,", 1))
     outcome = runner(copied, stage.arguments)
     assert outcome.status == 1

@@ -48,8 +48,8 @@ def test_missing_predictions_can_be_made_by_the_test_alone(study, finished, copi
     deleted = f"{FOLDER}/seed2/tests/own/test.safetensors"
     (copied / deleted).unlink()
     monkeypatch.chdir(copied)
-    task = find(study, "test").arguments[:-2]
-    assert main([*task, "--method", "block_lora", "--shots", "2", "--seeds", "2"]) == 0
+    job = find(study, "test").arguments[:-2]
+    assert main([*job, "--method", "block_lora", "--shots", "2", "--seeds", "2"]) == 0
     assert changed(before, times(copied)) == {deleted}
     assert_equal_results(copied, finished[0])
 
@@ -80,7 +80,8 @@ def test_a_change_of_the_evaluation_redoes_tests_and_no_fit(
     assert changed(before, times(copied)) == tests
     for name in tests:
         ours, theirs = content(copied / name), content(finished[0] / name)
-        assert ours.pop("test_digest") != theirs.pop("test_digest")
+        for digest in ("test_digest", "key"):
+            assert ours.pop(digest) != theirs.pop(digest)
         assert ours == theirs
     # Once they are made, nothing is left to do.
     before = times(copied)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
@@ -13,13 +15,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests.faults.pipeline import assert_equal_results, find, remove_outputs
+from blocklora.locks import read_holder
+from tests.faults.pipeline import assert_equal_results, find, forget, remove_outputs
 
 RUN = "mini-clip/own/block_lora/2shot/seed1"
 
 
 def files_of(folder, suffix):
-    return [p for p in (folder / "results/checkpoints").glob(f"*.{suffix}") if p.name[0] != "."]
+    return [p for p in (folder / "cache/unfinished").glob(f"*.{suffix}") if p.name[0] != "."]
 
 
 @pytest.fixture
@@ -27,6 +30,7 @@ def stage(study, copied):
     """The fit of two seeds, not done yet."""
     stage = find(study, "fit", RUN)
     remove_outputs(copied, stage)
+    forget(copied, "fits", "tests")
     return stage
 
 
@@ -41,7 +45,9 @@ def fit_until_checkpoint(runner, copied, stage, number):
         process.join()
         if process.exitcode != 0:
             return process.exitcode
-        remove_outputs(copied, stage)  # the machine was busy and the signal came too late
+        # The machine was busy and the signal came too late.
+        remove_outputs(copied, stage)
+        forget(copied, "fits", "tests")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -71,18 +77,80 @@ def test_a_killed_run_goes_on_from_its_checkpoint_under_the_lock_it_left(
     assert_equal_results(copied, finished[0])
 
 
-def test_a_second_process_is_refused_and_the_first_one_finishes(runner, finished, copied, stage):
-    first = runner.start(copied, stage.arguments)
+def start_and_stop(runner, copied, stage):
+    """Start to fit, stop the process as soon as it holds the lock of a run, and return it."""
+    process = runner.start(copied, stage.arguments)
     while not files_of(copied, "lock"):
         sleep(0.001)
-    os.kill(first.pid, signal.SIGSTOP)
-    second = runner(copied, stage.arguments)
+    os.kill(process.pid, signal.SIGSTOP)
+    return process
+
+
+def test_a_second_process_waits_for_the_first_one_and_takes_what_it_made(
+    runner, finished, copied, stage
+):
+    """The first one is stopped before its first step, so that the second one meets its lock."""
+    first = start_and_stop(runner, copied, stage)
+    (lock,) = files_of(copied, "lock")
+    holder = read_holder(lock)
+    alone = replace(stage, arguments=(*stage.arguments, "--seeds", holder.what[-1]))
+    second = start_and_wait(runner, copied, alone)
+    assert f"{holder.what}: waiting for process {first.pid} on" in runner.text()
     os.kill(first.pid, signal.SIGCONT)
+    for process in (first, second):
+        process.join()
+        assert process.exitcode == 0
+    assert_equal_results(copied, finished[0])
+
+
+def start_and_wait(runner, copied, stage):
+    """Start to fit, and return the process when it waits for another one."""
+    process = runner.start(copied, stage.arguments)
+    while "waiting for process" not in runner.text():
+        assert process.is_alive()
+        sleep(0.01)
+    return process
+
+
+def test_a_process_that_waits_can_be_stopped(runner, copied, stage):
+    first = start_and_stop(runner, copied, stage)
+    second = start_and_wait(runner, copied, stage)
+    os.kill(second.pid, signal.SIGTERM)
+    second.join(30)
+    os.kill(first.pid, signal.SIGKILL)
     first.join()
-    assert second.status == 75
-    assert f"error: run {RUN} is in work" in second.text
-    assert f"held by process {first.pid} on " in second.text
-    assert first.exitcode == 0
+    assert second.exitcode == 75
+    assert re.search("run .*: stopped by SIGTERM before its first step", runner.text())
+
+
+def test_a_process_that_waits_takes_over_from_one_that_dies(runner, finished, copied, stage):
+    first = start_and_stop(runner, copied, stage)
+    second = start_and_wait(runner, copied, stage)
+    os.kill(first.pid, signal.SIGKILL)
+    second.join()
+    assert second.exitcode == 0
+    assert f"took over from process {first.pid} on" in runner.text()
+    assert_equal_results(copied, finished[0])
+
+
+def test_what_was_deleted_comes_back_from_the_cache_without_a_fit(runner, study, finished, copied):
+    stage = find(study, "fit", RUN)
+    before = {path: (copied / path).read_bytes() for path in stage.outputs}
+    remove_outputs(copied, stage)
+    outcome = runner(copied, stage.arguments)
+    assert outcome.status == 0, outcome.text
+    assert "fitted in" not in outcome.text
+    assert {path: (copied / path).read_bytes() for path in stage.outputs} == before
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing_from_being_finished(
+    runner, finished, copied, stage
+):
+    (copied / "file").write_text("no folder can be in it")
+    arguments = ["file/cache" if word == "cache" else word for word in stage.arguments]
+    outcome = runner(copied, tuple(arguments))
+    assert outcome.status == 0, outcome.text
+    assert "nothing is kept there for other studies" in outcome.text
     assert_equal_results(copied, finished[0])
 
 
@@ -100,7 +168,7 @@ def cut_short(path):
     ("damage", "reason"),
     [
         (cut_short, "not a readable checkpoint"),
-        (lambda path: change_checkpoint(path, fit_digest="f" * 64), "another configuration of the"),
+        (lambda path: change_checkpoint(path, key="f" * 64), "another configuration of the"),
         (lambda path: change_checkpoint(path, format="blocklora-checkpoint-0"), "another version"),
     ],
 )

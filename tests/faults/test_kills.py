@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.faults.pipeline import assert_equal_results, content, make_backbone, stages
+from tests.faults.pipeline import assert_equal_results, content, make_backbone, stages, undo
 
 
 def kill_and_complete(runner, study, finished, folder, kills_per_stage, seed):
@@ -21,8 +21,8 @@ def kill_and_complete(runner, study, finished, folder, kills_per_stage, seed):
             for output in stage.outputs:
                 if (folder / output).exists():
                     assert content(folder / output) == content(reference / output), output
-                    if outcome.status == 0:
-                        (folder / output).unlink()
+            if outcome.status == 0:
+                undo(folder, stage)
             wanted -= outcome.status == -9
             kills += outcome.status == -9
         outcome = runner(folder, stage.arguments)

@@ -95,19 +95,29 @@ def test_a_dataset_that_is_not_drawn_is_refused(tmp_path):
         draw_dataset("imagenet", tmp_path, SETTINGS)
 
 
-def test_drawn_datasets_lie_in_a_folder_named_by_their_settings(tmp_path, monkeypatch):
+def test_drawn_datasets_lie_in_a_folder_named_by_settings_and_code(tmp_path, monkeypatch):
+    """So that studies share them; what is there is not drawn anew."""
+    calls = []
+
     def painter(name, folder, settings):
+        calls.append(settings["n"])
         (folder / "train").mkdir()
         (folder / "train" / f"{name}{settings['n']}.png").touch()
+        if len(calls) == 1:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(datasets, "draw_dataset", painter)
+    with pytest.raises(KeyboardInterrupt):
+        draw("mini", tmp_path, {"n": 1})
     first = draw("mini", tmp_path, {"n": 1})
     second = draw("mini", tmp_path, {"n": 2})
     again = draw("mini", tmp_path, {"n": 1})
     assert first == again
+    assert calls == [1, 1, 2]
     assert first.origin == "drawn"
-    assert first.image_root != second.image_root
     for source, number in ((first, 1), (second, 2)):
         assert os.listdir(f"{source.image_root}/train") == [f"mini{number}.png"]
+    monkeypatch.setattr(datasets, "code_digest", lambda name: "other code")
+    assert draw("mini", tmp_path, {"n": 1}).image_root != first.image_root
     with pytest.raises(UserError, match="needs `miniature` settings"):
         draw("mini", tmp_path, None)

@@ -12,7 +12,7 @@ from blocklora.publish.places import final_tests
 from blocklora.publish.results import Results, load_results
 from blocklora.runs.aggregate import aggregate
 from blocklora.runs.predictions import Predictions, write_predictions
-from blocklora.runs.record import RECORD
+from blocklora.runs.record import RECORD, SCHEMA
 from blocklora.study.digests import fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, Study, Test, load_study
@@ -70,8 +70,8 @@ def record(study: Study, run: Run) -> dict[str, Any]:
     adapter = study.methods[run.method].adapter
     parameters = PARAMETERS[adapter.rank, adapter.blocks]
     return {
-        "schema": 2,
-        "run": {"study": study.name, **vars(run)},
+        "schema": SCHEMA,
+        "run": vars(run),
         "method": study.methods[run.method].values,
         "recipe": {},
         "images": {"train_images": CLASSES * run.shots, "classes": CLASSES},
@@ -86,11 +86,12 @@ def record(study: Study, run: Run) -> dict[str, Any]:
             "energy_joules": 1800.0 * run.shots,
         },
         "provenance": {
-            "study_digest": study.digest,
+            "key": "k" * 64,
             "fit_digest": fit_digest(study, run, "fp32", "fast"),
             "code_digest": "c" * 64,
             "backbone_sha256": "b" * 64,
             "shots_sha256": "s" * 64,
+            "pixels_sha256": "p" * 64,
             "device": "cpu",
             "device_name": "a test",
             "precision": "fp32",
@@ -111,6 +112,7 @@ def predictions(study: Study, test: Test, accuracy: float) -> Predictions:
         "dataset": test.dataset,
         "part": test.part,
         "classnames": [f"class {number}" for number in range(CLASSES)],
+        "key": "t" * 64,
         "test_digest": digest_of_test(study, test, "fp32", "fast"),
         "backbone_sha256": "b" * 64,
         "seconds": 0.5,

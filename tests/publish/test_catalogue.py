@@ -5,13 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from blocklora.cli import build_parser
+from blocklora.cli import build_parser, main
 from blocklora.errors import UserError
 from blocklora.experiments import EXPERIMENTS, chosen, entries, further_tests, items, measures
 from blocklora.publish.catalogue import Item
 from blocklora.study.model import Test, load_study
 from blocklora.theory.measures import Measure
-from tests.publish.samples import CLIP_LORA, METHODS, PAPER, ROOT, write_study
+from tests.publish.samples import (
+    CLIP_LORA,
+    METHODS,
+    PAPER,
+    ROOT,
+    made_results,
+    write_study,
+    write_theory,
+)
 
 MANY = METHODS | {"lora_r4": CLIP_LORA | {"rank": 4}}
 
@@ -76,6 +84,19 @@ def test_commands_offer_what_is_in_the_catalogue(capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(["table", "fewshoot", "--study", "s"])
     assert "invalid choice: 'fewshoot' (choose from" in capsys.readouterr().err
+
+
+def test_all_tables_at_once_are_those_that_single_commands_write(tmp_path):
+    results = made_results(write_theory(tmp_path), lambda run: 0.8)
+    given = ["--study", str(results.study.path), "--results", str(tmp_path)]
+    assert main(["publish", "tables", *given]) == 0
+    alone = tmp_path / "alone.csv"
+    for item in (item for item in items(results.study) if item.kind == "table"):
+        assert main(["table", *item.arguments.split(), *given, "--output", str(alone)]) == 0
+        written = tmp_path / "tables" / item.name
+        assert written.with_suffix(".csv").read_bytes() == alone.read_bytes()
+        assert all(written.with_suffix(form).exists() for form in (".md", ".tex", ".html"))
+    assert len(list((tmp_path / "tables").iterdir())) == 4 * len(names(results.study, "table"))
 
 
 def test_experiments_of_a_study_apply_by_themselves(tmp_path):

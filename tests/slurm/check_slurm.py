@@ -13,14 +13,14 @@ from time import monotonic, sleep
 
 import pytest
 
-from blocklora.runs.lock import read_holder
+from blocklora.locks import read_holder
 from tests.faults.pipeline import content
 from tests.slurm.cluster import missing_programs, running_cluster
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "workflow/profiles/slurm"
 RESULTS = "results/mini"
-FIT = "fit_adapter_seeds_1_2"
+FIT = "fit_dataset"
 DEADLINE_SECONDS = 1500  # a hanging cluster ends the test, whoever called it
 
 
@@ -118,6 +118,7 @@ class Work:
 
     def __init__(self, results: Path, process: subprocess.Popen, output: Path, deadline: float):
         self._results, self._process = results, process
+        self._cache = results.parents[1] / "cache"
         self._output, self._deadline = output, deadline
 
     def wait(self, condition, what: str):
@@ -135,15 +136,16 @@ class Work:
         """Return a long run in the midst of its fit, its Slurm job and the GPUs it sees."""
 
         def find():
-            for path in self._results.glob("checkpoints/*.lock"):
+            for path in self._cache.glob("unfinished/*.lock"):
                 holder = read_holder(path)
-                if not holder or "/4shot/" not in holder.run or cell(holder.run) in other_than:
+                run = holder.what.removeprefix("run ") if holder else ""
+                if "/4shot/" not in run or cell(run) in other_than:
                     continue
-                if self._has_begun(holder.run):
+                if self._has_begun(run):
                     variables = environment_of(holder.pid)
                     if "SLURM_JOB_ID" in variables:
                         gpus = variables.get("CUDA_VISIBLE_DEVICES", "")
-                        return holder.run, variables["SLURM_JOB_ID"], gpus
+                        return run, variables["SLURM_JOB_ID"], gpus
             return None
 
         return self.wait(find, "a fit")
@@ -159,13 +161,13 @@ def snakemake(folder):
 
 
 def cell(run):
-    """Return the folder of all seeds of a run, which one job fits."""
-    return run.rpartition("/")[0]
+    """Return backbone and dataset of a run, whose runs one job fits."""
+    return "/".join(run.split("/")[:2])
 
 
 def log_of(results, run):
     """Return the log of the job that fits a run."""
-    return results / "logs/fit" / f"{cell(run)}-seeds1_2.log"
+    return results / "logs/fit" / f"{cell(run)}.log"
 
 
 def environment_of(pid):
@@ -198,7 +200,7 @@ def test_a_fit_that_was_stopped_went_on_from_its_checkpoint(disturbed, what):
 
 
 def test_nothing_unfinished_is_left(disturbed):
-    assert list((disturbed.folder / RESULTS / "checkpoints").iterdir()) == []
+    assert list((disturbed.folder / "cache/unfinished").iterdir()) == []
 
 
 def test_fits_see_the_gpu_that_slurm_gave_them(disturbed):

@@ -32,7 +32,7 @@ def artefacts():
     tested, trained = FITTED.own_tests
     return {
         "listing": digests.listing_digest(STUDY, dataset),
-        "shots list": digests.shots_digest(STUDY, dataset, FITTED.shots, FITTED.seed),
+        "shots list": digests.shots_digest(STUDY, dataset),
         "shots pixels": digests.shots_pixels_digest(STUDY, dataset),
         "test pixels": digests.test_pixels_digest(STUDY, dataset),
         "weights": digests.backbone_digest(STUDY, FITTED.backbone),

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from blocklora.cli import main
-from blocklora.runs.lock import hold
+from blocklora.fields import to_values
+from blocklora.locks import hold
 from blocklora.runs.predictions import Predictions, write_predictions
-from blocklora.runs.status import study_status
-from blocklora.study.digests import fit_digest
+from blocklora.runs.record import why_missing
+from blocklora.runs.status import study_status, what_is_missing
+from blocklora.study.digests import fit_code, fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, load_study
+from blocklora.tensorfiles import write_tensors
 
 CLIP = "ViT-B-16-quickgelu"
 
@@ -24,25 +26,45 @@ class Results:
     def __init__(self, study_path: Path, folder: Path):
         self.study = load_study(study_path)
         self.folder = folder
+        self.cache = folder.with_name("cache")
         self.arguments = ["status", "--study", str(study_path), "--results", str(folder)]
+        self.arguments += ["--cache", str(self.cache)]
 
     def run(self, dataset="dtd", method="block_lora", shots=1, seed=1):
         return Run(CLIP, dataset, method, shots, seed)
 
     def finish(self, seconds, **which):
         run = self.run(**which)
-        made_by = {"precision": "fp32", "engine": "fast"}
-        digest = fit_digest(self.study, run, *made_by.values())
+        named, made_by = self.study.methods[run.method], {"precision": "fp32", "engine": "fast"}
         record = {
-            "cost": {"training_seconds": seconds - 2},
-            "provenance": made_by | {"fit_digest": digest},
+            "method": named.values,
+            "recipe": to_values(named.recipe),
+            "cost": {"training_seconds": seconds - 2, "adapter_bytes": len("weights")},
+            "provenance": made_by
+            | {
+                "key": "k" * 64,
+                "fit_digest": fit_digest(self.study, run, *made_by.values()),
+                "code_digest": fit_code(named.kind, "fast"),
+            },
         }
-        self.write(f"runs/{run.folder}/fit.json", json.dumps(record))
+        folder = f"runs/{run.folder}"
+        self.write(f"{folder}/adapter.safetensors", "weights")
+        self.write(f"{folder}/history.csv")
+        self.write(f"{folder}/fit.json", json.dumps(record))
         for test in run.own_tests:
             digest = digest_of_test(self.study, test, *made_by.values())
-            facts = made_by | {"test_digest": digest, "seconds": 1}
+            facts = made_by | {"key": "t" * 64, "test_digest": digest, "seconds": 1}
             path = self.folder / "runs" / test.file
             write_predictions(path, Predictions(np.zeros(1), np.zeros(1), np.ones(1), facts))
+
+    def change_record(self, change):
+        path = self.folder / "runs" / self.run().folder / "fit.json"
+        record = json.loads(path.read_text())
+        change(record)
+        path.write_text(json.dumps(record))
+
+    def why_missing(self, precision="fp32", engine="fast"):
+        return why_missing(self.study, self.run(), self.folder / "runs", precision, engine)
 
     def write(self, path, text=""):
         file = self.folder / path
@@ -50,15 +72,18 @@ class Results:
         file.write_text(text)
         return file
 
-    def checkpoint(self, suffix, **which):
-        digest = fit_digest(self.study, self.run(**which), "bf16", "fast")
-        path = self.folder / f"checkpoints/{digest}.{suffix}"
+    def unfinished(self, name):
+        path = self.cache / "unfinished" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def hold(self, **which):
+        run = self.run(**which)
+        return hold(self.unfinished(f"key-{run.seed}.lock"), f"run {run.folder}")
+
     def of(self, **which):
         run = self.run(**which)
-        return next(s for s in study_status(self.study, self.folder) if s.run == run)
+        return next(s for s in study_status(self.study, self.folder, self.cache) if s.run == run)
 
 
 @pytest.fixture
@@ -91,10 +116,10 @@ def test_a_dataset_without_finished_runs_is_expected_to_be_like_the_others(resul
 
 def test_a_locked_run_is_running_and_its_checkpoint_says_how_far(results):
     results.finish(100, seed=2)
-    facts = {"blocklora": json.dumps({"step": 120, "seconds": 30.0})}
-    save_file({"x": np.zeros(1)}, results.checkpoint("safetensors"), facts)
-    results.write(f"logs/fit/{CLIP}/dtd/block_lora/1shot-seeds1_2.log", "run: step 100")
-    with hold(results.checkpoint("lock"), results.run().folder):
+    facts = {"run": results.run().folder, "step": 120, "seconds": 30.0}
+    write_tensors(results.unfinished("key.safetensors"), {"x": np.zeros(1)}, facts)
+    results.write(f"logs/fit/{CLIP}/dtd.log", "run: step 100")
+    with results.hold():
         status = results.of()
     assert status.state == "running"
     assert status.why.startswith("process ")
@@ -103,8 +128,8 @@ def test_a_locked_run_is_running_and_its_checkpoint_says_how_far(results):
 
 
 def test_the_lock_of_a_dead_process_is_no_running_run(results):
-    lock = results.checkpoint("lock")
-    with hold(lock, results.run().folder):
+    lock = results.unfinished("key-1.lock")
+    with results.hold():
         facts = json.loads(lock.read_text())
     process = subprocess.Popen(["true"])
     process.wait()
@@ -117,7 +142,7 @@ def test_a_failed_run_tells_the_last_error_of_its_log(results):
         "run: step 10/500 loss 3.1\nblocklora fit: error: run dtd/…/seed1: the loss of step 11 "
         "is nan\nthe job was removed\n"
     )
-    results.write(f"logs/fit/{CLIP}/dtd/block_lora/4shot-seeds1.log", log)
+    results.write(f"logs/fit/{CLIP}/dtd/4shot/block_lora-seed1.log", log)
     status = results.of(shots=4)
     assert status.state == "failed"
     assert status.why == ("fit: run dtd/…/seed1: the loss of step 11 is nan the job was removed")
@@ -145,20 +170,98 @@ def test_a_traceback_is_told_by_its_last_line(results):
     assert (status.state, status.why) == ("failed", f"{path}: MemoryError: 3 GB")
 
 
-def test_a_job_that_was_killed_leaves_a_log_without_a_message(results):
-    results.write(f"logs/fit/{CLIP}/dtd/block_lora/1shot-seeds1_2.log", "step 10\n")
+@pytest.mark.parametrize("log", ["dtd", "dtd/1shot", "dtd/1shot/block_lora-seed1"])
+def test_a_job_that_was_killed_leaves_a_log_without_a_message(results, log):
+    results.write(f"logs/fit/{CLIP}/{log}.log", "step 10\n")
     assert results.of().state == "failed"
     assert "the job was killed" in results.of().why
-    with hold(results.checkpoint("lock", seed=2), results.run(seed=2).folder):
-        assert (results.of(seed=1).state, results.of(seed=2).state) == ("missing", "running")
+    assert results.of(dataset="eurosat").state == "missing"
+    assert (results.of(shots=4).state == "failed") == (log == "dtd")
 
 
-def test_results_of_another_version_of_the_study_do_not_count(results, document, write, tmp_path):
+def test_a_run_beside_one_that_is_running_in_the_same_job_waits(results):
+    results.write(f"logs/fit/{CLIP}/dtd.log", "step 10\n")
+    with results.hold(seed=2):
+        states = [(results.of(shots=shots, seed=seed).state) for shots, seed in ((1, 1), (1, 2))]
+        assert states == ["missing", "running"]
+        assert results.of(shots=4).why == "waits for another run, perhaps in the same job"
+
+
+@pytest.mark.parametrize("log", ["shots/dtd", "decode_shots/dtd"])
+def test_a_step_before_all_fits_of_a_dataset_is_the_reason_for_them(results, log):
+    results.write(f"logs/{log}.log", "blocklora shots: error: no image\n")
+    assert results.of().why == "shots: no image"
+    assert results.of(dataset="eurosat").why == "not begun"
+
+
+def test_a_changed_study_says_what_changed(results, document, write):
     results.finish(100)
-    document["methods"]["block_lora"]["alpha"] = 2
+    assert results.why_missing() is None
+    assert results.of().state == "done"
+    document["methods"]["block_lora"] |= {"dropout": 0.5, "rank": 8}
+    document["recipe"]["batch_size"] = 16
     changed = Results(write(), results.folder)
-    assert changed.of().state == "missing"
-    assert changed.of().why == "made by another version of the study or of the code"
+    said = "rank is 8, was 4; dropout is 0.5, was 0.25; batch_size is 16, was 32"
+    assert changed.why_missing() == said
+    assert (changed.of().state, changed.of().why) == ("missing", said)
+
+
+def test_a_changed_configuration_says_what_changed(results):
+    results.finish(100)
+    assert results.why_missing("bf16") == "precision is bf16, was fp32"
+    assert results.why_missing(engine="reference") == "engine is reference, was fast"
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("fit.json", "not fitted"),
+        ("history.csv", "not fitted"),
+        ("adapter.safetensors", "not fitted"),
+        ("tests/dtd/test.safetensors", "not tested"),
+        ("tests/dtd/train.safetensors", "not tested"),
+    ],
+)
+def test_a_run_without_one_of_its_files_is_missing(results, file, why):
+    results.finish(100)
+    (results.folder / "runs" / results.run().folder / file).unlink()
+    assert results.why_missing() == why
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda r: r["cost"].update(adapter_bytes=9), "its files are damaged"),
+        (
+            lambda r: r["provenance"].update(fit_digest="old", code_digest="old"),
+            "the code that fits changed",
+        ),
+        (
+            lambda r: r["provenance"].update(fit_digest="old"),
+            "its images, or the code that reads and draws them, changed",
+        ),
+        (lambda r: r.pop("recipe"), None),  # is not looked at where the digest is the same
+        (lambda r: r["provenance"].pop("fit_digest") and r.pop("recipe"), "its record is of ano"),
+    ],
+)
+def test_a_record_that_does_not_count_is_told_in_words(results, change, why):
+    results.finish(100)
+    results.change_record(change)
+    found = results.why_missing()
+    assert found is None if why is None else found.startswith(why)
+
+
+def test_a_study_says_how_much_of_it_is_missing_and_why(results, document, write):
+    results.finish(100)
+    results.finish(100, seed=2)
+    document["methods"]["block_lora"]["dropout"] = 0.5
+    study = Results(write(), results.folder).study
+    assert what_is_missing(study, results.folder / "runs", "fp32", "fast").splitlines() == [
+        "Study small: 0 of 10 runs are finished.",
+        "  2 of zero_shot: not tested",
+        "  2 of block_lora: dropout is 0.5, was 0.25",
+        "  6 of block_lora: not fitted",
+    ]
 
 
 @pytest.mark.parametrize("content", ['{"cost"', "[]", '{"cost": {}, "provenance": {}}'])
@@ -166,7 +269,7 @@ def test_a_damaged_record_does_not_count_and_is_named(results, content):
     results.finish(100)
     path = results.write(f"runs/{results.run().folder}/fit.json", content)
     assert results.of().state == "missing"
-    assert str(path) in results.of().why
+    assert str(path.parent) in results.of().why
 
 
 def test_json_lists_every_run(results, capsys):

@@ -97,7 +97,7 @@ def test_a_fault_is_one_line_with_file_key_value_and_what_is_allowed(
     change(document, key, value)
     path = write()
     with pytest.raises(UserError) as caught:
-        load_study(path)
+        load_study(path, images_needed=True)
     assert str(caught.value).startswith(f"{path}: {line}")
     assert "\n" not in str(caught.value)
 
@@ -188,7 +188,8 @@ def test_check_study_says_what_a_study_contains(write, capsys):
     [
         ("presision", "fp32", "presision: unknown key; did you mean precision?"),
         ("device", "gpu", 'device: "gpu" is not allowed; it must be one of auto, cpu, cuda'),
-        ("seeds_per_job", 0, "seeds_per_job: 0 is not allowed; it must be a whole number of at"),
+        ("job_hours", 0, "job_hours: 0 is not allowed; it must be a number above 0"),
+        ("cache", "", 'cache: "" is not allowed; it must be the path of a folder'),
         ("offline", "yes", 'offline: "yes" is not allowed; it must be true or false'),
         ("study", ["mini"], 'study: ["mini"] is not allowed; it must be the name of a file in'),
     ],

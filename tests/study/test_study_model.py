@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 from blocklora.adapters.config import AdapterConfig
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
-from blocklora.study.config import resolve_device, seed_groups
+from blocklora.study.config import resolve_device
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.model import Run, load_study
 from blocklora.study.schema import load_schema, schema_text
@@ -71,6 +72,14 @@ def test_what_a_run_does_not_depend_on_leaves_its_digest(document, write, before
     assert before.items() <= after.items()
 
 
+def test_a_title_is_no_part_of_the_digest_of_a_study(document, write):
+    before = load_study(write()).digest
+    document["title"] = "Another title"
+    assert load_study(write()).digest == before
+    document["seeds"] = [1]
+    assert load_study(write()).digest != before
+
+
 def test_another_method_leaves_the_digests_of_the_others(document, write, before):
     document["methods"]["wide"] = document["methods"]["block_lora"] | {"rank": 8}
     assert before.items() <= digests(load_study(write())).items()
@@ -119,6 +128,25 @@ def test_an_own_dataset_is_part_of_its_runs_alone(document, write, tmp_path):
     assert {run.dataset for run in before if before[run] != after[run]} == {"mine"}
 
 
+def test_own_images_that_change_change_their_runs(document, write, tmp_path):
+    """What is there is told by names, sizes and times; images that are elsewhere are no fault."""
+    document["datasets"].append("mine")
+    document["own_datasets"] = {"mine": {"images": str(tmp_path / "a")}}
+    found = [digests(load_study(write()))]
+    (tmp_path / "a/train/cat").mkdir(parents=True)
+    image = tmp_path / "a/train/cat/1.png"
+    for change in (
+        lambda: image.touch(),
+        lambda: image.write_text("x"),
+        lambda: os.utime(image, (0, 0)),
+    ):
+        change()
+        found.append(digests(load_study(write())))
+        changed = {run.dataset for run in found[-1] if found[-1][run] != found[-2][run]}
+        assert changed == {"mine"}
+    assert digests(load_study(write())) == found[-1]
+
+
 def test_reading_a_study_imports_nothing_heavy(write):
     code = (
         "import sys; from blocklora.study.model import load_study; load_study(sys.argv[1]); "
@@ -127,11 +155,6 @@ def test_reading_a_study_imports_nothing_heavy(write):
     command = [sys.executable, "-c", code, str(write())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def test_seed_groups_keep_the_order_and_the_size():
-    assert seed_groups((1, 2, 3), 2) == [(1, 2), (3,)]
-    assert seed_groups((1, 2, 3), 9) == [(1, 2, 3)]
 
 
 def test_auto_is_the_cpu_without_a_driver(monkeypatch, tmp_path):

@@ -27,8 +27,8 @@ def runs():
     return pd.read_csv(RESULTS / "runs.csv")
 
 
-def snakemake(*arguments):
-    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(FOLDER)]
+def snakemake(*arguments, folder=FOLDER):
+    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += ["--cores", "1", *arguments, "--config", "device=cpu"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
@@ -83,6 +83,22 @@ def test_tables_figures_and_verdicts_are_there(study):
     assert "not tested here" in verdicts
 
 
+def test_runs_and_theory_give_the_same_tables_and_verdicts_in_a_fresh_folder(tmp_path):
+    """Nothing is fetched, decoded, fitted or computed again, whatever the times of the files."""
+    shutil.copy(FOLDER / "config.yaml", tmp_path)
+    for name in ("runs", "theory"):
+        shutil.copytree(RESULTS / name, tmp_path / "results/mini" / name, copy_function=shutil.copy)
+    output = snakemake(folder=tmp_path)
+    assert "36 of 36 runs are finished" in output
+    assert "5 of 5 steps (100%) done" in output
+    assert not (tmp_path / "data").exists()
+    for path in [*RESULTS.glob("tables/*"), RESULTS / "claims.md", RESULTS / "runs.csv"]:
+        made = tmp_path / "results/mini" / path.relative_to(RESULTS)
+        assert made.read_bytes() == path.read_bytes(), path.name
+    figures = [path.relative_to(RESULTS) for path in RESULTS.glob("figures/*/*")]
+    assert [path for path in figures if not (tmp_path / "results/mini" / path).exists()] == []
+
+
 def test_the_report_has_every_section():
     report = (FOLDER / "report.html").read_text()
     for section in ("Claims", "Accuracy", "Cost", "Theory", "Runs"):
@@ -90,6 +106,7 @@ def test_the_report_has_every_section():
 
 
 def test_a_run_that_is_done_again_is_equal_to_the_last_byte(study):
+    """Alone, where it was one of many in its process."""
     backbone = next(iter(study.backbones))
     target = f"results/mini/runs/{backbone}/mini_digits/block_lora/1shot/seed1"
     folder = FOLDER / target
@@ -97,5 +114,7 @@ def test_a_run_that_is_done_again_is_equal_to_the_last_byte(study):
     assert len(names) == 5
     before = {name: content(folder / name) for name in names}
     shutil.rmtree(folder)
+    for kind in ("fits", "tests"):
+        shutil.rmtree(FOLDER / "cache" / kind)
     snakemake(*(f"{target}/{name}" for name in names))
     assert {name: content(folder / name) for name in names} == before

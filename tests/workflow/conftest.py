@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.workflow.fork_server import served
+
 ROOT = Path(__file__).parents[2]
 
 # Imports Snakemake once and forks for each call, since the import takes seconds.
@@ -33,31 +35,6 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
-# Stands in for `blocklora`: notes how it was called and writes what it was asked for.
-STAND_IN = """#!/bin/bash
-declare -A given
-option=command
-for word in "$@"; do
-    if [[ $word == --* ]]; then option=$word; else given[$option]+=" $word"; fi
-done
-echo "$*" >> "$CALLS"
-files="${given[--output]}"
-if [[ $1 == fit || $1 == test ]]; then
-    cell="${given[--runs]}/${given[--backbone]}/${given[--fitted-on]:-${given[--dataset]}}"
-    cell=${cell// /}/${given[--method]// /}/${given[--shots]:-0}shot
-    for seed in ${given[--seeds]:-0}; do
-        folder=${cell// /}/seed$seed
-        tests=$folder/tests/${given[--dataset]// /}
-        files+=" $tests/test.safetensors"
-        if [[ $1 == fit ]]; then
-            files+=" $tests/train.safetensors $folder/fit.json $folder/history.csv"
-            files+=" $folder/adapter.safetensors"
-        fi
-    done
-fi
-for file in $files; do echo "$file" > "$file"; done
-"""
-
 
 class Snakemake:
     """Calls Snakemake on a folder of its own."""
@@ -71,7 +48,7 @@ class Snakemake:
         """Run Snakemake and return what it printed."""
         output = self.folder / "output.txt"
         programs = self.folder / "bin"
-        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(self.calls)}
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
         call = {
             "folder": str(self.folder),
             "output": str(output),
@@ -113,16 +90,23 @@ def server():
 
 
 @pytest.fixture(scope="session")
-def prepare(server):
+def stand_in(tmp_path_factory):
+    """The program of `stand_in.py`."""
+    with served(tmp_path_factory.mktemp("s") / "s", "stand-in") as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def prepare(server, stand_in):
     """Make a folder with the project's configuration and a program in place of `blocklora`."""
 
-    def prepare_folder(folder, program=STAND_IN, **environment):
+    def prepare_folder(folder, program=stand_in, **environment):
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "blocklora").write_text(program)
         (folder / "bin" / "blocklora").chmod(0o755)
         shutil.copy(ROOT / "config.yaml", folder)
         snakemake = Snakemake(server, folder, environment)
-        snakemake.configure(device="cpu")
+        snakemake.configure(device="cpu", job_hours=1000)
         return snakemake
 
     return prepare_folder

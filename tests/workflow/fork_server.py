@@ -1,7 +1,8 @@
-"""Runs `blocklora` in forks of one process that has imported what commands need.
+"""Runs `blocklora`, or a stand-in, in forks of one process that has imported what it needs.
 
 The imports take seconds, most of the time of a small job. `python -m tests.workflow.fork_server
-SOCKET` serves calls, until its standard input ends, of the program that `client` returns.
+SOCKET` serves calls, until its standard input ends, of the program that `client` returns; with the
+word `stand-in` it is `stand_in.py` that answers them.
 """
 
 import json
@@ -10,16 +11,26 @@ import select
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from blocklora.backbones.prompts import tokenize
-from tests.faults.pipeline import PRELOAD
-
+ROOT = Path(__file__).parents[2]
 MODULES = (
-    *PRELOAD,
+    "blocklora.commands.data",
+    "blocklora.data.decode",
+    "blocklora.data.verify",
+    "blocklora.commands.publish",
+    "blocklora.publish.figures.accuracy",
+    "blocklora.publish.tables.fewshot",
+    "blocklora.commands.theory",
+    "blocklora.runs.fit",
+    "blocklora.runs.testing",
+    "open_clip.tokenizer",
     "blocklora.data.fetch",
     "blocklora.publish.tables.cost",
     "blocklora.theory.efficiency",
@@ -41,11 +52,19 @@ def client(path: Path) -> str:
     return f'#!/bin/bash\nexec {command} "$@"\n'
 
 
-def serve(path: str) -> None:
-    """Serve calls at the socket `path`; print a line when ready."""
-    for module in MODULES:
-        import_module(module)
-    tokenize([""], 2)  # reads the vocabulary
+@contextmanager
+def served(path: Path, *words: str, **variables: str) -> Iterator[str]:
+    """Start a server at the socket `path` during the block, and yield the program of `client`."""
+    command = [sys.executable, "-m", __name__, str(path), *words]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, **pipes) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield client(path)
+        process.stdin.close()
+
+
+def serve(path: str, main: Callable[[list[str]], int]) -> None:
+    """Serve calls of `main` at the socket `path`; print a line when ready."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child is waited for
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -56,18 +75,16 @@ def serve(path: str) -> None:
             with connection:
                 if os.fork() == 0:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    connection.sendall(str(_answer(connection)).encode())
+                    connection.sendall(str(_answer(connection, main)).encode())
                     os._exit(0)
 
 
-def _answer(connection: socket.socket) -> int:
+def _answer(connection: socket.socket, main: Callable[[list[str]], int]) -> int:
     message, streams, *_ = socket.recv_fds(connection, 2**16, 2)
     for stream, number in zip(streams, (1, 2), strict=True):
         os.dup2(stream, number)
     folder, arguments = json.loads(message)
     os.chdir(folder)
-    from blocklora.cli import main
-
     try:
         return main(arguments)
     except SystemExit as end:
@@ -80,5 +97,19 @@ def _answer(connection: socket.socket) -> int:
         sys.stderr.flush()
 
 
+def _real() -> Callable[[list[str]], int]:
+    """Import what commands need and return the command line."""
+    from blocklora.backbones.prompts import tokenize
+
+    for module in MODULES:
+        import_module(module)
+    tokenize([""], 2)  # reads the vocabulary
+    return import_module("blocklora.cli").main
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    if "stand-in" in sys.argv:
+        from tests.workflow.stand_in import main
+    else:
+        main = _real()
+    serve(sys.argv[1], main)

@@ -12,7 +12,6 @@ from collections import Counter
 import pytest
 import yaml
 
-from blocklora.cli import build_parser
 from blocklora.data.registry import PACKAGED
 
 STUDY = """
@@ -53,6 +52,7 @@ def finished(prepare, tmp_path_factory):
     snakemake.configure(study="small.yaml")
     output = snakemake()
     assert snakemake.status == 0, output
+    snakemake.said_first = output
     return snakemake
 
 
@@ -71,22 +71,40 @@ def edit(finished, tmp_path):
     return jobs_after
 
 
-def test_the_whole_paper_is_listed_without_network_data_or_gpu(prepare, tmp_path):
-    jobs = prepare(tmp_path / "workflow").jobs("--config", "study=paper", "seeds_per_job=1")
-    cells = 11 * 2 * 5
-    assert computations(jobs) == {
-        "test_untrained": 11,
-        "fit_adapter_seeds_1": cells,
-        "fit_adapter_seeds_2": cells,
-        "fit_adapter_seeds_3": cells,
-    }
-    assert jobs["fetch_dataset"] == jobs["make_manifest"] == jobs["verify_data"] == 11
-    assert jobs["shots"] == jobs["decode_shots"] == 11 * 5 * 3
-    assert (jobs["fetch_backbone"], jobs["decode_test"], jobs["gate"]) == (1, 11, 11)
-    few_shot = [jobs[f"table_fewshot_{shots}shot"] for shots in (1, 2, 4, 8, 16)]
-    assert few_shot == [1] * 5
-    assert jobs["table_calibration"] == jobs["table_per_class"] == jobs["claims"] == 1
+@pytest.mark.parametrize(
+    ("hours", "fits"),
+    [
+        (8, {"fit_dataset": 11}),
+        (1, {"fit_shots": 11 * 4 + 3, "fit_run_adapter": 8 * 2 * 3}),
+        (0.01, {"fit_run_adapter": 11 * 2 * 5 * 3}),
+    ],
+)
+def test_the_whole_paper_is_listed_without_network_data_or_gpu(prepare, tmp_path, hours, fits):
+    snakemake = prepare(tmp_path / "workflow")
+    jobs = snakemake.jobs("--config", "study=paper", f"job_hours={hours}", "device=cuda")
+    assert computations(jobs) == {"test_untrained": 11, **fits}
+    once = ("fetch_dataset", "make_manifest", "verify_data", "shots", "decode_shots", "gate")
+    assert {jobs[rule] for rule in once} == {11}
+    assert (jobs["fetch_backbone"], jobs["decode_test"]) == (1, 11)
+    assert jobs["tables"] == jobs["figures"] == jobs["claims"] == 1
     assert "pretrain_backbone" not in jobs
+
+
+def test_a_dry_run_of_the_paper_is_a_page_that_says_what_is_missing(prepare, tmp_path):
+    output = prepare(tmp_path / "workflow")("--dry-run", "--config", "study=paper")
+    lines = output.splitlines()
+    assert len(lines) < 100
+    assert max(map(len, lines)) < 200
+    assert "Study paper: 0 of 341 runs are finished." in lines
+    assert "  165 of block_lora: not fitted" in lines
+    assert "Complete" not in output
+    assert "Reason" not in output
+
+
+def test_a_dry_run_lists_single_jobs_if_it_is_asked_to(prepare, tmp_path):
+    output = prepare(tmp_path / "workflow")("--dry-run", "--printshellcmds")
+    assert "Fitting 8 of 8 runs on mini_digits" in output
+    assert "blocklora fit --study" in output
 
 
 def test_the_embedded_study_fetches_no_weights(prepare, tmp_path):
@@ -100,57 +118,89 @@ def test_nothing_is_to_be_done_on_a_finished_study(finished):
     assert finished.jobs() == {}
 
 
-def test_every_rule_calls_its_command_as_the_command_line_expects(finished):
-    calls = [line.split() for line in finished.calls.read_text().splitlines()]
-    parser = build_parser()
-    for call in calls:
-        parser.parse_args(call)
-    counts = Counter(call[0] for call in calls)
-    assert counts["fit"] == 4
-    assert counts["test"] == counts["gate"] == 2
-    assert counts["decode-images"] == 2 + 4
+def test_every_rule_calls_its_command(finished):
+    """The stand-in refuses what the command line does not understand."""
+    counts = Counter(line.split()[0] for line in finished.calls.read_text().splitlines())
+    for command in ("fit", "test", "gate", "shots"):
+        assert counts[command] == 2, command
+    assert counts["decode-images"] == 4
+    assert counts["publish"] == 2
 
 
-def test_a_fit_has_the_inputs_of_its_seeds_in_order(finished):
-    (call,) = re.findall(
-        r"^fit .*--dataset dtd .*--method block_lora .*$", finished.calls.read_text(), re.M
-    )
-    lists = [f"results/small/shots/dtd/1shot/seed{seed}.csv" for seed in (1, 2)]
-    stores = [f"results/small/pixels/dtd/1shot/seed{seed}.npz" for seed in (1, 2)]
-    assert f"--seeds 1 2 --backbone-file {RUNS.replace('runs', 'backbones')}.safetensors" in call
-    assert f"--shots-lists {' '.join(lists)} --shots-pixels {' '.join(stores)}" in call
-    assert "--test-pixels results/small/pixels/dtd/test-224px.npy" in call
+def test_a_finished_study_says_so_in_the_end_and_gives_no_reasons(finished):
+    output = finished.said_first
+    assert "Complete: results/small/claims.md, results/small/tables" in output
+    assert "Fitting 4 of 4 runs on dtd, or taking them from the cache, see results/" in output
+    assert "Reason" not in output
+    assert "Select jobs" not in output
+
+
+def test_all_runs_of_a_dataset_are_fitted_by_one_job(finished):
+    (call,) = re.findall(r"^fit .*--dataset dtd.*$", finished.calls.read_text(), re.M)
+    assert not {"--methods", "--shots", "--seeds"} & set(call.split())
+    assert "--results results/small --cache cache --device cpu" in call
 
 
 def test_more_seeds_fit_the_new_ones_alone(edit):
     jobs = edit(lambda study: study.update(seeds=[1, 2, 3]))
-    assert computations(jobs) == {"fit_adapter_seeds_3": 4}
+    assert computations(jobs) == {"fit_dataset": 2}
     assert jobs["shots"] == jobs["decode_shots"] == 2
 
 
-def test_fewer_seeds_fit_nothing(edit):
-    def drop(study):
-        study["seeds"] = [1]
+def drop_seed(study):
+    study["seeds"] = [1]
 
-    jobs = edit(drop, seeds_per_job=1)
-    assert computations(jobs).keys() <= {"fit_adapter_seeds_1"}
+
+def drop_method(study):
+    del study["methods"]["clip_lora"]
+
+
+def reorder_datasets(study):
+    study["datasets"].reverse()
+
+
+def change_title(study):
+    study["title"] = "Another title"
+
+
+@pytest.mark.parametrize("change", [drop_seed, drop_method, reorder_datasets, change_title])
+def test_what_makes_no_run_lists_no_fit_no_test_and_no_data(edit, change):
+    jobs = edit(change)
+    assert computations(jobs) == {}
+    assert jobs["tables"] == jobs["figures"] == jobs["claims"] == 1
+    data = {"fetch_dataset", "make_manifest", "verify_data", "decode_test", "gate"}
+    assert not data & jobs.keys()
+    assert ("spectra" in jobs) == (change is not change_title)
+
+
+def test_another_way_to_share_out_the_fits_lists_nothing(edit):
+    assert edit(lambda study: None, job_hours=0.01) == {}
 
 
 def test_another_dataset_is_fitted_and_tested_alone(edit):
     jobs = edit(lambda study: study["datasets"].append("ucf101"))
-    assert computations(jobs) == {"test_untrained": 1, "fit_adapter_seeds_1_2": 2}
+    assert computations(jobs) == {"test_untrained": 1, "fit_dataset": 1}
     assert jobs["fetch_dataset"] == jobs["make_manifest"] == jobs["decode_test"] == 1
 
 
 def test_more_shots_fit_the_new_ones_alone(edit):
     jobs = edit(lambda study: study.update(shots=[1, 2]))
-    assert computations(jobs) == {"fit_adapter_seeds_1_2": 4}
-    assert jobs["shots"] == 4
+    assert computations(jobs) == {"fit_dataset": 2}
+    assert jobs["shots"] == 2
 
 
-def test_a_changed_adapter_fits_its_method_alone(edit):
-    jobs = edit(lambda study: study["methods"]["block_lora"].update(dropout=0.5))
-    assert computations(jobs) == {"fit_adapter_seeds_1_2": 2}
+def test_a_changed_adapter_is_told_in_words_and_fits_its_method_alone(finished, tmp_path):
+    changed = finished.copy(tmp_path / "workflow")
+    study = changed.folder / "small.yaml"
+    before, after = STUDY.split("  block_lora:")
+    study.write_text(f"{before}  block_lora:{after.replace('dropout: 0.25', 'dropout: 0.5')}")
+    output = changed("--dry-run")
+    assert (
+        "Study small: 6 of 10 runs are finished.\n  4 of block_lora: dropout is 0.5, was 0.25"
+        in (output)
+    )
+    jobs = changed.jobs()
+    assert computations(jobs) == {"fit_dataset": 2}
     assert "shots" not in jobs
 
 
@@ -159,21 +209,14 @@ def test_a_methods_own_recipe_fits_that_method_alone(edit):
         study["methods"]["block_lora"]["recipe"] = {"learning_rate": 0.001}
 
     jobs = edit(change)
-    assert computations(jobs) == {"fit_adapter_seeds_1_2": 2}
+    assert computations(jobs) == {"fit_dataset": 2}
     assert not {"shots", "decode_test", "gate"} & jobs.keys()
 
 
 def test_a_changed_recipe_fits_everything_and_leaves_zero_shot_and_data(edit):
     jobs = edit(lambda study: study["recipe"].update(learning_rate=0.001))
-    assert computations(jobs) == {"fit_adapter_seeds_1_2": 4}
+    assert computations(jobs) == {"fit_dataset": 2}
     assert not {"fetch_dataset", "make_manifest", "shots", "decode_test", "gate"} & jobs.keys()
-
-
-def test_another_title_publishes_again_and_makes_no_fit_and_no_test(edit):
-    jobs = edit(lambda study: study.update(title="Another title"))
-    assert computations(jobs) == {}
-    assert jobs["table_fewshot_1shot"] == jobs["figure_accuracy"] == jobs["claims"] == 1
-    assert not {"shots", "decode_test", "gate", "verify_data"} & jobs.keys()
 
 
 def test_how_it_is_computed_makes_nothing_be_done_again(edit):
@@ -182,6 +225,7 @@ def test_how_it_is_computed_makes_nothing_be_done_again(edit):
             lambda study: None,
             offline=True,
             weights_root="elsewhere",
+            cache="elsewhere",
             scratch="$TMPDIR",
             data_root="there",
             device="cuda",
@@ -193,7 +237,7 @@ def test_how_it_is_computed_makes_nothing_be_done_again(edit):
 
 def test_precision_is_part_of_a_result(edit):
     jobs = edit(lambda study: None, precision="bf16")
-    assert computations(jobs) == {"test_untrained": 2, "fit_adapter_seeds_1_2": 4}
+    assert computations(jobs) == {"test_untrained": 2, "fit_dataset": 2}
     assert "decode_test" not in jobs
 
 
@@ -209,7 +253,7 @@ def test_a_clock_that_jumped_makes_nothing_be_done_again(finished, tmp_path, jum
 def test_one_deleted_adapter_is_the_only_one_fitted(finished, tmp_path):
     changed = finished.copy(tmp_path / "workflow")
     (changed.folder / RUNS / "dtd/clip_lora/1shot/seed2/adapter.safetensors").unlink()
-    assert computations(changed.jobs()) == {"fit_adapter_seeds_1_2": 1}
+    assert computations(changed.jobs()) == {"fit_dataset": 1}
 
 
 @pytest.mark.parametrize("part", ["test", "train"])
@@ -224,7 +268,7 @@ def test_a_missing_file_of_predictions_makes_its_job_alone_be_done(finished, tmp
     assert changed.status == 0, output
     (call,) = changed.calls.read_text().splitlines()
     assert call.startswith("fit ")
-    assert "--dataset dtd --method clip_lora --shots 1 --seeds 1 2 " in call
+    assert "--dataset dtd" in call
 
 
 def test_a_job_that_fails_leaves_the_fits_that_were_there(finished, tmp_path):
@@ -243,15 +287,41 @@ def test_a_job_that_fails_leaves_the_fits_that_were_there(finished, tmp_path):
         "tests",
     ]
     program.write_text(stand_in)
-    assert computations(changed.jobs("runs")) == {"fit_adapter_seeds_1_2": 1}
+    assert computations(changed.jobs("runs")) == {"fit_dataset": 1}
 
 
-def test_missing_predictions_of_zero_shot_ask_the_gate_and_the_fits_behind_it(finished, tmp_path):
-    """The fits find themselves finished; behind `ancient`, Snakemake would miss real changes."""
+def test_missing_predictions_of_zero_shot_ask_for_the_gate_and_for_no_fit(finished, tmp_path):
     changed = finished.copy(tmp_path / "workflow")
     (changed.folder / RUNS / "dtd/zero_shot/0shot/seed0/tests/dtd/test.safetensors").unlink()
-    jobs = changed.jobs("runs")
-    assert jobs == {"test_untrained": 1, "gate": 1, "fit_adapter_seeds_1_2": 2, "runs": 1}
+    assert changed.jobs("runs") == {"test_untrained": 1, "runs": 1}
+
+
+def test_a_forced_study_is_done_as_a_whole(finished):
+    assert computations(finished.jobs("--forceall")) == {"test_untrained": 2, "fit_dataset": 2}
+    assert finished.jobs("--forcerun", "fit_dataset", "runs")["fit_dataset"] == 2
+
+
+CARRIED = ("runs", "theory")
+
+
+def test_a_study_that_was_carried_elsewhere_is_published_without_data(finished, prepare, tmp_path):
+    """Neither times of files nor the memory of Snakemake are carried."""
+    snakemake = prepare(tmp_path / "workflow")
+    shutil.copy(finished.folder / "small.yaml", snakemake.folder)
+    snakemake.configure(study="small.yaml")
+    for name in CARRIED:
+        shutil.copytree(
+            finished.folder / "results/small" / name, snakemake.folder / "results/small" / name
+        )
+    for number, path in enumerate(sorted((snakemake.folder / "results").rglob("*.*"))):
+        os.utime(path, (0, 10**9 + number * 7919 % 1000))
+    published = {"aggregate": 1, "tables": 1, "figures": 1, "claims": 1}
+    assert snakemake.jobs() == published
+    output = snakemake()
+    assert snakemake.status == 0, output
+    commands = [line.split()[0] for line in snakemake.calls.read_text().splitlines()]
+    assert sorted(commands) == ["aggregate", "claims", "publish", "publish"]
+    assert snakemake.jobs() == {}
 
 
 def test_a_fitted_method_is_tested_on_another_dataset_on_demand(finished, tmp_path):
@@ -262,23 +332,20 @@ def test_a_fitted_method_is_tested_on_another_dataset_on_demand(finished, tmp_pa
     output = changed(target)
     assert changed.status == 0, output
     (call,) = changed.calls.read_text().splitlines()
-    build_parser().parse_args(call.split())
     assert call.startswith("test ")
-    assert "--dataset eurosat --fitted-on dtd --method block_lora --shots 1 --seeds 2 " in call
-    assert "--manifest results/small/data/eurosat/manifest.csv" in call
-    assert "--test-pixels results/small/pixels/eurosat/test-224px.npy" in call
+    assert "--dataset eurosat --fitted-on dtd --method block_lora --shots 1 --seeds 2" in call
     assert changed.jobs() == {}
 
 
 def test_the_test_on_another_dataset_follows_the_fit(prepare, tmp_path):
     snakemake = prepare(tmp_path / "workflow")
     (tmp_path / "workflow" / "small.yaml").write_text(STUDY)
-    snakemake.configure(study="small.yaml", seeds_per_job=1)
+    snakemake.configure(study="small.yaml")
     target = f"{RUNS}/dtd/block_lora/1shot/seed2/tests/eurosat/test.safetensors"
     jobs = snakemake.jobs(target)
     assert computations(jobs) == {
         "test_untrained": 1,
-        "fit_adapter_seeds_2": 1,
+        "fit_run_adapter": 1,
         "test_elsewhere": 1,
     }
     assert jobs["fetch_dataset"] == jobs["decode_test"] == 2
@@ -287,7 +354,7 @@ def test_the_test_on_another_dataset_follows_the_fit(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("target", "rule"),
     [
-        ("dtd/block_lora/1shot/seed2/tests/dtd/test.safetensors", "fit_adapter_seeds_1_2"),
+        ("dtd/block_lora/1shot/seed2/tests/dtd/test.safetensors", "fit_run_adapter"),
         ("dtd/zero_shot/0shot/seed0/tests/dtd/test.safetensors", "test_untrained"),
     ],
 )
@@ -299,13 +366,13 @@ def test_the_test_on_the_runs_own_dataset_is_never_one_on_another(finished, targ
 
 def test_the_whole_study_asks_for_no_test_on_another_dataset(finished):
     jobs = finished.jobs("--forceall")
-    assert computations(jobs) == {"test_untrained": 2, "fit_adapter_seeds_1_2": 4}
+    assert computations(jobs) == {"test_untrained": 2, "fit_dataset": 2}
 
 
 def test_a_run_is_a_target_by_its_path(prepare, tmp_path):
     snakemake = prepare(tmp_path / "workflow")
     (tmp_path / "workflow" / "small.yaml").write_text(STUDY)
-    snakemake.configure(study="small.yaml", seeds_per_job=1)
+    snakemake.configure(study="small.yaml")
     jobs = snakemake.jobs(f"{RUNS}/dtd/block_lora/1shot/seed2/fit.json")
     assert jobs == {
         "fetch_backbone": 1,
@@ -317,7 +384,7 @@ def test_a_run_is_a_target_by_its_path(prepare, tmp_path):
         "decode_shots": 1,
         "test_untrained": 1,
         "gate": 1,
-        "fit_adapter_seeds_2": 1,
+        "fit_run_adapter": 1,
     }
 
 
@@ -326,9 +393,9 @@ def test_a_run_is_a_target_by_its_path(prepare, tmp_path):
     [
         ("fetch", {"fetch_dataset", "fetch_backbone"}, {"make_manifest", "test_untrained"}),
         ("data", {"verify_data", "shots"}, {"decode_test", "fetch_backbone"}),
-        ("runs", {"test_untrained", "fit_adapter_seeds_1_2"}, {"aggregate", "claims"}),
-        ("tables", {"table_fewshot_1shot", "table_cost"}, {"figure_accuracy", "claims"}),
-        ("figures", {"figure_accuracy"}, {"table_fewshot_1shot", "claims"}),
+        ("runs", {"test_untrained", "fit_dataset"}, {"aggregate", "claims"}),
+        ("tables", {"tables"}, {"figures", "claims"}),
+        ("figures", {"figures"}, {"tables", "claims"}),
     ],
 )
 def test_parts_of_a_study_are_targets(finished, target, has, lacks):
@@ -361,7 +428,7 @@ def test_efficiency_makes_the_manifest_of_a_dataset_whose_prompts_are_not_listed
     ("setting", "message"),
     [
         ("study=papr", "study: papr is neither a file nor a study in"),
-        ("seeds_per_job=0", "config.yaml or --config: seeds_per_job: 0 is not allowed"),
+        ("job_hours=0", "config.yaml or --config: job_hours: 0 is not allowed"),
         ("precison=fp32", "config.yaml or --config: precison: unknown key; did you mean prec"),
     ],
 )

@@ -5,9 +5,6 @@ is very small and as good as random, but bears the name of the paper's, so that 
 its accuracy should be.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +18,7 @@ from blocklora.yamlfiles import read_yaml
 from tests.data import small_imagenet
 from tests.data.dataset_archives import CLASSES, LAYOUTS, PER_CLASS, write_registry
 from tests.data.http_server import Server
-from tests.workflow.fork_server import client
+from tests.workflow.fork_server import served
 
 ROOT = Path(__file__).parents[2]
 BACKBONE = "ViT-B-16-quickgelu"
@@ -65,14 +62,8 @@ def registry(archives, tmp_path_factory):
 @pytest.fixture(scope="module")
 def program(registry, tmp_path_factory):
     """The program `blocklora`, at work in forks of one process."""
-    socket = tmp_path_factory.mktemp("s") / "s"
-    command = [sys.executable, "-m", "tests.workflow.fork_server", str(socket)]
-    environment = {**os.environ, VARIABLE: str(registry)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
-        assert process.stdout.readline() == b"ready\n"
-        yield client(socket)
-        process.stdin.close()
+    with served(tmp_path_factory.mktemp("s") / "s", **{VARIABLE: str(registry)}) as program:
+        yield program
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,13 @@ rule fetch_backbone:
         study=untracked(STUDY.path),
         weights_root=untracked(config["weights_root"]),
         offline=untracked("--offline" if config["offline"] else ""),
+        cache=untracked(config["cache"]),
     message:
         "Fetching {wildcards.backbone}"
     shell:
         "blocklora fetch-backbone --study {params.study:q} --backbone {wildcards.backbone}"
-        " --weights-root {params.weights_root:q} {params.offline} --output {output:q}"
-        " > {log:q} 2>&1"
+        " --weights-root {params.weights_root:q} {params.offline} --cache {params.cache:q}"
+        " --key {params.digest} --output {output:q} > {log:q} 2>&1"
 
 
 rule pretrain_backbone:
@@ -49,8 +50,10 @@ rule pretrain_backbone:
     params:
         digest=backbone_digest,
         study=untracked(STUDY.path),
+        cache=untracked(config["cache"]),
     message:
         "Pretraining {wildcards.backbone} on drawn images"
     shell:
         "blocklora pretrain-backbone --study {params.study:q} --backbone {wildcards.backbone}"
-        " --threads {threads} --output {output:q} > {log:q} 2>&1"
+        " --threads {threads} --cache {params.cache:q} --key {params.digest} --output {output:q}"
+        " > {log:q} 2>&1"

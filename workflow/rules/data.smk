@@ -48,10 +48,12 @@ rule make_manifest:
         runtime="30m",
     params:
         digest=of_dataset(digests.listing_digest),
+        cache=untracked(config["cache"]),
     message:
         "Listing the images of {wildcards.dataset}"
     shell:
-        "blocklora make-manifest --source {input.source:q} --output {output:q} > {log:q} 2>&1"
+        "blocklora make-manifest --source {input.source:q} --cache {params.cache:q}"
+        " --key {params.digest} --output {output:q} > {log:q} 2>&1"
 
 
 rule verify_data:
@@ -72,22 +74,26 @@ rule verify_data:
     resources:
         mem_mb=growing(4000),
         runtime="4h",
+    params:
+        cache=untracked(config["cache"]),
+        digest=verification_digest,
     message:
         "Verifying {wildcards.dataset}"
     shell:
         "blocklora verify-data --source {input.source:q} --manifest {input.manifest:q}"
-        " --workers {threads} --output {output:q} > {log:q} 2>&1"
+        " --workers {threads} --cache {params.cache:q} --key {params.digest} --output {output:q}"
+        " > {log:q} 2>&1"
 
 
 rule shots:
     input:
         "<results>/data/{dataset}/manifest.csv",
     output:
-        "<results>/shots/{dataset}/{shots}shot/seed{seed}.csv",
+        of_lists(places.shots_list),
     log:
-        "<logs>/shots/{dataset}/{shots}shot-seed{seed}.log",
+        "<logs>/shots/{dataset}.log",
     benchmark:
-        "<benchmarks>/shots/{dataset}/{shots}shot-seed{seed}.tsv"
+        "<benchmarks>/shots/{dataset}.tsv"
     group:
         "lists"
     conda:
@@ -95,14 +101,17 @@ rule shots:
     threads: 1
     resources:
         mem_mb=2000,
-        runtime="10m",
+        runtime="30m",
     params:
-        digest=shots_digest,
+        digest=of_dataset(digests.shots_digest),
+        shots=untracked(STUDY.shots),
+        seeds=untracked(STUDY.seeds),
+        cache=untracked(config["cache"]),
     message:
-        "Drawing {wildcards.shots} shots of {wildcards.dataset}, seed {wildcards.seed}"
+        "Drawing the shots of {wildcards.dataset}"
     shell:
-        "blocklora shots --manifest {input:q} --shots {wildcards.shots} --seed {wildcards.seed}"
-        " --output {output:q} > {log:q} 2>&1"
+        "blocklora shots --manifest {input:q} --shots {params.shots} --seeds {params.seeds}"
+        " --cache {params.cache:q} --key {params.digest} --output {output:q} > {log:q} 2>&1"
 
 
 rule decode_test:
@@ -125,25 +134,26 @@ rule decode_test:
     params:
         digest=of_dataset(digests.test_pixels_digest),
         budget=config["pixel_budget_gb"],
+        cache=untracked(config["cache"]),
     message:
         "Decoding the test images of {wildcards.dataset}"
     shell:
         "blocklora decode-images --source {input.source:q} --manifest {input.manifest:q}"
         " --size {wildcards.size} --pixel-budget-gb {params.budget} --workers {threads}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --cache {params.cache:q} --key {params.digest} --output {output:q} > {log:q} 2>&1"
 
 
 rule decode_shots:
     input:
         source="<results>/data/{dataset}/source.json",
         verification="<results>/data/{dataset}/verification.json",
-        shots="<results>/shots/{dataset}/{shots}shot/seed{seed}.csv",
+        shots=of_lists(places.shots_list),
     output:
-        "<results>/pixels/{dataset}/{shots}shot/seed{seed}.npz",
+        of_lists(places.shots_pixels),
     log:
-        "<logs>/decode_shots/{dataset}/{shots}shot-seed{seed}.log",
+        "<logs>/decode_shots/{dataset}.log",
     benchmark:
-        "<benchmarks>/decode_shots/{dataset}/{shots}shot-seed{seed}.tsv"
+        "<benchmarks>/decode_shots/{dataset}.tsv"
     group:
         "lists"
     conda:
@@ -151,13 +161,14 @@ rule decode_shots:
     threads: 4
     resources:
         mem_mb=growing(4000),
-        runtime="1h",
+        runtime="4h",
     params:
         digest=of_dataset(digests.shots_pixels_digest),
         budget=config["pixel_budget_gb"],
+        cache=untracked(config["cache"]),
     message:
-        "Decoding the {wildcards.shots} shots of {wildcards.dataset}, seed {wildcards.seed}"
+        "Decoding the shots of {wildcards.dataset}"
     shell:
-        "blocklora decode-images --source {input.source:q} --shots-list {input.shots:q}"
-        " --pixel-budget-gb {params.budget} --workers {threads} --output {output:q}"
-        " > {log:q} 2>&1"
+        "blocklora decode-images --source {input.source:q} --shots-lists {input.shots:q}"
+        " --pixel-budget-gb {params.budget} --workers {threads} --cache {params.cache:q}"
+        " --key {params.digest} --output {output:q} > {log:q} 2>&1"

@@ -1,4 +1,6 @@
-# From the runs to tables, figures and verdicts: a rule for each item of the catalogue.
+# From the runs to tables, figures and verdicts on the claims.
+
+FOLDER_OF = {"table": "", "figure": "{backbone}/"}
 
 
 rule aggregate:
@@ -22,7 +24,7 @@ rule aggregate:
         mem_mb=2000,
         runtime="10m",
     params:
-        study_digest=STUDY.digest,
+        made_from=RESULTS_DIGEST,
         code=code_digest("blocklora.runs.aggregate", "blocklora.runs.columns"),
         study=untracked(STUDY.path),
         runs=untracked(f"{RESULTS}/runs"),
@@ -33,27 +35,82 @@ rule aggregate:
         " > {log:q} 2>&1"
 
 
-for item in TABLES:
+# All tables are written by one process, and all figures are drawn by one. A single one that is
+# asked for by its path is made alone, by a rule of its own.
+rule tables:
+    input:
+        evidence(TABLES),
+    output:
+        [file for item in TABLES for file in table_files(item)],
+    log:
+        "<logs>/tables.log",
+    benchmark:
+        "<benchmarks>/tables.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        title=STUDY.title,
+        made_from=STUDY.digest,
+        code=[publishing_code(item.module) for item in TABLES],
+        study=untracked(STUDY.path),
+        results=untracked(RESULTS),
+    message:
+        "Writing all tables"
+    shell:
+        "blocklora publish tables --study {params.study:q} --results {params.results:q}"
+        " > {log:q} 2>&1"
+
+
+rule figures:
+    input:
+        evidence(FIGURES),
+    output:
+        [
+            file
+            for backbone in STUDY.backbones
+            for item in FIGURES
+            for file in figure_files(item, backbone)
+        ],
+    log:
+        "<logs>/figures.log",
+    benchmark:
+        "<benchmarks>/figures.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        title=STUDY.title,
+        made_from=STUDY.digest,
+        code=[publishing_code(item.module) for item in FIGURES],
+        study=untracked(STUDY.path),
+        results=untracked(RESULTS),
+    message:
+        "Drawing all figures"
+    shell:
+        "blocklora publish figures --study {params.study:q} --results {params.results:q}"
+        " > {log:q} 2>&1"
+
+
+for item in TABLES + FIGURES:
 
     rule:
         name:
             item.rule
         input:
-            [f"<results>/{file}" for file in item.files(STUDY)],
+            evidence_if_alone(item),
         output:
-            multiext(f"<results>/tables/{item.name}", ".csv", ".md", ".tex"),
-            html=report(
-                f"<results>/tables/{item.name}.html",
-                caption=caption(item),
-                category=item.section,
-                labels={"item": f"table of {item.name}"},
-            ),
+            table_files(item) if item.kind == "table" else figure_files(item, "{backbone}"),
         log:
-            f"<logs>/table/{item.name}.log",
+            f"<logs>/{item.kind}/{FOLDER_OF[item.kind]}{item.name}.log",
         benchmark:
-            f"<benchmarks>/table/{item.name}.tsv"
-        group:
-            "publish"
+            f"<benchmarks>/{item.kind}/{FOLDER_OF[item.kind]}{item.name}.tsv"
         conda:
             "../../environment.yml"
         threads: 1
@@ -62,56 +119,20 @@ for item in TABLES:
             runtime="10m",
         params:
             item=item.arguments,
-            study_digest=STUDY.digest,
+            kind=item.kind,
+            backbone="--backbone {wildcards.backbone}" if item.kind == "figure" else "",
+            title=STUDY.title,
+            made_from=STUDY.digest,
             code=publishing_code(item.module),
             study=untracked(STUDY.path),
             results=untracked(RESULTS),
         message:
-            "Writing the table {params.item}"
+            "Making the {params.kind} {params.item}"
         shell:
-            "blocklora table {params.item} --study {params.study:q} --results {params.results:q}"
-            " --output {output:q} > {log:q} 2>&1"
+            "blocklora {params.kind} {params.item} --study {params.study:q}"
+            " --results {params.results:q} {params.backbone} --output {output:q} > {log:q} 2>&1"
 
-
-for item in FIGURES:
-
-    rule:
-        name:
-            item.rule
-        input:
-            [f"<results>/{file}" for file in item.files(STUDY)],
-        output:
-            pdf=f"<results>/figures/{{backbone}}/{item.name}.pdf",
-            csv=f"<results>/figures/{{backbone}}/{item.name}.csv",
-            png=report(
-                f"<results>/figures/{{backbone}}/{item.name}.png",
-                caption=caption(item),
-                category=item.section,
-                labels={"item": f"figure of {item.name}, {{backbone}}"},
-            ),
-        log:
-            f"<logs>/figure/{{backbone}}/{item.name}.log",
-        benchmark:
-            f"<benchmarks>/figure/{{backbone}}/{item.name}.tsv"
-        group:
-            "publish"
-        conda:
-            "../../environment.yml"
-        threads: 1
-        resources:
-            mem_mb=2000,
-            runtime="10m",
-        params:
-            item=item.arguments,
-            study_digest=STUDY.digest,
-            code=publishing_code(item.module),
-            study=untracked(STUDY.path),
-            results=untracked(RESULTS),
-        message:
-            "Drawing the figure {params.item} of {wildcards.backbone}"
-        shell:
-            "blocklora figure {params.item} --study {params.study:q} --results {params.results:q}"
-            " --backbone {wildcards.backbone} --output {output:q} > {log:q} 2>&1"
+    workflow.ruleorder(item.rule, f"{item.kind}s")
 
 
 rule claims:
@@ -130,8 +151,6 @@ rule claims:
         "<logs>/claims.log",
     benchmark:
         "<benchmarks>/claims.tsv"
-    group:
-        "publish"
     conda:
         "../../environment.yml"
     threads: 1
@@ -139,7 +158,8 @@ rule claims:
         mem_mb=2000,
         runtime="10m",
     params:
-        study_digest=STUDY.digest,
+        title=STUDY.title,
+        made_from=STUDY.digest,
         code=publishing_code("blocklora.publish.verdicts"),
         study=untracked(STUDY.path),
         results=untracked(RESULTS),

@@ -1,4 +1,4 @@
-# Parts of a study, each a target: snakemake fetch, data, runs, tables, figures, all.
+# Parts of a study, each a target as the rules tables and figures are: snakemake fetch, data, runs.
 
 
 # The only steps that need the network.
@@ -23,25 +23,6 @@ rule runs:
     input:
         [run_files(run) for run in STUDY.runs()],
         [f"<results>/runs/{test.file}" for test in further_tests(STUDY)],
-
-
-rule tables:
-    input:
-        expand(
-            "<results>/tables/{name}.{form}",
-            name=[item.name for item in TABLES],
-            form=TABLE_FORMS,
-        ),
-
-
-rule figures:
-    input:
-        expand(
-            "<results>/figures/{backbone}/{name}.{form}",
-            backbone=STUDY.backbones,
-            name=[item.name for item in FIGURES],
-            form=FIGURE_FORMS,
-        ),
 
 
 # How fast this machine is; no result depends on it.

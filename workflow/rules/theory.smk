@@ -11,7 +11,7 @@ NEEDED_FILES = {
     "weights": expand("<results>/backbones/{name}.safetensors", name=STUDY.backbones),
     "manifests": expand("<results>/data/{name}/manifest.csv", name=STUDY.datasets),
     "shots_pixels": expand(
-        "<results>/pixels/{dataset}/{shots}shot/seed{seed}.npz",
+        f"<results>/{places.shots_pixels('{dataset}', '{shots}', '{seed}')}",
         dataset=STUDY.datasets,
         shots=STUDY.shots,
         seed=STUDY.seeds,
@@ -30,7 +30,7 @@ for measure in MEASURES:
         name:
             measure.name
         input:
-            [NEEDED_FILES[need] for need in measure.needs],
+            measure_inputs(measure, measure_params(measure)),
         output:
             [NEEDED_FILES[table] for table in measure.tables],
         log:
@@ -46,11 +46,9 @@ for measure in MEASURES:
             mem_mb=growing(measure.memory_mb),
             runtime=measure.runtime,
         params:
-            name=measure.name,
-            columns=list(measure.tables.values()),
-            study_digest=STUDY.digest,
-            code=code_digest(measure.compute, data=measure.data),
-            precision=config["precision"] if measure.precise else "fp32",
+            made_from=measure_params(measure),
+            name=untracked(measure.name),
+            precision=untracked(measure_params(measure)[-1]),
             study=untracked(STUDY.path),
             results=untracked(RESULTS),
             device=untracked(DEVICE if measure.on_gpu else "cpu"),

@@ -1,5 +1,13 @@
 # Fits and tests, and the gate that zero-shot accuracy has to pass before them.
 
+# Targets are not known yet when rules are read, but the words of the command line are.
+IS_RUN_ASKED_FOR = any(word.startswith(f"{RESULTS}/runs/") for word in sys.argv)
+LOG_OF = {
+    "dataset": "{dataset}",
+    "shots": "{dataset}/{shots}shot",
+    "run": "{dataset}/{shots}shot/{method}-seed{seed}",
+}
+
 
 # A method that is not trained has no shots, no seeds and no fit.
 rule test_untrained:
@@ -29,9 +37,7 @@ rule test_untrained:
         "Testing {wildcards.method} of {wildcards.backbone} on {wildcards.dataset}"
     shell:
         "blocklora test {params.how} --backbone {wildcards.backbone}"
-        " --dataset {wildcards.dataset} --method {wildcards.method}"
-        " --backbone-file {input.backbone:q} --manifest {input.manifest:q}"
-        " --test-pixels {input.pixels:q} > {log:q} 2>&1"
+        " --dataset {wildcards.dataset} --method {wildcards.method} > {log:q} 2>&1"
 
 
 # A check decides no number: neither its code nor its mode makes anything be done again.
@@ -60,55 +66,48 @@ rule gate:
         " --dataset {wildcards.dataset} --mode {params.mode} --output {output:q} > {log:q} 2>&1"
 
 
-# One rule for each kind of method and group of seeds that share a process. It fits what is not
-# fitted and tests what is not tested. Files marked by update() are not deleted before the job, and
-# come back if it fails.
-for kind, methods in fitted_kinds().items():
-    for label, seeds in SEED_GROUPS.items():
+# A rule for each unit, of which a single run may also be asked for by its path. A job fits what is
+# not fitted and tests what is not tested. Files marked by update() are not deleted before the job,
+# and come back if it fails.
+for unit in UNITS:
+    for kind, patterns in runs_in(unit):
 
         rule:
             name:
-                f"fit_{kind}_seeds_{label}"
+                f"fit_{unit}_{kind}".removesuffix("_")
             input:
-                gate="<results>/gates/{backbone}/{dataset}.json",
-                backbone="<results>/backbones/{backbone}.safetensors",
-                manifest="<results>/data/{dataset}/manifest.csv",
-                pixels=test_pixels,
-                shots=expand("<results>/shots/{{dataset}}/{{shots}}shot/seed{seed}.csv", seed=seeds),
-                shots_pixels=expand(
-                    "<results>/pixels/{{dataset}}/{{shots}}shot/seed{seed}.npz", seed=seeds
-                ),
+                unpack(fit_inputs(unit)),
             output:
-                update(fit_files(kind, seeds)),
+                update(fitted_files(kind, patterns)),
             log:
-                f"<logs>/fit/{{backbone}}/{{dataset}}/{{method}}/{{shots}}shot-seeds{label}.log",
+                f"<logs>/fit/{{backbone}}/{LOG_OF[unit]}.log",
             benchmark:
-                f"<benchmarks>/fit/{{backbone}}/{{dataset}}/{{method}}/{{shots}}shot-seeds{label}.tsv"
+                f"<benchmarks>/fit/{{backbone}}/{LOG_OF[unit]}.tsv"
             wildcard_constraints:
-                method=closed(methods),
+                backbone=closed_by_unit(unit),
+                method=closed(n for n in STUDY.fitted_methods if STUDY.methods[n].kind == kind),
             conda:
                 "../../environment.yml"
             threads: max(1, WORKERS)
             resources:
                 gpu=GPUS,
                 mem_mb=growing(8000),
-                runtime="8h",
+                runtime=fit_runtime,
             params:
-                digests=fits_digests(seeds),
-                seeds=seeds,
+                outdated=outdated,
+                which=which_fits,
                 how=how_to_compute,
-                checkpoints=untracked(f"{RESULTS}/checkpoints"),
+                missing=missing_fits,
             message:
-                "Fitting {wildcards.method} on {wildcards.dataset}, {wildcards.shots} shots, "
-                "seeds {params.seeds}"
+                "Fitting {params.missing} on {wildcards.dataset}, or taking them from the cache, see {log}"
             shell:
                 "blocklora fit {params.how} --backbone {wildcards.backbone}"
-                " --dataset {wildcards.dataset} --method {wildcards.method}"
-                " --shots {wildcards.shots} --seeds {params.seeds}"
-                " --backbone-file {input.backbone:q} --manifest {input.manifest:q}"
-                " --test-pixels {input.pixels:q} --shots-lists {input.shots:q}"
-                " --shots-pixels {input.shots_pixels:q} --checkpoints {params.checkpoints:q}"
-                " > {log:q} 2>&1"
+                " --dataset {wildcards.dataset} {params.which} > {log:q} 2>&1"
+
+
+# A run that is asked for by its path is made alone.
+FIT_RULES = [f"fit_{unit}_{kind}".removesuffix("_") for unit in UNITS for kind, _ in runs_in(unit)]
+workflow.ruleorder(*reversed(FIT_RULES))
 
 
 # What was fitted on one dataset, on the test images of another one.
@@ -141,5 +140,4 @@ rule test_elsewhere:
     shell:
         "blocklora test {params.how} --backbone {wildcards.backbone} --dataset {wildcards.tested}"
         " --fitted-on {wildcards.dataset} --method {wildcards.method} --shots {wildcards.shots}"
-        " --seeds {wildcards.seed} --backbone-file {input.backbone:q}"
-        " --manifest {input.manifest:q} --test-pixels {input.pixels:q} > {log:q} 2>&1"
+        " --seeds {wildcards.seed} > {log:q} 2>&1"

@@ -1,4 +1,4 @@
-"""One process per run: a lock file beside the run's checkpoint.
+"""One process at a time: lock files that also hold between machines.
 
 A lock says who holds it and since when. It outlives a process that is killed, so whoever finds one
 asks whether its holder is alive: on the same machine by process number and start time, elsewhere by
@@ -11,8 +11,8 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 10.0
 # Long enough for a file server that hangs for a while; a living holder shows within a heartbeat.
 SILENCE_SECONDS = 120.0
+WAITING_SECONDS = 1.0
 
 
 class LockedError(UserError):
-    """Another process works on the run: a temporary failure, like `Interrupted`."""
+    """Another process is at the same work: a temporary failure, like `Interrupted`."""
 
     exit_status = Interrupted.exit_status
 
@@ -40,7 +41,7 @@ class Holder:
     """What a lock file says.
 
     Attributes:
-        run: the run's folder below `runs/`.
+        what: what is in work, in words, such as "run clip/digits/lora/4shot/seed1".
         host: name of the machine, for people.
         pid: process number on `machine`.
         machine: the boot and namespace in which process numbers mean the same; empty if unknown.
@@ -50,7 +51,7 @@ class Holder:
         token: unlike that of any other lock.
     """
 
-    run: str
+    what: str
     host: str
     pid: int
     machine: str
@@ -66,7 +67,7 @@ class Holder:
 class Lock:
     """A lock that is held; `lost` says in words that it no longer is."""
 
-    run: str
+    what: str
     lost: str | None = None
 
     def require(self) -> None:
@@ -76,21 +77,19 @@ class Lock:
             Interrupted: another process has taken it over.
         """
         if self.lost:
-            raise Interrupted(
-                f"run {self.run}: stopped by {self.lost}; the other process finishes the run"
-            )
+            raise Interrupted(f"{self.what}: stopped by {self.lost}, which finishes it")
 
 
 @contextmanager
-def hold(path: Path, run: str) -> Iterator[Lock]:
-    """Hold the lock file `path` of `run` during the block.
+def hold(path: Path, what: str) -> Iterator[Lock]:
+    """Hold the lock file `path` during the block, for the work that `what` names.
 
     Raises:
         LockedError: another process holds it.
         UserError: the lock cannot be written.
     """
-    descriptor = _acquire(path, run)
-    lock, released = Lock(run), Event()
+    descriptor = _acquire(path, what)
+    lock, released = Lock(what), Event()
     heart = Thread(target=_beat, args=(path, descriptor, lock, released), daemon=True)
     heart.start()
     try:
@@ -101,6 +100,32 @@ def hold(path: Path, run: str) -> Iterator[Lock]:
         with suppress(OSError):  # a lock that cannot be removed is found to be dead later
             _remove(path, os.pread(descriptor, 4096, 0))
         os.close(descriptor)
+
+
+@contextmanager
+def hold_when_free(
+    path: Path, what: str, stop: Callable[[], None] = lambda: None
+) -> Iterator[Lock]:
+    """Hold the lock file `path` during the block, after waiting for any other holder.
+
+    `stop` is called once a second while waiting, and ends it by raising an error.
+
+    Raises:
+        UserError: the lock cannot be written.
+    """
+    with ExitStack() as stack:
+        lock, said = None, False
+        while lock is None:
+            try:
+                lock = stack.enter_context(hold(path, what))
+            except LockedError:
+                if not said:
+                    holder = read_holder(path) or "another process"
+                    logger.info("%s: waiting for %s", what, holder)
+                    said = True
+                stop()
+                sleep(WAITING_SECONDS)
+        yield lock
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -122,11 +147,11 @@ def is_alive(holder: Holder) -> bool | None:
     return state not in ("Z", "X") and start in ("", holder.process_start)
 
 
-def _acquire(path: Path, run: str) -> int:
+def _acquire(path: Path, what: str) -> int:
     """Create the lock file, over a dead one if need be, and return a descriptor of it."""
     pid, since = os.getpid(), datetime.now().astimezone().isoformat(timespec="seconds")
     start, token = _process(pid)[1], uuid4().hex
-    holder = Holder(run, socket.gethostname(), pid, _machine(), start, since, token)
+    holder = Holder(what, socket.gethostname(), pid, _machine(), start, since, token)
     descriptor = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,17 +159,17 @@ def _acquire(path: Path, run: str) -> int:
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
             except FileExistsError:
-                _clear(path, run)
+                _clear(path, what)
         os.write(descriptor, json.dumps(asdict(holder)).encode())
     except OSError as error:
         if descriptor is not None:
             os.close(descriptor)
             path.unlink(missing_ok=True)
-        raise UserError(f"{path}: the run cannot be locked ({error.strerror})") from None
+        raise UserError(f"{path}: {what} cannot be locked ({error.strerror})") from None
     return descriptor
 
 
-def _clear(path: Path, run: str) -> None:
+def _clear(path: Path, what: str) -> None:
     """Remove the lock file if its holder is dead, else raise `LockedError`."""
     content = _read(path)
     if content is None:
@@ -152,14 +177,14 @@ def _clear(path: Path, run: str) -> None:
     holder = _parse(content)
     alive = holder and is_alive(holder)
     if alive is None:
-        logger.info("run %s: there is a lock; watching whether it is in use", run)
+        logger.info("%s: there is a lock; watching whether it is in use", what)
         alive = _changes(path)
     if alive:
         raise LockedError(
-            f"run {run} is in work: {path} is held by {holder or 'an unknown process'}; "
+            f"{what} is in work: {path} is held by {holder or 'an unknown process'}; "
             "wait for it or stop it, then start the same command again"
         )
-    logger.warning("run %s: took over from %s, which is dead", run, holder or "a damaged lock")
+    logger.warning("%s: took over from %s, which is dead", what, holder or "a damaged lock")
     _remove(path, content)
 
 

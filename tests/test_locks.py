@@ -9,11 +9,11 @@ import time
 
 import pytest
 
+from blocklora import locks
 from blocklora.errors import Interrupted, UserError
-from blocklora.runs import lock as locks
-from blocklora.runs.lock import LockedError, hold, is_alive, read_holder
+from blocklora.locks import LockedError, hold, is_alive, read_holder
 
-RUN = "clip/digits/lora/4shot/seed1"
+RUN = "run clip/digits/lora/4shot/seed1"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def dead_process():
 def test_a_lock_says_who_holds_it_and_goes_when_released(path):
     with hold(path, RUN):
         holder = read_holder(path)
-        assert (holder.pid, holder.run) == (os.getpid(), RUN)
+        assert (holder.pid, holder.what) == (os.getpid(), RUN)
         assert is_alive(holder)
     assert list(path.parent.iterdir()) == []
 
@@ -60,7 +60,7 @@ def test_a_second_process_is_told_who_works_on_the_run_and_since_when(path):
         with pytest.raises(LockedError) as caught, hold(path, RUN):
             pass
         assert caught.value.exit_status == 75
-        assert f"run {RUN} is in work" in str(caught.value)
+        assert f"{RUN} is in work" in str(caught.value)
         assert f"process {os.getpid()} on {locks.socket.gethostname()}, since {since}" in str(
             caught.value
         )
@@ -69,7 +69,7 @@ def test_a_second_process_is_told_who_works_on_the_run_and_since_when(path):
 
 def test_the_lock_of_a_killed_process_is_taken_over(path):
     code = (
-        "import sys, time; from pathlib import Path; from blocklora.runs.lock import hold\n"
+        "import sys, time; from pathlib import Path; from blocklora.locks import hold\n"
         f"with hold(Path({str(path)!r}), 'r'): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -142,7 +142,7 @@ def test_a_damaged_lock_is_watched_and_then_replaced(path, content, caplog):
     path.parent.mkdir()
     path.write_bytes(content)
     with hold(path, RUN):
-        assert read_holder(path).run == RUN
+        assert read_holder(path).what == RUN
     assert "a damaged lock" in caplog.text
 
 
@@ -160,9 +160,9 @@ def test_a_holder_whose_lock_was_taken_over_notices_and_leaves_the_new_one(path)
         with hold(path, "another run"):
             time.sleep(0.2)
             assert "the loss of its lock" in lock.lost
-            with pytest.raises(Interrupted, match="the other process finishes the run"):
+            with pytest.raises(Interrupted, match="to another process, which finishes it"):
                 lock.require()
-            assert read_holder(path).run == "another run"
+            assert read_holder(path).what == "another run"
 
 
 def test_a_lock_that_was_taken_anew_in_between_is_given_back(path):
@@ -178,7 +178,7 @@ def test_of_many_processes_at_once_exactly_one_gets_a_dead_lock(path):
     forge(path, pid=dead_process())
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from blocklora.runs.lock import LockedError, hold\n"
+        "from blocklora.locks import LockedError, hold\n"
         "sys.stdin.readline()\n"
         "try:\n"
         f"    with hold(Path({str(path)!r}), 'r'):\n"
@@ -204,7 +204,7 @@ def test_of_many_processes_at_once_exactly_one_gets_a_dead_lock(path):
 def test_a_folder_that_cannot_be_written_is_named(path):
     path.parent.write_text("a file where the folder should be")
     with (
-        pytest.raises(UserError, match=re.escape(f"{path}: the run cannot be locked")),
+        pytest.raises(UserError, match=re.escape(f"{path}: {RUN} cannot be locked")),
         hold(path, RUN),
     ):
         pass

@@ -1,0 +1,48 @@
+"""Where the files of a study are, as paths below the folder of its results.
+
+Arguments are names, or patterns of the workflow that stand for them.
+"""
+
+
+def backbone(name: str) -> str:
+    """Return the place of the weights of a backbone."""
+    return f"backbones/{name}.safetensors"
+
+
+def source(dataset: str) -> str:
+    """Return the place of the record of where a dataset's images are."""
+    return f"data/{dataset}/source.json"
+
+
+def manifest(dataset: str) -> str:
+    """Return the place of the list of a dataset's images."""
+    return f"data/{dataset}/manifest.csv"
+
+
+def verification(dataset: str) -> str:
+    """Return the place of the report on a dataset's images and labels."""
+    return f"data/{dataset}/verification.json"
+
+
+def shots_list(dataset: str, shots: int | str, seed: int | str) -> str:
+    """Return the place of a shots list."""
+    return f"shots/{dataset}/{shots}shot/seed{seed}.csv"
+
+
+def shots_pixels(dataset: str, shots: int | str, seed: int | str) -> str:
+    """Return the place of the decoded images of a shots list."""
+    return f"pixels/{dataset}/{shots}shot/seed{seed}.npz"
+
+
+def test_pixels(dataset: str, size: int | str) -> str:
+    """Return the place of the decoded test images of a dataset, `size` pixels wide and high."""
+    return f"pixels/{dataset}/test-{size}px.npy"
+
+
+def gate(backbone: str, dataset: str) -> str:
+    """Return the place of the comparison of a zero-shot accuracy with the known one."""
+    return f"gates/{backbone}/{dataset}.json"
+
+
+RUNS = "runs"
+"""The folder of all runs; `Run.folder` and `Test.file` are below it."""

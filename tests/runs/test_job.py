@@ -1,0 +1,177 @@
+"""Runs that share a process, and studies that share a cache."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+from time import sleep
+
+import pytest
+import torch
+import yaml
+
+from blocklora import locks
+from blocklora.cache import Cache
+from blocklora.cli import main
+from blocklora.engine.fast import FastEngine
+from blocklora.engine.reference import ReferenceEngine
+from blocklora.locks import hold
+from tests.runs.small_study import (
+    arguments_of,
+    files_of,
+    fit,
+    record_of,
+    run_folder,
+    timeless,
+    write_small_study,
+    zero_shot,
+)
+
+METHODS = ("clip_lora", "block_lora")
+
+
+@pytest.mark.parametrize("engine", [FastEngine, ReferenceEngine])
+def test_a_fit_after_others_equals_the_same_fit_alone_to_the_bit(
+    prepared, tmp_path, monkeypatch, engine
+):
+    made, prepare = [], engine.__init__
+
+    def noted(self, *arguments, **options):
+        made.append(self)
+        prepare(self, *arguments, **options)
+
+    monkeypatch.setattr(engine, "__init__", noted)
+    name = "fast" if engine is FastEngine else "reference"
+    more = ("--engine", name, "--shots")
+    assert fit(prepared, tmp_path / "together", (1, 2), "block_lora", *more, 1, 2) == 0
+    assert len(made) == 1  # four fits, other seeds and other shots, by one engine
+    for shots, seed in ((1, 2), (2, 2)):
+        assert fit(prepared, tmp_path / "alone", (seed,), "block_lora", *more, shots) == 0
+        folders = [run_folder(tmp_path / n, seed, shots=shots) for n in ("together", "alone")]
+        assert timeless(folders[0]) == timeless(folders[1])
+    assert len(made) == 3
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_being_fitted(
+    prepared, tmp_path, monkeypatch, capsys
+):
+    step = FastEngine.step
+
+    def spoiled(self, *inputs):
+        loss, correct = step(self, *inputs)
+        return (loss if self.seed == 2 else loss * float("nan")), correct
+
+    monkeypatch.setattr(FastEngine, "step", spoiled)
+    assert fit(prepared, tmp_path, (1, 2), "block_lora", "--methods", *METHODS) == 1
+    error = capsys.readouterr().err.partition("blocklora fit: error: ")[2].splitlines()
+    assert ["seed1" in line for line in error] == [True, True]
+    for method in METHODS:
+        assert not run_folder(tmp_path, 1, method).exists()
+        assert run_folder(tmp_path, 2, method).joinpath("fit.json").exists()
+
+
+def test_what_the_cache_cannot_keep_stays_in_its_checkpoint_until_all_are_finished(
+    prepared, tmp_path, monkeypatch, caplog
+):
+    """Since a workflow that sees one run fail removes the files of all."""
+    caplog.set_level(logging.INFO)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/fits").write_text("a file where the folder should be")
+    with monkeypatch.context() as patch:
+        step = FastEngine.step
+        patch.setattr(
+            FastEngine,
+            "step",
+            lambda self, *inputs: (step(self, *inputs)[0] / (2 - self.seed), torch.tensor(0)),
+        )
+        assert fit(prepared, tmp_path, (1, 2)) == 1
+    expected = (run_folder(tmp_path, 1) / "adapter.safetensors").read_bytes()
+    assert len(list((tmp_path / "cache/unfinished").iterdir())) == 1
+    shutil.rmtree(tmp_path / "results/runs")
+    assert fit(prepared, tmp_path, (1, 2)) == 0
+    assert "block_lora/2shot/seed1: continued from step 6" in caplog.text
+    assert (run_folder(tmp_path, 1) / "adapter.safetensors").read_bytes() == expected
+    assert list((tmp_path / "cache/unfinished").iterdir()) == []
+
+
+def test_a_run_that_another_process_is_at_comes_last(prepared, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(locks, "WAITING_SECONDS", 0.02)
+    assert fit(prepared, tmp_path / "first") == 0
+    key, second = record_of(tmp_path / "first", 1)["provenance"]["key"], tmp_path / "second"
+    held, order = threading.Event(), []
+
+    def other_process():
+        with hold(second / "cache/unfinished" / f"{key}.lock", "run of another process"):
+            held.set()
+            while not run_folder(second, 2).joinpath("tests/own/train.safetensors").exists():
+                sleep(0.01)
+            order.append(run_folder(second, 1).exists())
+
+    thread = threading.Thread(target=other_process)
+    thread.start()
+    held.wait()
+    assert fit(prepared, second, (1, 2)) == 0
+    thread.join()
+    assert order == [False]
+    assert "block_lora/2shot/seed1: another process is at it; others come first" in caplog.text
+    assert timeless(run_folder(second, 1)) == timeless(run_folder(tmp_path / "first", 1))
+
+
+def test_a_second_study_computes_nothing_that_the_first_one_did(prepared, tmp_path):
+    """It does not even import what it would compute with."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shared = ("--cache", tmp_path / "cache")
+    assert zero_shot(prepared, first, *shared) == 0
+    assert fit(prepared, first, (1, 2), "block_lora", *shared) == 0
+    second.mkdir()
+    write_small_study(second / "another.yaml", prepared / "images", title="Another study")
+    calls = [
+        [*map(str, [*arguments_of(command, prepared, second), *shared, *more])]
+        for command, *more in (
+            ("test", "--method", "zero_shot"),
+            ("fit", "--methods", "block_lora"),
+        )
+    ]
+    code = (
+        "import sys; from blocklora.cli import main\n"
+        f"assert [main(call) for call in {calls!r}] == [0, 0]\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "fitted in" not in done.stderr
+    assert done.stderr.count("its fit is taken from") == 2
+    made = files_of(first / "results/runs")
+    assert len(made) == 1 + 2 * 5
+    assert files_of(second / "results/runs") == made
+
+
+def test_what_is_kept_of_a_run_names_no_study(prepared, tmp_path):
+    write_small_study(tmp_path / "unmistakable.yaml", prepared / "images")
+    assert fit(prepared, tmp_path) == 0
+    kept = [*files_of(tmp_path / "results/runs").values(), *files_of(tmp_path / "cache").values()]
+    assert len(kept) == 5 + (3 + 1) + 2 * (1 + 1)
+    assert not [content for content in kept if b"unmistakable" in content]
+    assert sorted(entry.kind for entry in Cache(tmp_path / "cache").entries()) == [
+        "fits",
+        "tests",
+        "tests",
+    ]
+
+
+def test_a_study_with_one_more_method_fits_that_one_alone(prepared, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    methods = yaml.safe_load((prepared / "small.yaml").read_text())["methods"]
+    study = tmp_path / "small.yaml"
+    write_small_study(study, prepared / "images", methods=methods)
+    arguments = [str(a) for a in arguments_of("fit", prepared, tmp_path)]
+    assert main(arguments) == 0
+    assert caplog.text.count("fitted in") == 2 * len(METHODS)
+    methods["wide"] = {**methods["block_lora"], "rank": 8}
+    write_small_study(study, prepared / "images", methods=methods)
+    caplog.clear()
+    assert main(arguments) == 0
+    fitted = [line for line in caplog.messages if "fitted in" in line]
+    assert ["own/wide/2shot" in line for line in fitted] == [True, True]
