@@ -41,6 +41,7 @@ wildcard_constraints:
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbone.smk"
+include: "workflow/rules/fit_jobs.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/theory.smk"
 include: "workflow/rules/publishing.smk"

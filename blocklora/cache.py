@@ -8,21 +8,27 @@ of small ones: to the workflow, a link whose entry was removed is a file that is
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from time import time
 
 from blocklora.errors import UserError
-from blocklora.files import atomic_path, file_digest, json_digest, read_json, write_json
+from blocklora.files import copy_file, file_digest, json_digest, read_json, write_json
 from blocklora.locks import hold_when_free, is_alive, read_holder
 
 ENTRY = "entry.json"
 UNFINISHED = "unfinished"
 """The folder of checkpoints and of the locks of runs, below the root."""
+# Names that the cache gives: keys, and what is not finished or not removed yet.
+OWN_NAME = re.compile(
+    r"[0-9a-f]+(\.safetensors)?|\.[0-9a-f]+\.(partial|lock(\.[0-9a-f]+)?)"
+    r"|\.[0-9a-f]+-.*\.safetensors|\.removed-.*"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +38,22 @@ class Entry:
     """A whole entry.
 
     Attributes:
-        folder: where its files are.
-        kind: what sort of thing it is, such as "weights".
-        key: digest of all that it depends on.
-        about: what it is, in words.
-        sizes: bytes of each of its files, by name.
-        digests: SHA-256 of each of its files, by name.
+        folder: The folder with its files.
+        kind: The sort of entry, such as "weights".
+        key: The digest of all that it depends on.
+        about: A name of it for people.
+        used: The time at which it was made or last used, in seconds since the epoch.
+        sizes: The bytes of each of its files, by name.
+        digests: The SHA-256 of each of its files, by name.
     """
 
     folder: Path
     kind: str
     key: str
     about: str
+    used: float
     sizes: Mapping[str, int]
     digests: Mapping[str, str]
-
-    @property
-    def used(self) -> float:
-        """When the entry was made or last used, in seconds since the epoch."""
-        return (self.folder / ENTRY).stat().st_mtime
 
     @property
     def size(self) -> int:
@@ -92,17 +95,20 @@ class Cache:
         Raises:
             UserError: the entry cannot be written.
         """
-        with self._found_or_locked(kind, key, about) as found:
-            return found or self._make(kind, key, about, write)
+        if found := self.find(kind, key):
+            return found
+        with hold_when_free(self.root / kind / f".{key}.lock", about):
+            # Another process may have made it.
+            return self.find(kind, key) or self._make(kind, key, about, write)
 
     def add(self, kind: str, key: str, about: str, files: Mapping[str, Path]) -> bool:
         """Copy files into an entry; return whether it is there now, or say in the log why not."""
 
         def copy(folder: Path) -> None:
             for name, path in files.items():
-                _copy(path, folder / name)
+                copy_file(path, folder / name)
 
-        if not self.is_writable(kind):
+        if not self.can_keep(kind):
             return self.find(kind, key) is not None
         try:
             self.obtain(kind, key, about, copy)
@@ -127,29 +133,33 @@ class Cache:
         Where the cache may not be written to, the file is made at `output` itself.
 
         Args:
-            kind: the sort of thing.
-            digest: that of its definition and of the code that decides it.
-            contents: what else it depends on, as JSON values: digests of the files it is made from.
-            about: what it is, in words.
-            output: the path of the file in the study's folder.
-            write: writes the file to the path that it is given.
+            kind: The sort of entry, such as "pixels".
+            digest: The digest of its definition and of the code that decides it.
+            contents: Further JSON values that it depends on, such as digests of the files that it
+                is made from.
+            about: A name of it for people.
+            output: The path of the file in the study's folder.
+            write: A function that writes the file to the path that it is given.
             link: True leaves a link to the entry at `output`, False a copy.
 
         Raises:
             UserError: the file cannot be made or written.
         """
         key, name = json_digest([digest, contents]), f"content{output.suffix}"
-        if not self.is_writable(kind):
-            found = self.find(kind, key)
-            if found is None:
-                write(output)
-                return
-        else:
+        if self.can_keep(kind):
             found = self.obtain(kind, key, about, lambda folder: write(folder / name))
-        place(found.folder / name, output, link=link)
+        else:
+            found = self.find(kind, key)
+        if found:
+            place(found.folder / name, output, link=link)
+        else:
+            write(output)
 
-    def is_writable(self, kind: str) -> bool:
-        """Return whether entries of a kind can be made; if not, the log says so."""
+    def can_keep(self, kind: str) -> bool:
+        """Make the folder of a kind, and return whether entries can be made in it.
+
+        If not, the log says why.
+        """
         folder = self.root / kind
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -189,25 +199,13 @@ class Cache:
         unused = [entry for entry in self.entries() if entry.used <= latest]
         for entry in unused:
             self.remove(entry)
-        for folder in self.root.glob("*/[!.]*/"):
-            if not (folder / ENTRY).exists():
-                _remove(folder)
-        leftovers = [*self.root.glob("*/.*"), *self.root.glob(f"{UNFINISHED}/*.safetensors")]
-        for path in leftovers:
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime <= latest and not _is_in_work(path):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        damaged = [path for path in self.root.glob("*/*/") if not (path / ENTRY).exists()]
+        unfinished = [*self.root.glob("*/.*"), *self.root.glob(f"{UNFINISHED}/*.safetensors")]
+        for path in [*damaged, *unfinished]:
+            # A folder that somebody took for a cache has other things in it.
+            if OWN_NAME.fullmatch(path.name) and not _is_in_work(path):
+                _remove_older(path, latest)
         return len(unused), sum(entry.size for entry in unused)
-
-    @contextmanager
-    def _found_or_locked(self, kind: str, key: str, about: str) -> Iterator[Entry | None]:
-        """Yield the entry, or None while holding the lock under which it may be made."""
-        found = self.find(kind, key)
-        if found:
-            yield found
-            return
-        with hold_when_free(self.root / kind / f".{key}.lock", about):
-            yield self.find(kind, key)  # another process may have made it
 
     def _make(self, kind: str, key: str, about: str, write: Callable[[Path], None]) -> Entry:
         folder = self.root / kind / key
@@ -248,6 +246,7 @@ def read_entry(folder: Path) -> Entry:
             facts["kind"],
             facts["key"],
             facts["about"],
+            (folder / ENTRY).stat().st_mtime,
             {name: file["bytes"] for name, file in files.items()},
             {name: file["sha256"] for name, file in files.items()},
         )
@@ -274,8 +273,7 @@ def place(path: Path, output: Path, *, link: bool) -> None:
         return
     if output.is_file() and file_digest(output) == file_digest(path):
         return
-    with atomic_path(output) as temporary:
-        shutil.copyfile(path, temporary)
+    copy_file(path, output)
 
 
 def content_digest(path: Path) -> str:
@@ -313,11 +311,6 @@ def _link(path: Path, output: Path) -> bool:
     return True
 
 
-def _copy(path: Path, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        shutil.copyfile(path, temporary)
-
-
 def _is_in_work(path: Path) -> bool:
     """Return whether a process holds the lock of a checkpoint or of an unfinished entry."""
     lock = path if path.suffix == ".lock" else path.with_suffix(".lock")
@@ -331,3 +324,18 @@ def _remove(folder: Path) -> None:
         aside = Path(mkdtemp(prefix=".removed-", dir=folder.parent))
         folder.rename(aside / folder.name)
         shutil.rmtree(aside)
+
+
+def _remove_older(path: Path, latest: float) -> None:
+    """Remove a file or folder that did not change after a time, in seconds since the epoch.
+
+    Raises:
+        UserError: it may not be removed.
+    """
+    try:
+        if path.stat().st_mtime <= latest:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be removed ({error.strerror})") from None

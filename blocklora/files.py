@@ -5,9 +5,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,31 @@ def read_json(path: str | Path) -> Any:
         raise UserError(
             f"{path}: not a readable JSON file ({error}); delete it and run again"
         ) from None
+
+
+def copy_file(path: str | Path, target: str | Path) -> None:
+    """Copy the content of `path` to `target` atomically.
+
+    Raises:
+        UserError: `target` cannot be written.
+    """
+    with atomic_path(target) as temporary:
+        shutil.copyfile(path, temporary)
+
+
+def folder_state(folder: str | Path) -> str:
+    """Return a digest of the names, sizes and times of all files below a folder.
+
+    It tells whether any of them changed, without reading them. Folders behind links are left out.
+    """
+    listed = []
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names)):
+            with suppress(OSError):  # a link to nothing is reported when the files are read
+                found = path.stat()
+                listed.append([str(path.relative_to(folder)), found.st_size, found.st_mtime_ns])
+    return json_digest(listed)
 
 
 def file_digest(path: str | Path) -> str:

@@ -41,7 +41,7 @@ class Holder:
     """What a lock file says.
 
     Attributes:
-        what: what is in work, in words, such as "run clip/digits/lora/4shot/seed1".
+        what: The work that is locked, in words, such as "run clip/digits/lora/4shot/seed1".
         host: name of the machine, for people.
         pid: process number on `machine`.
         machine: the boot and namespace in which process numbers mean the same; empty if unknown.

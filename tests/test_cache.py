@@ -274,3 +274,24 @@ def test_pruning_spares_what_is_in_work_and_removes_what_killed_processes_left(c
     cache.prune(0)
     assert not checkpoint.exists()
     assert not partial.exists()
+
+
+def test_pruning_touches_nothing_that_is_not_of_the_cache(cache):
+    """Somebody may name a folder that has other things in it."""
+    for name in ("project/source", "project/.git", "unfinished/notes"):
+        (cache.root / name).mkdir(parents=True)
+    (cache.root / "unfinished/own.safetensors").write_text("a file of somebody")
+    before = sorted(cache.root.rglob("*"))
+    cache.prune(0)
+    assert sorted(cache.root.rglob("*")) == before
+
+
+def test_what_may_not_be_removed_is_named(cache, tmp_path, monkeypatch):
+    provide(cache, tmp_path / "pixels.npy")
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("blocklora.cache.shutil.rmtree", refuse)
+    with pytest.raises(UserError, match=r"cannot be removed \(Permission denied\)"):
+        cache.prune(0)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from blocklora.adapters.adapter import Adapter
     from blocklora.backbones.model import Backbone
     from blocklora.engine.classifier import Classifier
-    from blocklora.engine.fast import Chunks, Engine
+    from blocklora.engine.fast import Engine
     from blocklora.engine.loop import History, Keeper
     from blocklora.engine.plan import Plan
     from blocklora.engine.recipe import Recipe
@@ -25,11 +25,15 @@ class Kept:
     """The engine of a fit, which the next fit with the same setting takes as it stands.
 
     Weights, prompts and recorded steps stay where they are; only the adapter starts anew.
+
+    Attributes:
+        made_for: The setting, logit scale and way to compute that the next fit must have.
+        plan: The plan by which the engine was made; None where nothing was planned.
+        engine: The engine.
     """
 
     made_for: Any
     plan: "Plan | None"
-    chunks: "Chunks"
     engine: "Engine"
 
 
@@ -87,11 +91,10 @@ class LowRankAdapter(FittedMethod):
                 torch_generator(shots.seed, "initialisation"),
                 compute.device,
             )
-            if kept is not None and kept.chunks == chunks:
-                engine = kept.engine
+            engine, kept = kept and kept.engine, None
+            if engine is not None:
                 restart(engine, adapter, shots.seed)
             else:
-                kept = None  # its memory is free before more is taken
                 engine = engine_class(
                     task.backbone,
                     adapter,
@@ -104,16 +107,16 @@ class LowRankAdapter(FittedMethod):
                 )
             return engine, train(engine, batches, recipe, steps, keeper)
 
-        plan, chunks = None, Chunks()
+        plan = None
         if engine_class.chunked:
             known = kept and kept.plan
             (engine, history), plan = train_within_memory(setting, compute.device, attempt, known)
-            chunks = plan.chunks if plan else chunks
         else:
-            engine, history = attempt(chunks)
-        # Tests need memory beside what is kept.
-        if plan is None or plan.peak_bytes <= free_bytes(compute.device):
-            task.kept[self.kind] = Kept(made_for, plan, chunks, engine)
+            engine, history = attempt(Chunks())
+        # Tests need memory beside what is kept. On a CPU there is a plan only where memory ran out,
+        # and the next fit has to begin as it would alone.
+        if plan is None or (on_gpu and plan.peak_bytes <= free_bytes(compute.device)):
+            task.kept[self.kind] = Kept(made_for, plan, engine)
         adapter = engine.adapter
         facts = {
             "trainable_parameters": adapter.trainable_parameters,

@@ -48,7 +48,7 @@ class Task:
         backbone: weights of the image–text model.
         names: class names by label.
         tokenize: turns a prompt template into the token ids of every class prompt.
-        kept: what methods keep of one fit for the next one on the task, by their kind.
+        kept: Whatever a method keeps from one fit for the next one on the task, by its kind.
     """
 
     backbone: "Backbone"

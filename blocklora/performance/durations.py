@@ -6,14 +6,15 @@ number of classes times a usual length, and the rate of a device is a guess.
 
 from dataclasses import dataclass
 from itertools import product
+from math import ceil
 
 from blocklora.backbones.config import ClipConfig
 from blocklora.data.registry import load_registry
 from blocklora.study.model import Method, Study
 from blocklora.theory.flops import step_flops
 
-# Operations per second that a training step is taken to achieve. Neither was measured on purpose: a
-# job that takes longer is stopped, and goes on from its checkpoint when it is tried again.
+# Operations per second that a training step is taken to achieve. They were not measured: a job that
+# takes longer is stopped, and goes on from its checkpoint when it is tried again.
 RATES = {"cuda": 30e12, "cpu": 50e9}
 START_SECONDS = 5.0  # of a fit, beside its steps
 PROMPT_TOKENS = 9
@@ -34,6 +35,10 @@ class Unit:
 
     name: str
     longest_seconds: float
+
+    def job_minutes(self, hours: float) -> int:
+        """Return the minutes that a job may take: `hours`, or more if a single fit needs more."""
+        return ceil(max(60 * hours, self.longest_seconds / 30))
 
 
 def fit_units(study: Study, device: str, hours: float) -> dict[tuple[str, str, int], Unit]:

@@ -67,7 +67,7 @@ class Job:
     checkpoint_seconds: float = 60.0
     restart: bool = False
     interruption: Interruption = field(default_factory=Interruption)
-    _contents: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _digests: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def fit(self, runs: Iterable[Run]) -> None:
         """Fit and test what is missing of runs on the dataset.
@@ -134,9 +134,9 @@ class Job:
     def _fit(self, run: Run, locking: Locking) -> list[Path]:
         """Fit and test one run; return its checkpoint if nothing else has its work for sure."""
         inputs = {
-            "backbone_sha256": self._content(places.backbone(self.backbone)),
-            "shots_sha256": self._content(self._place(places.shots_list, run)),
-            "pixels_sha256": self._content(self._place(places.shots_pixels, run)),
+            "backbone_sha256": self._sha256_of(places.backbone(self.backbone)),
+            "shots_sha256": self._sha256_of(self._place(places.shots_list, run)),
+            "pixels_sha256": self._sha256_of(self._place(places.shots_pixels, run)),
         }
         key = json_digest([self._digest(run), vars(run), inputs])
         tests = {test: self._test_key(test, key) for test in run.own_tests}
@@ -199,7 +199,7 @@ class Job:
     @cached_property
     def _unfinished(self) -> Path:
         """The folder of checkpoints and locks, which studies share where they can."""
-        shared = self.cache.is_writable(UNFINISHED)
+        shared = self.cache.can_keep(UNFINISHED)
         return (self.cache.root if shared else self.results) / UNFINISHED
 
     @property
@@ -270,7 +270,7 @@ class Job:
         contents = [digest, vars(test.run), fit_key]
         if test.part == "test":
             used = (places.backbone(self.backbone), places.manifest(self.dataset))
-            contents += map(self._content, (*used, self._test_pixels))
+            contents += map(self._sha256_of, (*used, self._test_pixels))
         return json_digest(contents)
 
     @property
@@ -280,8 +280,8 @@ class Job:
     def _place(self, where: Callable[..., str], run: Run) -> str:
         return where(run.dataset, run.shots, run.seed)
 
-    def _content(self, where: str) -> str:
+    def _sha256_of(self, where: str) -> str:
         """Return the SHA-256 of a file of the study, which does not change meanwhile."""
-        if where not in self._contents:
-            self._contents[where] = content_digest(self.results / where)
-        return self._contents[where]
+        if where not in self._digests:
+            self._digests[where] = content_digest(self.results / where)
+        return self._digests[where]

@@ -101,10 +101,10 @@ def _what_changed(
         size = record["cost"]["adapter_bytes"]
     except (KeyError, TypeError):
         return "its record is of another version"
-    files = [runs / run.folder / name for name in fit_files(study, run)]
-    if not all(path.exists() for path in files):
+    *learned, history, _ = (runs / run.folder / name for name in fit_files(study, run))
+    if not all(path.exists() for path in (*learned, history)):
         return "not fitted"
-    if sum(path.stat().st_size for path in files[:-2]) != size:
+    if sum(path.stat().st_size for path in learned) != size:
         return "its files are damaged"
     return "its images, or the code that reads and draws them, changed"
 

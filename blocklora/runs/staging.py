@@ -2,11 +2,10 @@
 
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from blocklora.errors import UserError
-from blocklora.files import atomic_path, json_digest
+from blocklora.files import copy_file, json_digest
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +33,7 @@ def staged(path: Path, scratch: str) -> Path:
         key = json_digest([str(path.resolve()), state.st_size, state.st_mtime_ns])
         copy = folder / f"{key[:16]}-{path.name}"
         if not copy.exists():
-            with atomic_path(copy) as temporary:
-                shutil.copyfile(path, temporary)
+            copy_file(path, copy)
     except (OSError, UserError) as error:
         logger.warning("%s: is read from where it is; no copy was made (%s)", path, error)
         return path

@@ -1,8 +1,6 @@
 """A study: which backbones, datasets, methods, shots and seeds, and every number behind a run."""
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from blocklora.backbones.families import FAMILIES
 from blocklora.backbones.family import Family
 from blocklora.engine.recipe import Recipe
 from blocklora.fields import from_values, to_values
-from blocklora.files import file_digest, json_digest
+from blocklora.files import file_digest, folder_state, json_digest
 from blocklora.methods import METHODS
 from blocklora.study.validation import check_study, drawn_datasets, method_config
 
@@ -62,7 +60,7 @@ class OwnDataset:
     Attributes:
         images: the folder.
         csv: the CSV file, if there is one.
-        state: digest of the names, sizes and times of all files, which tells when they change.
+        state: The digest of the names, sizes and times of all files, which tells when they change.
     """
 
     images: Path
@@ -236,13 +234,5 @@ def load_study(path: str | Path, images_needed: bool = False) -> Study:
 
 
 def _own_dataset(images: Path, csv: Path | None = None) -> OwnDataset:
-    listed = []
-    for folder, folders, names in os.walk(images):
-        folders.sort()
-        for path in (Path(folder, name) for name in sorted(names)):
-            with suppress(OSError):  # a link to nothing is reported when the images are listed
-                found = path.stat()
-                listed.append([str(path.relative_to(images)), found.st_size, found.st_mtime_ns])
-    if csv is not None and csv.exists():
-        listed.append(file_digest(csv))
-    return OwnDataset(images, csv, json_digest(listed))
+    listed = file_digest(csv) if csv is not None and csv.exists() else None
+    return OwnDataset(images, csv, json_digest([folder_state(images), listed]))

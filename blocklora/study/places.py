@@ -19,11 +19,6 @@ def manifest(dataset: str) -> str:
     return f"data/{dataset}/manifest.csv"
 
 
-def verification(dataset: str) -> str:
-    """Return the place of the report on a dataset's images and labels."""
-    return f"data/{dataset}/verification.json"
-
-
 def shots_list(dataset: str, shots: int | str, seed: int | str) -> str:
     """Return the place of a shots list."""
     return f"shots/{dataset}/{shots}shot/seed{seed}.csv"

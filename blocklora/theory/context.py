@@ -7,6 +7,7 @@ from pathlib import Path
 from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
 from blocklora.methods.adapter import ADAPTER_FILE
+from blocklora.study import places
 from blocklora.study.model import Run, Study
 from blocklora.theory.measures import RUN
 
@@ -29,11 +30,11 @@ class Context:
 
     def adapter(self, run: Run) -> Path:
         """Return the adapter file of a run."""
-        return self.results / "runs" / run.folder / ADAPTER_FILE
+        return self.results / places.RUNS / run.folder / ADAPTER_FILE
 
     def manifest(self, dataset: str) -> Path:
         """Return the list of a dataset's images."""
-        return self.results / "data" / dataset / "manifest.csv"
+        return self.results / places.manifest(dataset)
 
 
 def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Run, dict[str, str]]]:

@@ -20,17 +20,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MODULES = (
-    "blocklora.commands.data",
-    "blocklora.data.decode",
-    "blocklora.data.verify",
-    "blocklora.commands.publish",
-    "blocklora.publish.figures.accuracy",
-    "blocklora.publish.tables.fewshot",
-    "blocklora.commands.theory",
-    "blocklora.runs.fit",
-    "blocklora.runs.testing",
-    "open_clip.tokenizer",
+FURTHER = (
     "blocklora.data.fetch",
     "blocklora.publish.tables.cost",
     "blocklora.theory.efficiency",
@@ -100,8 +90,9 @@ def _answer(connection: socket.socket, main: Callable[[list[str]], int]) -> int:
 def _real() -> Callable[[list[str]], int]:
     """Import what commands need and return the command line."""
     from blocklora.backbones.prompts import tokenize
+    from tests.faults.pipeline import PRELOAD
 
-    for module in MODULES:
+    for module in (*PRELOAD, *FURTHER):
         import_module(module)
     tokenize([""], 2)  # reads the vocabulary
     return import_module("blocklora.cli").main

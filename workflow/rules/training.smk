@@ -1,7 +1,5 @@
 # Fits and tests, and the gate that zero-shot accuracy has to pass before them.
 
-# Targets are not known yet when rules are read, but the words of the command line are.
-IS_RUN_ASKED_FOR = any(word.startswith(f"{RESULTS}/runs/") for word in sys.argv)
 LOG_OF = {
     "dataset": "{dataset}",
     "shots": "{dataset}/{shots}shot",
