@@ -10,9 +10,6 @@ min_version("9.20")
 shell.prefix(f"set -euo pipefail; PATH=$PATH:{quote(str(Path(sys.executable).parent))}; ")
 
 
-configfile: "config.yaml"
-
-
 report: "workflow/report/workflow.rst"
 
 

@@ -1,87 +1,116 @@
-"""Types of the values in study files: what is allowed for each, in words and as a JSON schema.
+"""Types of the values in study files, each with the words that describe it to a user.
 
-A configuration is a dataclass whose fields have these types. Its part of the schema of study files,
-and with it every message about a wrong value, follows from the annotations.
+A configuration is a dataclass whose fields have these types. Its validation (`validation.py`), its
+part of the JSON schema of study files and every message about a wrong value follow from them. This
+module does not import pydantic, so that code that only computes does not need it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allowed:
-    """What is allowed for a value: in words, and as a JSON schema without them."""
+    """The values that are allowed for a type, to be used in `Annotated`.
 
-    description: str
-    schema: Mapping[str, Any]
+    Attributes:
+        words: A description that completes the sentence "it must be ...".
+        limits: Keyword arguments of pydantic's core schema of the type, such as `ge` or `pattern`.
+        check: A function that returns the value, or raises `ValueError` if it is not allowed.
+        schema: Additions to the JSON schema that express `check`.
+    """
+
+    words: str
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Any], Any] | None = None
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Return the schema by which pydantic validates the type."""
+        schema = {**handler(source), **self.limits}
+        if self.check is None:
+            return schema
+        from pydantic_core.core_schema import no_info_after_validator_function
+
+        return no_info_after_validator_function(self.check, schema)
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], Any]) -> Any:
+        """Return the JSON schema of the type."""
+        return {**handler(core), "description": self.words, **self.schema}
+
+
+def described(kind: type, words: str) -> Any:
+    """Return a type of configurations with the words that describe it."""
+    return Annotated[kind, Allowed(words)]
 
 
 def one_of(*words: str) -> Any:
     """Return the type of a value that is one of a few words."""
-    return Annotated[str, Allowed(f"one of {', '.join(words)}", {"enum": list(words)})]
+    return Annotated[Literal[words], Allowed(f"one of {', '.join(words)}")]
+
+
+def list_of(item: Any, words: str, in_order: Callable = dict.fromkeys) -> Any:
+    """Return the type of a list of one or more different items, in the order of `in_order`."""
+
+    def check(values: tuple) -> tuple:
+        # `min_length` would count the items that are valid alone.
+        if not values or values != tuple(in_order(dict.fromkeys(values))):
+            raise ValueError
+        return values
+
+    allowed = Allowed(words, check=check, schema={"minItems": 1, "uniqueItems": True})
+    return Annotated[tuple[item, ...], allowed]
+
+
+def ascending(item: Any, words: str) -> Any:
+    """Return the type of a list of one or more different items in ascending order."""
+    return list_of(item, words, sorted)
+
+
+def mapping_of(item: Any, words: str) -> Any:
+    """Return the type of a mapping from names to items."""
+    return Annotated[dict[Name, item], Allowed(words)]
+
+
+def text(words: str) -> Any:
+    """Return the type of a text that is not empty."""
+    return Annotated[str, Allowed(words, {"min_length": 1})]
 
 
 def some_of(*words: str) -> Any:
     """Return the type of a list of different ones of a few words."""
-    listed = ", ".join(words)
-    item = {"description": f"one of {listed}", "enum": list(words)}
-    schema = {"type": "array", "minItems": 1, "uniqueItems": True, "items": item}
-    return Annotated[tuple[str, ...], Allowed(f"a list of different ones of {listed}", schema)]
+    return list_of(one_of(*words), f"a list of different ones of {', '.join(words)}")
 
 
-def pair_of(description: str, item: str, **schema: Any) -> Any:
-    """Return the type of a list of two numbers."""
-    items = {"description": item, "type": "number", **schema}
-    listed = {"type": "array", "minItems": 2, "maxItems": 2, "items": items}
-    return Annotated[tuple[float, float], Allowed(description, listed)]
-
-
-def mapping_of(description: str, config: type) -> Any:
-    """Return the type of a mapping with the fields of a configuration, all of them."""
-    return Annotated[config, Allowed(description, mapping_schema(properties(config)))]
-
-
-def mapping_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON schema of a mapping with exactly these keys."""
-    closed = {"type": "object", "additionalProperties": False}
-    return {**closed, "required": list(fields), "properties": dict(fields)}
-
-
-Natural = Annotated[int, Allowed("a whole number of at least 0", {"type": "integer", "minimum": 0})]
-Count = Annotated[int, Allowed("a whole number of at least 1", {"type": "integer", "minimum": 1})]
-NotNegative = Annotated[float, Allowed("a number of at least 0", {"type": "number", "minimum": 0})]
-Positive = Annotated[float, Allowed("a number above 0", {"type": "number", "exclusiveMinimum": 0})]
-Share = Annotated[
-    float, Allowed("a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1})
-]
-ShareBelowOne = Annotated[
-    float,
+Name = Annotated[
+    str,
     Allowed(
-        "a number of at least 0 and below 1",
-        {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+        "a name of letters, digits, '-', '_' and '.' that starts with a letter or digit",
+        {"pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"},
     ),
 ]
+Seed = Annotated[
+    int,
+    Allowed("a whole number from 0 to 4294967295", {"ge": 0, "le": 2**32 - 1}),
+]
+Natural = Annotated[int, Allowed("a whole number of at least 0", {"ge": 0})]
+Count = Annotated[int, Allowed("a whole number of at least 1", {"ge": 1})]
+NotNegative = Annotated[float, Allowed("a number of at least 0", {"ge": 0})]
+Positive = Annotated[float, Allowed("a number above 0", {"gt": 0})]
+Share = Annotated[float, Allowed("a number from 0 to 1", {"ge": 0, "le": 1})]
+PositiveShare = Annotated[float, Allowed("a number above 0 and up to 1", {"gt": 0, "le": 1})]
+ShareBelowOne = Annotated[float, Allowed("a number of at least 0 and below 1", {"ge": 0, "lt": 1})]
 
 
-def properties(config: type) -> dict[str, Any]:
-    """Return the JSON schema of each field of a configuration, by the names of the fields.
+def refuse(faults: Iterable[str]) -> None:
+    """Raise the faults of a configuration whose values do not go together.
 
     Raises:
-        TypeError: a field has a type that says nothing of what is allowed.
+        ValueError: there is at least one fault; each is a line that begins with the field's name.
     """
-    found = {}
-    for name, hint in get_type_hints(config, include_extras=True).items():
-        if not hasattr(hint, "__metadata__"):
-            raise TypeError(f"{config.__name__}.{name} does not say what is allowed")
-        found[name] = schema_of(hint)
-    return found
-
-
-def schema_of(described: Any) -> dict[str, Any]:
-    """Return the JSON schema of one of these types, with its description."""
-    (allowed,) = described.__metadata__
-    return {"description": allowed.description, **allowed.schema}
+    if lines := list(faults):
+        raise ValueError("\n".join(lines))
 
 
 def from_values(config: type, values: Mapping[str, Any]) -> Any:

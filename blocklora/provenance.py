@@ -45,6 +45,7 @@ DECIDING = (
 # They lie in folders of the above, but write files or describe what others decide.
 PLUMBING = (
     "blocklora.adapters.store",
+    "blocklora.engine.recipe",
     "blocklora.methods.base",
     "blocklora.publish.catalogue",
     "blocklora.theory.context",

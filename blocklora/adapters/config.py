@@ -1,12 +1,22 @@
 """What an adapter is: rank, blocks, partition, and which matrices it sits on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from blocklora.errors import UserError
-from blocklora.fields import Allowed, Count, Positive, ShareBelowOne, one_of, some_of, to_values
+from blocklora.fields import (
+    Allowed,
+    Count,
+    Natural,
+    Positive,
+    ShareBelowOne,
+    one_of,
+    refuse,
+    some_of,
+    to_values,
+)
 
 
 @dataclass(frozen=True)
@@ -28,12 +38,9 @@ PARTITIONS: Mapping[str, Cut] = {
 }
 MATRICES = ("q", "k", "v", "o")
 TOWERS = ("vision", "text")
-RANGE = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "integer", "minimum": 0}}
 Layers = Annotated[
-    str | tuple[int, int],
-    Allowed(
-        "all, or the first and the last layer, such as [0, 5]", {"anyOf": [{"const": "all"}, RANGE]}
-    ),
+    Literal["all"] | tuple[Natural, Natural],
+    Allowed("all, or the first and the last layer, such as [0, 5]"),
 ]
 
 
@@ -65,36 +72,37 @@ class AdapterConfig:
     towers: some_of(*TOWERS)
 
     def __post_init__(self) -> None:
-        """Check every field, since not every configuration comes from a study file.
+        """Check what the types of the fields cannot say.
 
         Raises:
-            UserError: a value is not allowed; the message names it and what is.
+            ValueError: values do not go together.
         """
-        if self.rank < 1 or self.blocks < 1:
-            raise UserError(f"rank {self.rank} and blocks {self.blocks} must be at least 1")
-        if self.partition not in PARTITIONS:
-            raise UserError(f"partition {self.partition!r} is not one of {', '.join(PARTITIONS)}")
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if self.rank % self.arms:
-            raise UserError(
-                f"rank {self.rank} is not a multiple of blocks {self.blocks}, "
-                f"which the {self.partition} partition needs"
+            yield (
+                f"rank: {self.rank} is not allowed; it must be a multiple of blocks, "
+                f"{self.blocks}, for the {self.partition} partition"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout {self.dropout} is not in [0, 1)")
-        for name, allowed in (("matrices", MATRICES), ("towers", TOWERS)):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values) or not set(values) <= set(allowed):
-                raise UserError(
-                    f"{name} {list(values)} must be one or more different ones of "
-                    + ", ".join(allowed)
-                )
-        if self.layers != "all":
-            first, last = self.layers
-            if not 0 <= first <= last:
-                raise UserError(
-                    f"layers {list(self.layers)} is neither 'all' nor [first, last] with "
-                    "0 <= first <= last"
-                )
+        if self.layers != "all" and self.layers[0] > self.layers[1]:
+            yield f"layers: {list(self.layers)} is not allowed; it must ascend"
+
+    def misfits(self, tower_shapes: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+        """Yield why a backbone cannot have this adapter.
+
+        Args:
+            tower_shapes: The number of layers and the width of each tower of the backbone.
+        """
+        for tower in self.towers:
+            layers, width = tower_shapes[tower]
+            if self.rank > width:
+                yield f"rank {self.rank} is larger than {width}, the width of the {tower} tower"
+            try:
+                self.adapted_layers(layers, tower)
+                self.factor_shapes(width, width)
+            except UserError as error:
+                yield str(error)
 
     @property
     def scale(self) -> float:

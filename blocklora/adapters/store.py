@@ -8,7 +8,6 @@ import torch
 from blocklora.adapters.adapter import Adapter, Factors
 from blocklora.adapters.config import AdapterConfig
 from blocklora.errors import UserError
-from blocklora.fields import from_values
 from blocklora.tensorfiles import read_tensors, write_tensors
 
 FORMAT = "blocklora-adapter-1"
@@ -63,8 +62,10 @@ def load_adapter(
         UserError: the file is missing, cut short or no adapter, or it belongs to another
             backbone or configuration.
     """
+    from blocklora.validation import validated
+
     facts, tensors = _read(path, with_tensors=True)
-    found = from_values(AdapterConfig, facts["config"])
+    found = validated(AdapterConfig, facts["config"], path)
     if config is not None and found != config:
         wanted = config.to_json()
         differing = [key for key, value in found.to_json().items() if value != wanted[key]]

@@ -7,11 +7,14 @@ family imports nothing heavy.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from blocklora.backbones.config import ClipConfig
 
-Drawing = Mapping[str, Any] | None
+if TYPE_CHECKING:
+    from blocklora.miniature.settings import Settings
+
+Drawing = Union["Settings", None]
 """The section `miniature` of a study, if it has one."""
 
 

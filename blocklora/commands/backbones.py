@@ -8,7 +8,6 @@ from pathlib import Path
 from blocklora.backbones.published import PublishedModel, published_model
 from blocklora.commands.arguments import add_command, add_options, positive, provide
 from blocklora.errors import UserError
-from blocklora.miniature.settings import read_settings
 from blocklora.study.model import Study, load_study
 
 logger = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ def _published_checkpoint(options: Namespace, model: PublishedModel) -> Path:
 
 def _pretrain_backbone(options: Namespace) -> None:
     """Pretrain the small CLIP of a miniature study on drawn image-caption pairs, on the CPU."""
-    settings = read_settings(_study_with(options, "pretrain-backbone").miniature)
+    settings = _study_with(options, "pretrain-backbone").miniature
 
     def write(path: Path) -> None:
         import torch

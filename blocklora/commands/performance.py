@@ -88,7 +88,7 @@ def _plan(options: Namespace) -> None:
     """
     from blocklora.engine.plan import USABLE_SHARE
     from blocklora.performance.forecast import forecast, table
-    from blocklora.study.config import find_study
+    from blocklora.study.files import find_study
     from blocklora.study.model import load_study
     from blocklora.theory.context import Context
     from blocklora.theory.sources import dataset_prompts, model_shapes

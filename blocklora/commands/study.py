@@ -4,9 +4,8 @@ from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
 from blocklora.commands.arguments import add_command, add_options
-from blocklora.study.config import find_study
+from blocklora.study.files import find_study
 from blocklora.study.model import load_study
-from blocklora.study.schema import schema_text
 
 STUDY = "name of a study in studies/, or a file"
 
@@ -25,6 +24,8 @@ def add_commands(subparsers: _SubParsersAction) -> None:
 
 def _schema(options: Namespace) -> None:
     """Print the JSON schema of study or configuration files as YAML, for editors."""
+    from blocklora.study.schemas import schema_text
+
     print(schema_text(options.name), end="")
 
 

@@ -1,9 +1,19 @@
 """The hyperparameters of a training, apart from the adapter's."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from blocklora.fields import Allowed, Count, NotNegative, Positive, Share, pair_of
+from blocklora.fields import (
+    Allowed,
+    Count,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    ShareBelowOne,
+    refuse,
+)
 
 
 @dataclass(frozen=True)
@@ -28,29 +38,38 @@ class Recipe:
         str,
         Allowed(
             "a text with one {} for the name of the class",
-            {"type": "string", "pattern": r"^[^{}]*\{\}[^{}]*$"},
+            {"pattern": r"^[^{}]*\{\}[^{}]*$"},
         ),
     ]
     iterations_per_shot: Count
     batch_size: Count
     learning_rate: Positive
-    final_learning_rate: Annotated[
-        float,
-        Allowed("a number of at least 0, at most learning_rate", {"type": "number", "minimum": 0}),
-    ]
+    final_learning_rate: NotNegative
     weight_decay: NotNegative
-    betas: pair_of(
-        "two numbers of at least 0 and below 1",
-        "a number of at least 0 and below 1",
-        minimum=0,
-        exclusiveMaximum=1,
-    )
-    crop_scale: pair_of(
-        "two numbers above 0 and up to 1, ascending",
-        "a number above 0 and up to 1",
-        exclusiveMinimum=0,
-        maximum=1,
-    )
+    betas: Annotated[
+        tuple[ShareBelowOne, ShareBelowOne], Allowed("two numbers of at least 0 and below 1")
+    ]
+    crop_scale: Annotated[
+        tuple[PositiveShare, PositiveShare], Allowed("two numbers above 0 and up to 1, ascending")
+    ]
     flip_probability: Share
     logit_scale: Positive
     log_every: Count
+
+    def __post_init__(self) -> None:
+        """Check what the types of the fields cannot say.
+
+        Raises:
+            ValueError: values do not go together.
+        """
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if self.final_learning_rate > self.learning_rate:
+            yield (
+                f"final_learning_rate: {self.final_learning_rate:g} is not allowed; it must be at "
+                f"most learning_rate, {self.learning_rate:g}"
+            )
+        smallest, largest = self.crop_scale
+        if smallest > largest:
+            yield f"crop_scale: [{smallest:g}, {largest:g}] is not allowed; it must ascend"

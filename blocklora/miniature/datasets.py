@@ -12,10 +12,10 @@ verification reads them.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -37,7 +37,7 @@ from blocklora.miniature.painting import (
     vary,
 )
 from blocklora.miniature.pairs import NOISE, TILT
-from blocklora.miniature.settings import read_settings
+from blocklora.miniature.settings import Settings
 from blocklora.provenance import code_digest
 
 IMAGES_PER_CLASS = {"train": 24, "val": 8, "test": 40}
@@ -58,7 +58,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 Painter = Callable[[int, np.random.Generator], Iterator[tuple[str, np.ndarray]]]
 
 
-def draw(name: str, data_root: Path, settings: Mapping[str, Any] | None) -> Source:
+def draw(name: str, data_root: Path, settings: Settings | None) -> Source:
     """Draw the dataset `name` below `data_root` and return where it is.
 
     The folder is named by the settings and the code that draws, so that studies that draw
@@ -69,7 +69,7 @@ def draw(name: str, data_root: Path, settings: Mapping[str, Any] | None) -> Sour
     """
     if settings is None:
         raise UserError(f"{name} is drawn, so the study needs `miniature` settings")
-    digest = json_digest([settings, code_digest(__name__)])
+    digest = json_digest([asdict(settings), code_digest(__name__)])
     folder = data_root.absolute() / "drawn" / f"{name}-{digest[:12]}"
     with locked(data_root, folder.name):
         if not folder.exists():  # another study may have drawn it
@@ -81,21 +81,19 @@ def draw(name: str, data_root: Path, settings: Mapping[str, Any] | None) -> Sour
     return Source(name, str(folder), None, "drawn")
 
 
-def draw_dataset(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+def draw_dataset(name: str, folder: Path, settings: Settings) -> None:
     """Draw the dataset `name` into `folder`, which exists and is empty.
 
-    The images depend on the name and on the seed and image size of `settings`, the `miniature`
-    section of a checked study, alone.
+    The images depend on the name and on the seed and the image size of `settings` alone.
 
     Raises:
         UserError: no such dataset is drawn.
     """
     if name not in DATASETS:
         raise UserError(f"{name}: no such drawn dataset; there are {', '.join(DATASETS)}")
-    checked = read_settings(settings)
-    rng = np.random.default_rng([checked.seed, crc32(name.encode())])
+    rng = np.random.default_rng([settings.seed, crc32(name.encode())])
     for classname, pictures in tqdm(
-        DATASETS[name](checked.image_size, rng), desc=f"drawing {name}", unit="class", disable=None
+        DATASETS[name](settings.image_size, rng), desc=f"drawing {name}", unit="class", disable=None
     ):
         parts = DIGITS_PER_CLASS if name == "mini_digits" else IMAGES_PER_CLASS
         stops = np.cumsum(list(parts.values()))[:2]

@@ -1,8 +1,10 @@
 """Small CLIP models that are pretrained on drawn images, as a family of backbones."""
 
+from dataclasses import asdict
+
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.family import Family
-from blocklora.miniature.settings import Settings, read_settings
+from blocklora.miniature.settings import Settings
 
 VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 
@@ -26,7 +28,7 @@ MINIATURE = Family(
     sources={"miniature": "this study"},
     command="pretrain-backbone",
     code="blocklora.miniature.pretrain",
-    config=lambda name, drawing: clip_config(name, read_settings(drawing or {})),
-    definition=lambda name, drawing: {"miniature": drawing},
+    config=clip_config,
+    definition=lambda name, settings: {"miniature": asdict(settings)},
     drawn=True,
 )

@@ -1,13 +1,13 @@
 """The `miniature` section of a study: what is drawn and how the small CLIP is pretrained."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from blocklora.backbones.config import TowerConfig
-from blocklora.fields import Count, Natural, Positive, mapping_of
+from blocklora.fields import Allowed, Count, Positive, Seed, refuse
 
-Tower = mapping_of("a mapping of the width, layers and heads of a transformer", TowerConfig)
+Tower = Annotated[TowerConfig, Allowed("a mapping of the width, layers and heads of a transformer")]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Settings:
         learning_rate: the learning rate of AdamW after the warm-up.
     """
 
-    seed: Natural
+    seed: Seed
     image_size: Count
     patch_size: Count
     embed_dim: Count
@@ -38,17 +38,18 @@ class Settings:
     batch_size: Count
     learning_rate: Positive
 
-    def faults(self) -> Iterator[str]:
-        """Yield what is wrong with settings whose types are right."""
+    def __post_init__(self) -> None:
+        """Check what the types of the fields cannot say.
+
+        Raises:
+            ValueError: values do not go together.
+        """
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         pairs = [("patch_size", self.patch_size, "image_size", self.image_size)]
         for name, tower in (("vision", self.vision), ("text", self.text)):
             pairs.append((f"{name}.heads", tower.heads, f"{name}.width", tower.width))
         for key, divisor, whole_key, whole in pairs:
             if whole % divisor:
                 yield f"{key}: {divisor} is not allowed; it must divide {whole_key}, {whole}"
-
-
-def read_settings(section: Mapping[str, Any]) -> Settings:
-    """Return the settings in the `miniature` section of a checked study."""
-    towers = {key: TowerConfig(**section[key]) for key in ("vision", "text")}
-    return Settings(**{**section, **towers})

@@ -10,11 +10,10 @@ from typing import Any
 
 from blocklora.engine.engines import ENGINES
 from blocklora.fields import to_values
-from blocklora.files import json_digest
+from blocklora.files import file_digest, json_digest
 from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
-from blocklora.study.model import Run, Study, Test
-from blocklora.study.validation import drawn_datasets, listing_rules
+from blocklora.study.model import Run, Study, Test, drawn_datasets, registry
 
 PROMPTS = "blocklora.backbones.prompts"
 READING = "blocklora.data.images"
@@ -28,11 +27,24 @@ def images_digest(study: Study, dataset: str) -> str:
     return json_digest(
         {
             "name": dataset,
-            "own": own and {key: value and str(value) for key, value in asdict(own).items()},
-            "miniature": study.miniature if drawn else None,
+            "own": own and {"images": own.images, "csv": own.csv or None, "state": own.state},
+            "miniature": asdict(study.miniature) if drawn and study.miniature else None,
             "code": code_digest("blocklora.miniature.datasets") if drawn else None,
         }
     )
+
+
+def listing_rules(dataset: str) -> dict[str, Any] | None:
+    """Return how the registry lists the images of `dataset`; None for one of the user's.
+
+    Where images and split files come from is not part of it.
+    """
+    entry = registry().get(dataset)
+    return entry and {
+        "layout": entry.layout,
+        "classes": entry.classes_file and file_digest(entry.registry / entry.classes_file),
+        "split": entry.split_file and entry.split_file.checksum,
+    }
 
 
 def listing_digest(study: Study, dataset: str) -> str:

@@ -1,26 +1,54 @@
-"""A study: which backbones, datasets, methods, shots and seeds, and every number behind a run."""
+"""A study: which backbones, datasets, methods, shots and seeds, and every number behind a run.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+The classes of this module are the rules of study files: `validation.py` reads a file by them, and
+editors get the JSON schema that follows from them.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property, reduce
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.families import FAMILIES
 from blocklora.backbones.family import Family
 from blocklora.engine.recipe import Recipe
-from blocklora.fields import from_values, to_values
+from blocklora.errors import UserError
+from blocklora.fields import (
+    Allowed,
+    Count,
+    Name,
+    Seed,
+    ascending,
+    described,
+    list_of,
+    mapping_of,
+    one_of,
+    refuse,
+    text,
+    to_values,
+)
 from blocklora.files import file_digest, folder_state, json_digest
 from blocklora.methods import METHODS
-from blocklora.study.validation import check_study, drawn_datasets, method_config
+from blocklora.miniature.settings import Settings
+from blocklora.study.files import read_study
+from blocklora.validation import Section, closest, show, validated
+
+if TYPE_CHECKING:
+    from blocklora.data.registry import Dataset
 
 
 @dataclass(frozen=True)
 class BackboneSource:
     """Where weights come from: a publisher's release, such as "openai", or "miniature"."""
 
-    source: str
+    source: one_of(*FAMILIES)
 
     @property
     def family(self) -> Family:
@@ -29,18 +57,69 @@ class BackboneSource:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method of a study.
+class OwnDataset:
+    """A dataset of the user's: a folder of images, listed by its sub-folders or by a CSV file.
 
     Attributes:
-        kind: the name of its method in `METHODS`.
-        config: its values, of the type that the method describes; None where it has none.
-        recipe: the study's hyperparameters, with the method's own in their place.
+        images: The path of the folder.
+        csv: The path of the CSV file, empty if there is none.
+    """
+
+    images: text("the path of a folder of images")
+    csv: text("the path of a CSV file with the columns path, label, split") = ""
+
+    @property
+    def state(self) -> str:
+        """A digest of the names, sizes and times of all files, which tells when they change."""
+        listed = file_digest(self.csv) if os.path.exists(self.csv) else None
+        return json_digest([folder_state(self.images), listed])
+
+    def absent(self) -> Iterator[str]:
+        """Yield what is not there."""
+        if not os.path.isdir(self.images):
+            yield f"images: {self.images} is not a folder"
+        if self.csv and not os.path.isfile(self.csv):
+            yield f"csv: {self.csv} is not a file"
+
+
+# The fields of a recipe, each of which a method may leave to the study.
+OwnRecipe = create_model(
+    "OwnRecipe",
+    __base__=Section,
+    **{n: (hint, None) for n, hint in get_type_hints(Recipe, include_extras=True).items()},
+)
+
+
+class Method(Section):
+    """A method of a study; those of a kind have the fields of its `config` as well.
+
+    Attributes:
+        kind: The name of its method in `METHODS`.
+        own_recipe: The hyperparameters in which it differs from the study's.
     """
 
     kind: str
-    config: Any
-    recipe: Recipe
+    own_recipe: described(
+        OwnRecipe, "a mapping of the hyperparameters in which a method has its own values"
+    ) = Field(OwnRecipe(), alias="recipe")
+    _config: Any = PrivateAttr(None)
+    _recipe: Recipe = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _values_go_together(self) -> "Method":
+        if described := METHODS[self.kind].config:
+            self._config = described(**{f.name: getattr(self, f.name) for f in fields(described)})
+        return self
+
+    @property
+    def config(self) -> Any:
+        """The values of the method, of the type that its kind describes; None if it has none."""
+        return self._config
+
+    @property
+    def recipe(self) -> Recipe:
+        """The study's hyperparameters, with the method's own in their place."""
+        return self._recipe
 
     @property
     def adapter(self) -> AdapterConfig | None:
@@ -53,19 +132,19 @@ class Method:
         return {"kind": self.kind, **({} if self.config is None else to_values(self.config))}
 
 
-@dataclass(frozen=True)
-class OwnDataset:
-    """A dataset of the user's: a folder of images, listed by folders or by a CSV file.
+def _method_of(kind: str) -> type[Method]:
+    """Return the type of the methods of a kind, with the fields that the kind describes."""
+    config = METHODS[kind].config
+    hints = {} if config is None else get_type_hints(config, include_extras=True)
+    described = {name: (hint, ...) for name, hint in hints.items()}
+    return create_model(kind, __base__=Method, kind=(one_of(kind), ...), **described)
 
-    Attributes:
-        images: the folder.
-        csv: the CSV file, if there is one.
-        state: The digest of the names, sizes and times of all files, which tells when they change.
-    """
 
-    images: Path
-    csv: Path | None = None
-    state: str = ""
+AnyMethod = Annotated[
+    reduce(or_, map(_method_of, METHODS)),
+    Field(discriminator="kind"),
+    Allowed(f"a mapping with the key kind, one of {', '.join(METHODS)}"),
+]
 
 
 @dataclass(frozen=True)
@@ -112,40 +191,138 @@ class Test:
         return f"{self.run.folder}/tests/{self.dataset}/{self.part}.safetensors"
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(Section):
     """A study file, checked; the mappings keep the order of the file.
 
     Attributes:
-        path: the file.
-        name: the folder of the results, and the stem of the file.
-        title: a name of the study for captions.
-        backbones: by the name of the published model, or any name for a miniature.
-        datasets: names of the registry or of `own_datasets`.
-        shots: training images per class, ascending.
-        seeds: ascending.
-        methods: by name; exactly one is of the kind zero_shot.
-        recipe: the hyperparameters of training, which methods may replace by their own.
-        experiments: names of the experiments that are asked for, or None where a study has those
+        extends: In a file, the study that it extends; `read_study` takes it out.
+        name: The folder of the results, and the stem of the file.
+        title: A name of the study for captions.
+        backbones: By the name of the published model, or any name for a miniature.
+        datasets: Names of the registry or of `own_datasets`.
+        shots: Training images per class.
+        seeds: The seeds of shots lists and of training.
+        methods: By name; exactly one is of the kind zero_shot.
+        recipe: The hyperparameters of training, which methods may replace by their own.
+        experiments: Names of the experiments that are asked for, or None where a study has those
             that apply to it (`blocklora/experiments/`).
-        own_datasets: definitions of the user's datasets.
-        miniature: settings of what is drawn, or None where nothing is.
-        digest: SHA-256 of the document without its title, which no number depends on.
+        own_datasets: Definitions of the user's datasets.
+        miniature: Settings of what is drawn, or None where nothing is.
+        path: The file.
     """
 
-    path: Path
-    name: str
-    title: str
-    backbones: Mapping[str, BackboneSource]
-    datasets: tuple[str, ...]
-    shots: tuple[int, ...]
-    seeds: tuple[int, ...]
-    methods: Mapping[str, Method]
-    recipe: Recipe
-    experiments: tuple[str, ...] | None
-    own_datasets: Mapping[str, OwnDataset]
-    miniature: Mapping[str, Any] | None
-    digest: str
+    words = "a mapping of the keys of a study"
+
+    extends: text("the name of a study in the same folder, or the path of a study file") = ""
+    name: Annotated[Name, Allowed("the name of the file without .yaml")]
+    title: text("a line of text for captions")
+    backbones: mapping_of(
+        described(BackboneSource, f"a mapping with the key source, one of {', '.join(FAMILIES)}"),
+        "a mapping from names of backbones to their sources, such as {source: openai}",
+    )
+    datasets: list_of(text("the name of a dataset"), "a list of different names of datasets")
+    shots: ascending(Count, "a list of different whole numbers of at least 1, ascending")
+    seeds: ascending(Seed, "a list of different whole numbers of at least 0, ascending")
+    methods: mapping_of(AnyMethod, "a mapping from names of methods to their definitions")
+    recipe: described(Recipe, "a mapping of the hyperparameters of training")
+    experiments: list_of(
+        text("the name of an experiment"), "a list of different names of experiments"
+    ) = None
+    own_datasets: mapping_of(
+        described(OwnDataset, "a mapping, {images: folder} or {images: folder, csv: file}"),
+        "a mapping from names of datasets to their folders",
+    ) = Field(default_factory=dict)
+    miniature: described(
+        Settings, "a mapping of the settings of drawn images and of the small CLIP"
+    ) = None
+    _path: Path = PrivateAttr()
+    _document: dict[str, Any] = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> "Study":
+        refuse(self._faults())
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        without = [name for name, method in self.methods.items() if method.kind == "zero_shot"]
+        if len(without) != 1:
+            yield (
+                f"methods: {len(without)} methods of kind zero_shot are not allowed; there must be "
+                "exactly one, since every accuracy is compared with it"
+            )
+        for name, method in self.methods.items():
+            try:
+                own = method.own_recipe.model_dump(exclude_unset=True)
+                method._recipe = replace(self.recipe, **own)
+            except ValueError as error:
+                yield from (f"methods.{name}.recipe.{line}" for line in str(error).splitlines())
+        yield from self._experiment_faults()
+        yield from self._dataset_faults()
+        yield from self._backbone_faults()
+
+    def _experiment_faults(self) -> Iterator[str]:
+        from blocklora.experiments import EXPERIMENTS  # they build on studies
+
+        for index, name in enumerate(self.experiments or ()):
+            if name not in EXPERIMENTS:
+                yield (
+                    f"experiments[{index}]: {show(name)} is not allowed; it must be one of "
+                    f"{', '.join(EXPERIMENTS)}{closest(name, EXPERIMENTS)}"
+                )
+
+    def _dataset_faults(self) -> Iterator[str]:
+        known = {*registry(), *self.own_datasets}
+        for index, name in enumerate(self.datasets):
+            if name not in known:
+                yield (
+                    f"datasets[{index}]: {name} is neither in the registry nor in own_datasets"
+                    f"{closest(name, known)} (allowed: {', '.join(sorted(known))})"
+                )
+        for name in self.own_datasets:
+            if name in registry():
+                yield f"own_datasets.{name}: the registry has a dataset of this name already"
+
+    def _backbone_faults(self) -> Iterator[str]:
+        if not self.backbones:
+            yield "backbones: {} is not allowed; there must be at least one"
+        drawn = [f"datasets: {name}" for name in self.datasets if name in drawn_datasets()]
+        drawn += [f"backbones: {n}" for n, entry in self.backbones.items() if entry.family.drawn]
+        if drawn and not self.miniature:
+            yield f"miniature: missing; it must be the settings of what is drawn, for {drawn[0]}"
+        if self.miniature and not drawn:
+            yield "miniature: no dataset or backbone of this study is drawn; delete the key"
+        for name, entry in self.backbones.items():
+            source, family = entry.source, entry.family
+            known = family.names and family.names(source)
+            if known is not None and name not in known:
+                yield (
+                    f"backbones.{name}: {family.sources[source]} has no such model"
+                    f"{closest(name, known)} (allowed: {', '.join(known)})"
+                )
+            elif self.miniature or not family.drawn:
+                yield from self._misfits(name)
+
+    def _misfits(self, backbone: str) -> Iterator[str]:
+        shapes = self.backbone_config(backbone).tower_shapes
+        for name, method in self.methods.items():
+            if method.adapter:
+                misfits = dict.fromkeys(method.adapter.misfits(shapes))
+                yield from (f"methods.{name}: {why} of {backbone}" for why in misfits)
+
+    @property
+    def path(self) -> Path:
+        """The study file."""
+        return self._path
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The content of the file, with all that it takes from the study that it extends."""
+        return self._document
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the document without its title, which no number depends on."""
+        return json_digest({k: v for k, v in self.document.items() if k != "title"})
 
     @property
     def zero_shot(self) -> str:
@@ -203,36 +380,40 @@ def load_study(path: str | Path, images_needed: bool = False) -> Study:
     Paths in it are relative to the working directory, as on the command line.
 
     Args:
-        path: the study file.
+        path: The study file.
         images_needed: True if the user's own images have to be there.
 
     Raises:
-        UserError: the file is missing or something in it is wrong; every fault is listed.
+        UserError: The file is missing or something in it is wrong; every fault is listed.
     """
-    document = check_study(path, images_needed)
-    optional = {"experiments": None, "own_datasets": {}, "miniature": None}
-    values = optional | document
-    made = {
-        "path": Path(path),
-        "backbones": {name: BackboneSource(**e) for name, e in values["backbones"].items()},
-        "methods": {
-            name: Method(
-                entry["kind"],
-                method_config(entry),
-                from_values(Recipe, values["recipe"] | entry.get("recipe", {})),
-            )
-            for name, entry in values["methods"].items()
-        },
-        "recipe": from_values(Recipe, values["recipe"]),
-        "own_datasets": {
-            name: _own_dataset(**{key: Path(place) for key, place in entry.items()})
-            for name, entry in values["own_datasets"].items()
-        },
-        "digest": json_digest({key: document[key] for key in document if key != "title"}),
-    }
-    return from_values(Study, values | made)
+    path = Path(path)
+    document, where = read_study(path)
+    study = validated(Study, document, where)
+    faults = []
+    if study.name != path.stem:
+        faults.append(
+            f"name: {show(study.name)} is not allowed; it must be the file's, {path.stem}"
+        )
+    if images_needed:
+        faults += [
+            f"own_datasets.{name}.{fault}"
+            for name, own in study.own_datasets.items()
+            for fault in own.absent()
+        ]
+    if faults:
+        raise UserError("\n".join(f"{where}: {fault}" for fault in faults))
+    study._path, study._document = path, document
+    return study
 
 
-def _own_dataset(images: Path, csv: Path | None = None) -> OwnDataset:
-    listed = file_digest(csv) if csv is not None and csv.exists() else None
-    return OwnDataset(images, csv, json_digest([folder_state(images), listed]))
+@cache
+def registry() -> dict[str, "Dataset"]:
+    """Return the datasets of the registry, which is read once."""
+    from blocklora.data.registry import load_registry
+
+    return load_registry()
+
+
+def drawn_datasets() -> frozenset[str]:
+    """Return the names of the registry's datasets that are drawn instead of downloaded."""
+    return frozenset(name for name, entry in registry().items() if entry.layout == "drawn")

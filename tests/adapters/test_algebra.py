@@ -8,6 +8,7 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.algebra import delta, merge_arms, tile_down
 from blocklora.adapters.config import PARTITIONS, AdapterConfig, Cut
 from blocklora.errors import UserError
+from blocklora.validation import validated
 from tests.tiny import LORA
 
 VIT_B16 = {"vision": (12, 768), "text": (12, 512)}
@@ -140,18 +141,24 @@ def test_initialisation_follows_the_seed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 3, "blocks": 2}, "rank 3 is not a multiple of blocks 2"),
-        ({"rank": 0}, "rank 0"),
-        ({"partition": "diagonal"}, "'diagonal' is not one of rank, "),
-        ({"dropout": 1.0}, r"dropout 1.0 is not in \[0, 1\)"),
-        ({"matrices": ("q", "x")}, "must be one or more different ones of q, k, v, o"),
-        ({"matrices": ()}, "must be one or more different ones"),
-        ({"towers": ("vision", "vision")}, "different ones of vision, text"),
-        ({"layers": (3, 1)}, "neither 'all' nor"),
+        ({"rank": 0}, "rank: 0 is not allowed; it must be a whole number of at least 1"),
+        ({"partition": "diagonal"}, 'partition: "diagonal" is not .* it must be one of rank, '),
+        ({"dropout": 1.0}, "dropout: 1.0 is not allowed; .* at least 0 and below 1"),
+        ({"matrices": ["q", "x"]}, r'matrices\[1\]: "x" is not .* one of q, k, v, o'),
+        ({"matrices": []}, r"matrices: \[\] is not .* a list of different ones"),
+        ({"towers": ["vision", "vision"]}, "towers: .* different ones of vision, text"),
+        ({"layers": [3, 1]}, r"layers: \[3, 1\] is not allowed; it must ascend"),
+        ({"rnk": 3}, "rnk: unknown key; did you mean rank?"),
     ],
 )
-def test_impossible_configurations_are_refused_by_name(changes, message):
-    with pytest.raises(UserError, match=message):
+def test_impossible_configurations_in_a_file_are_refused_by_name(changes, message):
+    with pytest.raises(UserError, match=f"some.file: {message}"):
+        validated(AdapterConfig, {**LORA.to_json(), **changes}, "some.file")
+
+
+@pytest.mark.parametrize("changes", [{"rank": 3, "blocks": 2}, {"layers": (3, 1)}])
+def test_values_that_do_not_go_together_are_refused_anywhere(changes):
+    with pytest.raises(ValueError, match=f"^{next(iter(changes))}: .* is not allowed; it must"):
         make(**changes)
 
 

@@ -1,6 +1,7 @@
 """The drawn datasets hold what the registry says, and the digits are the real ones."""
 
 import os
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from blocklora.miniature import datasets
 from blocklora.miniature.datasets import DATASETS, DIGITS, draw, draw_dataset
 from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
 from blocklora.miniature.pairs import NAMES, Pairs, all_captions
-from blocklora.yamlfiles import read_yaml
+from blocklora.study.model import load_study
 
-SETTINGS = read_yaml(Path(__file__).parents[2] / "studies/mini.yaml")["miniature"]
+SETTINGS = load_study(Path(__file__).parents[2] / "studies/mini.yaml").miniature
 
 
 def digest(folder: Path) -> str:
@@ -47,9 +48,9 @@ def test_as_many_classes_and_images_as_the_registry_says(drawn, name):
 
 
 def test_equal_settings_draw_equal_files_and_another_seed_other_ones(drawn, tmp_path):
-    for folder, seed in (("again", SETTINGS["seed"]), ("other", SETTINGS["seed"] + 1)):
+    for folder, seed in (("again", SETTINGS.seed), ("other", SETTINGS.seed + 1)):
         (tmp_path / folder).mkdir()
-        draw_dataset("mini_objects", tmp_path / folder, {**SETTINGS, "seed": seed})
+        draw_dataset("mini_objects", tmp_path / folder, replace(SETTINGS, seed=seed))
     assert digest(tmp_path / "again") == digest(drawn / "mini_objects")
     assert digest(tmp_path / "other") != digest(drawn / "mini_objects")
 
@@ -100,24 +101,25 @@ def test_drawn_datasets_lie_in_a_folder_named_by_settings_and_code(tmp_path, mon
     calls = []
 
     def painter(name, folder, settings):
-        calls.append(settings["n"])
+        calls.append(settings.seed)
         (folder / "train").mkdir()
-        (folder / "train" / f"{name}{settings['n']}.png").touch()
+        (folder / "train" / f"{name}{settings.seed}.png").touch()
         if len(calls) == 1:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(datasets, "draw_dataset", painter)
+    one, two = (replace(SETTINGS, seed=seed) for seed in (1, 2))
     with pytest.raises(KeyboardInterrupt):
-        draw("mini", tmp_path, {"n": 1})
-    first = draw("mini", tmp_path, {"n": 1})
-    second = draw("mini", tmp_path, {"n": 2})
-    again = draw("mini", tmp_path, {"n": 1})
+        draw("mini", tmp_path, one)
+    first = draw("mini", tmp_path, one)
+    second = draw("mini", tmp_path, two)
+    again = draw("mini", tmp_path, one)
     assert first == again
     assert calls == [1, 1, 2]
     assert first.origin == "drawn"
     for source, number in ((first, 1), (second, 2)):
         assert os.listdir(f"{source.image_root}/train") == [f"mini{number}.png"]
     monkeypatch.setattr(datasets, "code_digest", lambda name: "other code")
-    assert draw("mini", tmp_path, {"n": 1}).image_root != first.image_root
+    assert draw("mini", tmp_path, one).image_root != first.image_root
     with pytest.raises(UserError, match="needs `miniature` settings"):
         draw("mini", tmp_path, None)

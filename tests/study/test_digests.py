@@ -2,7 +2,6 @@
 
 import ast
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -236,7 +235,9 @@ def test_the_condition_of_an_error_counts(changed):
 
 def test_values_of_a_method_that_is_not_trained_are_part_of_its_digest():
     def digest(config):
-        methods = {"zero_shot": replace(STUDY.methods["zero_shot"], config=config)}
-        return digests.fit_digest(replace(STUDY, methods=methods), UNTRAINED, "fp32", "fast")
+        method = STUDY.methods["zero_shot"].model_copy()
+        method._config = config
+        study = STUDY.model_copy(update={"methods": {"zero_shot": method}})
+        return digests.fit_digest(study, UNTRAINED, "fp32", "fast")
 
     assert len({digest(None), digest(Cut()), digest(Cut(rank=True))}) == 3

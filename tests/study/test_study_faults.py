@@ -3,15 +3,17 @@
 import copy
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.methods import METHODS
-from blocklora.study.config import find_study
+from blocklora.study.config import read_configuration
+from blocklora.study.files import find_study
 from blocklora.study.model import load_study
-from blocklora.study.validation import check_config
+from blocklora.study.schemas import study_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,57 +42,77 @@ def change(document, key, value):
         document[last] = value
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "line"),
-    [
-        ("datsets", ["dtd"], "datsets: unknown key; did you mean datasets? (allowed: name, title,"),
-        ("recipe.crop", [0, 1], "recipe.crop: unknown key"),
-        ("methods.block_lora.rnk", 2, "methods.block_lora.rnk: unknown key; did you mean rank?"),
-        ("methods.zero_shot.rank", 2, "methods.zero_shot.rank: unknown key"),
-        ("seeds", None, "seeds: missing; it must be a list of different whole numbers"),
-        ("methods.block_lora.rank", None, "methods.block_lora.rank: missing; it must be a whole"),
-        ("shots", 4, "shots: 4 is not allowed; it must be a list of different whole numbers"),
-        ("shots", [0, 4], "shots[0]: 0 is not allowed; it must be a whole number of at least 1"),
-        ("shots", [1, 4.0], "shots[1]: 4.0 is not allowed; it must be a whole number"),
-        ("shots", [True, 4], "shots[0]: true is not allowed; it must be a whole number"),
-        ("shots", [4, 1], "shots: [4, 1] is not allowed; it must ascend: [1, 4]"),
-        ("seeds", [1, 1], "seeds: [1, 1] is not allowed; it must be a list of different whole"),
-        ("seeds", ["1"], 'seeds[0]: "1" is not allowed; it must be a whole number of at least 0'),
-        ("seeds", [], "seeds: [] is not allowed"),
-        ("datasets", ["dtd", "eurosatt"], "datasets[1]: eurosatt is neither in the registry nor in"
-         " own_datasets; did you mean eurosat? (allowed: caltech101, dtd,"),
-        ("datasets", ["dtd", "dtd"], 'datasets: ["dtd", "dtd"] is not allowed'),
-        ("methods.block_lora.kind", "adaptor",
-         'methods.block_lora.kind: "adaptor" is not allowed; it must be one of '
-         f"{', '.join(METHODS)}; did you mean adapter?"),
-        ("methods.zero_shot", None, "methods: 0 methods of kind zero_shot are not allowed; there"),
-        ("methods.block_lora.rank", 3,
-         "methods.block_lora: rank 3 is not a multiple of blocks 2, which the rank partition"),
-        ("methods.block_lora.dropout", 1, "methods.block_lora.dropout: 1 is not allowed; it must be"
-         " a number of at least 0 and below 1"),
-        ("methods.block_lora.matrices", ["q", "w"], 'methods.block_lora.matrices[1]: "w" is not'),
-        ("methods.block_lora.layers", "some", 'methods.block_lora.layers: "some" is not allowed; it'
-         " must be all, or the first and the last layer, such as [0, 5]"),
-        ("methods.block_lora.layers", [5, 0], "methods.block_lora: layers [5, 0] is neither"),
-        ("methods.a/b", {"kind": "zero_shot"}, 'methods: "a/b" is not allowed; it must be a name'),
-        ("recipe.prompt", "a photo", 'recipe.prompt: "a photo" is not allowed; it must be a text '
-         "with one {} for the name of the class"),
-        ("recipe.learning_rate", "fast", 'recipe.learning_rate: "fast" is not allowed; it must be a'
-         " number above 0"),
-        ("recipe.final_learning_rate", 1, "recipe.final_learning_rate: 1 is not allowed; it must be"
-         " at most learning_rate, 0.0002"),
-        ("recipe.crop_scale", [1, 0.5], "recipe.crop_scale: [1, 0.5] is not allowed; it must asc"),
-        ("backbones", {"ViT-B-16": {"source": "openai"}}, "backbones.ViT-B-16: OpenAI has no such "
-         "model; did you mean ViT-B-16-quickgelu?"),
-        ("backbones", {"small": {"source": "miniature"}}, "miniature: missing; it must be the set"),
-        ("miniature", MINIATURE, "miniature: no dataset or backbone of this study is drawn"),
-        ("recipe", None, "recipe: missing; it must be a mapping of the hyperparameters of"),
-        ("name", "large", 'name: "large" is not allowed; it must be the file\'s, small'),
-        ("own_datasets", {"mine": {"images": "nowhere"}}, "own_datasets.mine.images: nowhere is n"),
-        ("own_datasets", {"dtd": {"images": "."}}, "own_datasets.dtd: the registry has a dataset"),
-        ("own_datasets", {"mine": {"csv": "x.csv"}}, "own_datasets.mine.images: missing; it must"),
-    ],
-)  # fmt: skip
+# Faults of a single value, which the JSON schema of editors finds too.
+OF_A_VALUE = [
+    ("datsets", ["dtd"], "datsets: unknown key; did you mean datasets? (allowed: extends,"),
+    ("recipe.crop", [0, 1], "recipe.crop: unknown key"),
+    ("methods.block_lora.rnk", 2, "methods.block_lora.rnk: unknown key; did you mean rank?"),
+    ("methods.zero_shot.rank", 2, "methods.zero_shot.rank: unknown key"),
+    ("seeds", None, "seeds: missing; it must be a list of different whole numbers"),
+    ("methods.block_lora.rank", None, "methods.block_lora.rank: missing; it must be a whole"),
+    ("shots", 4, "shots: 4 is not allowed; it must be a list of different whole numbers"),
+    ("shots", [0, 4], "shots[0]: 0 is not allowed; it must be a whole number of at least 1"),
+    ("shots", [1, 4.0], "shots[1]: 4.0 is not allowed; it must be a whole number"),
+    ("shots", [True, 4], "shots[0]: true is not allowed; it must be a whole number"),
+    ("shots", [4, 1], "shots: [4, 1] is not allowed; it must be a list of different whole"
+     " numbers of at least 1, ascending"),
+    ("seeds", [1, 1], "seeds: [1, 1] is not allowed; it must be a list of different whole"),
+    ("seeds", ["1"], 'seeds[0]: "1" is not allowed; it must be a whole number from 0 to'),
+    ("seeds", [99999999999999999999], "seeds[0]: 99999999999999999999 is not allowed; it must"
+     " be a whole number from 0 to 4294967295"),
+    ("seeds", [], "seeds: [] is not allowed"),
+    ("datasets", ["dtd", "dtd"], 'datasets: ["dtd", "dtd"] is not allowed'),
+    ("methods.block_lora.kind", "adaptor",
+     'methods.block_lora.kind: "adaptor" is not allowed; it must be one of '
+     f"{', '.join(sorted(METHODS))}; did you mean adapter?"),
+    ("methods.block_lora.dropout", 1, "methods.block_lora.dropout: 1 is not allowed; it must be"
+     " a number of at least 0 and below 1"),
+    ("methods.block_lora.matrices", ["q", "w"], 'methods.block_lora.matrices[1]: "w" is not'),
+    ("methods.block_lora.layers", "some", 'methods.block_lora.layers: "some" is not allowed; it'
+     " must be all, or the first and the last layer, such as [0, 5]"),
+    ("methods.block_lora", {"kind": "adapter"}, "methods.block_lora.alpha: missing; it must"),
+    ("methods.block_lora", {"rank": 2}, "methods.block_lora.kind: missing; it must be one of"),
+    ("methods.block_lora", 2, "methods.block_lora: 2 is not allowed; it must be a mapping"),
+    ("experiments", ["few_shots"], 'experiments[0]: "few_shots" is not allowed; it must be one '
+     "of few_shot, ablation; did you mean few_shot?"),
+    ("experiments", [], "experiments: [] is not allowed; it must be a list of different"),
+    ("methods.a/b", {"kind": "zero_shot"}, 'methods: "a/b" is not allowed; it must be a name'),
+    ("recipe.prompt", "a photo", 'recipe.prompt: "a photo" is not allowed; it must be a text '
+     "with one {} for the name of the class"),
+    ("recipe.learning_rate", "fast", 'recipe.learning_rate: "fast" is not allowed; it must be a'
+     " number above 0"),
+    ("recipe", None, "recipe: missing; it must be a mapping of the hyperparameters of"),
+    ("own_datasets", {"mine": {"csv": "x.csv"}}, "own_datasets.mine.images: missing; it must"),
+]  # fmt: skip
+
+# Values that do not go together, or that name nothing there is.
+TOGETHER = [
+    ("datasets", ["dtd", "eurosatt"], "datasets[1]: eurosatt is neither in the registry nor in"
+     " own_datasets; did you mean eurosat? (allowed: caltech101, dtd,"),
+    ("methods.zero_shot", None, "methods: 0 methods of kind zero_shot are not allowed; there"),
+    ("methods.block_lora.rank", 3,
+     "methods.block_lora.rank: 3 is not allowed; it must be a multiple of blocks, 2, for the"),
+    ("methods.block_lora.layers", [5, 0], "methods.block_lora.layers: [5, 0] is not allowed; it"
+     " must ascend"),
+    ("methods.block_lora.layers", [0, 40], "methods.block_lora: layers [0, 40] goes beyond the"
+     " vision tower, whose layers are 0 to 11"),
+    ("methods.block_lora.rank", 4000, "methods.block_lora: rank 4000 is larger than 768, the "
+     "width of the vision tower of ViT-B-16-quickgelu"),
+    ("backbones", {}, "backbones: {} is not allowed; there must be at least one"),
+    ("recipe.final_learning_rate", 1, "recipe.final_learning_rate: 1 is not allowed; it must be"
+     " at most learning_rate, 0.0002"),
+    ("recipe.crop_scale", [1, 0.5], "recipe.crop_scale: [1, 0.5] is not allowed; it must asc"),
+    ("backbones", {"ViT-B-16": {"source": "openai"}}, "backbones.ViT-B-16: OpenAI has no such "
+     "model; did you mean ViT-B-16-quickgelu?"),
+    ("backbones", {"small": {"source": "miniature"}}, "miniature: missing; it must be the set"),
+    ("miniature", MINIATURE, "miniature: no dataset or backbone of this study is drawn"),
+    ("name", "large", 'name: "large" is not allowed; it must be the file\'s, small'),
+    ("own_datasets", {"mine": {"images": "nowhere"}}, "own_datasets.mine.images: nowhere is n"),
+    ("own_datasets", {"dtd": {"images": "."}}, "own_datasets.dtd: the registry has a dataset"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "line"), OF_A_VALUE + TOGETHER)
 def test_a_fault_is_one_line_with_file_key_value_and_what_is_allowed(
     document, write, key, value, line
 ):
@@ -98,8 +120,20 @@ def test_a_fault_is_one_line_with_file_key_value_and_what_is_allowed(
     path = write()
     with pytest.raises(UserError) as caught:
         load_study(path, images_needed=True)
-    assert str(caught.value).startswith(f"{path}: {line}")
-    assert "\n" not in str(caught.value)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{path}: {line}")
+    missing = [line for line in lines if "missing" in line]
+    assert len(lines) == max(1, len(missing))
+
+
+@pytest.mark.parametrize(("key", "value"), [row[:2] for row in OF_A_VALUE + TOGETHER])
+def test_the_schema_of_editors_refuses_what_a_single_value_may_not_be(document, key, value):
+    """To a JSON schema 4.0 is an integer, and order means nothing."""
+    schema = jsonschema.Draft202012Validator(study_schema())
+    assert schema.is_valid(document)
+    change(document, key, value)
+    known = str(value) in ("[1, 4.0]", "[4, 1]")
+    assert schema.is_valid(document) == (known or (key, value) in [row[:2] for row in TOGETHER])
 
 
 @pytest.mark.parametrize(
@@ -113,12 +147,13 @@ def test_a_fault_is_one_line_with_file_key_value_and_what_is_allowed(
         ),
         ("text", None, "miniature.text: missing; it must be a mapping of the width, layers and"),
         ("learning_rate", -1, "miniature.learning_rate: -1 is not allowed; it must be a number ab"),
-        ("seed", -1, "miniature.seed: -1 is not allowed; it must be a whole number of at least 0"),
+        ("seed", -1, "miniature.seed: -1 is not allowed; it must be a whole number from 0 to"),
         ("patch_size", 7, "miniature.patch_size: 7 is not allowed; it must divide image_size, 32"),
         ("text.heads", 3, "miniature.text.heads: 3 is not allowed; it must divide text.width, 64"),
     ],
 )
 def test_a_fault_of_the_miniature_is_one_line(document, write, key, value, line):
+    document["methods"]["block_lora"]["layers"] = "all"
     document["backbones"] = {"small": {"source": "miniature"}}
     document["miniature"] = copy.deepcopy(MINIATURE)
     assert load_study(write()).image_size("small") == 32
@@ -136,7 +171,7 @@ def test_all_faults_are_listed_at_once(document, write):
     with pytest.raises(UserError) as caught:
         load_study(path)
     lines = str(caught.value).splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["sed", "recipe.betas", "shots[0]"]
+    assert [line.split(": ")[1] for line in lines] == ["recipe.betas", "sed", "shots[0]"]
 
 
 def test_a_duplicate_key_is_a_fault(write):
@@ -195,11 +230,11 @@ def test_check_study_says_what_a_study_contains(write, capsys):
     ],
 )
 def test_a_fault_of_the_configuration_is_one_line(key, value, line):
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    check_config(config, "config.yaml")
+    file = ROOT / "config.yaml"
+    assert read_configuration([file], {}) == yaml.safe_load(file.read_text())
     with pytest.raises(UserError) as caught:
-        check_config(config | {key: value}, "config.yaml")
-    assert str(caught.value).startswith(f"config.yaml: {line}")
+        read_configuration([file], {key: value})
+    assert str(caught.value).startswith(f"{file} and --config: {line}")
 
 
 def test_a_study_is_found_by_name_and_by_path(tmp_path):

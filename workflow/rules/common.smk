@@ -21,19 +21,22 @@ from blocklora.publish.places import evidence_file
 from blocklora.runs.record import HISTORY, RECORD, why_missing
 from blocklora.runs.status import what_is_missing
 from blocklora.study import digests, places
-from blocklora.study.config import find_study, resolve_device
+from blocklora.study.config import read_configuration, resolve_device
+from blocklora.study.files import find_study
 from blocklora.study.model import Run, Test, load_study
-from blocklora.study.validation import check_config
 from blocklora.theory.sources import unlisted_datasets
 
 
 def load_configured_study():
     """Return the study of the configuration; end Snakemake with one message if either is wrong.
 
-    The user's own images may be elsewhere if there are finished runs.
+    The configuration is read here and not by `configfile`, which would take the last of two equal
+    keys in silence. The user's own images may be elsewhere if there are finished runs.
     """
+    given = workflow.config_settings
+    files = [Path(workflow.basedir) / "config.yaml", *given.configfiles]
     try:
-        check_config(config, "config.yaml or --config")
+        config.update(read_configuration(files, given.config))
         path = find_study(config["study"], Path(workflow.basedir) / "studies")
         return load_study(path, images_needed=not Path("results", path.stem, "runs").is_dir())
     except UserError as error:

@@ -1,0 +1,67 @@
+"""Study files: where they are found by name, and how one of them extends another."""
+
+from pathlib import Path
+from typing import Any
+
+from blocklora.errors import UserError
+from blocklora.validation import closest, show
+from blocklora.yamlfiles import read_yaml
+
+
+def find_study(study: str | Path, folder: str | Path = "studies") -> Path:
+    """Return the file of a study, given by its name in `folder` or by its path.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    names = sorted(path.stem for path in Path(folder).glob("*.yaml"))
+    if str(study) in names:
+        return Path(folder) / f"{study}.yaml"
+    if Path(study).is_file():
+        return Path(study)
+    raise UserError(
+        f"study: {study} is neither a file nor a study in {folder}{closest(study, names)} "
+        f"(there are: {', '.join(names)})"
+    )
+
+
+def read_study(path: Path) -> tuple[Any, str]:
+    """Return the content of a study file, and what messages call it.
+
+    A file with `extends: other` has everything that the study `other` beside it has, or the study
+    file of that path, unless it says otherwise: its methods are added to the others by name, any
+    other key replaces the other study's, and a method or key that is null is left out.
+
+    Raises:
+        UserError: A file is missing or not valid YAML, or studies extend each other in a circle.
+    """
+    document, chain = _resolved(path, ())
+    return document, str(path) + "".join(f", which extends {base}" for base in chain[1:])
+
+
+def _resolved(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:
+    """Return the content of a file and the files it is made of, the file itself first."""
+    if path in above:
+        circle = " extends ".join(map(str, (*above, path)))
+        raise UserError(f"{above[0]}: extends: {circle}; studies may not extend each other")
+    document = read_yaml(path)
+    if not isinstance(document, dict) or "extends" not in document:
+        return document, (path,)
+    name = document.pop("extends")
+    if not isinstance(name, str):
+        raise UserError(f"{path}: extends: {show(name)} is not allowed; it must be a name")
+    try:
+        base = find_study(name, path.parent)
+    except UserError as error:
+        raise UserError(f"{path}: extends: {error}") from None
+    inherited, chain = _resolved(base, (*above, path))
+    if not isinstance(inherited, dict):
+        raise UserError(f"{path}: extends: {base} is not a mapping of the keys of a study")
+    methods = document.get("methods")
+    if isinstance(methods, dict) and isinstance(inherited.get("methods"), dict):
+        document["methods"] = _merged(inherited["methods"], methods)
+    return _merged(inherited, document), (path, *chain)
+
+
+def _merged(base: dict[Any, Any], own: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: value for key, value in {**base, **own}.items() if value is not None}

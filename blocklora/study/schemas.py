@@ -1,0 +1,49 @@
+"""The JSON schemas of study and configuration files, for editors (`workflow/schemas/`)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from blocklora.experiments import EXPERIMENTS
+from blocklora.study.config import Config
+from blocklora.study.model import Study
+from blocklora.validation import json_schema
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes equal parts out where they stand."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def schema_text(name: str) -> str:
+    """Return the schema of "study" or "config" files as YAML."""
+    schema = {"study": study_schema, "config": lambda: json_schema(Config)}[name]()
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    how = {"sort_keys": False, "allow_unicode": True, "width": 100}
+    return yaml.dump(about | schema, Dumper=_Dumper, **how)
+
+
+def study_schema() -> dict[str, Any]:
+    """Return the schema of study files, which are whole or extend another study."""
+    whole = dict(json_schema(Study))
+    definitions, keys = whole.pop("$defs"), dict(whole["properties"])
+    keys["experiments"] |= {"items": {"enum": list(EXPERIMENTS)}}
+    partial = {key: _or_null(part) for key, part in keys.items()}
+    methods = keys["methods"]["patternProperties"]
+    of_any_name = {names: _or_null(method) for names, method in methods.items()}
+    partial["methods"] = keys["methods"] | {"patternProperties": of_any_name}
+    return {
+        "description": whole["description"],
+        "if": {"required": ["extends"]},
+        "then": {"properties": partial, "additionalProperties": False},
+        "else": whole,
+        "$defs": definitions,
+    }
+
+
+def _or_null(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a part of a study that may be null, which leaves it out."""
+    return {"description": part["description"], "anyOf": [part, {"type": "null"}]}

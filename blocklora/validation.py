@@ -1,0 +1,198 @@
+"""Documents that users write, validated by pydantic, with every fault as one readable line.
+
+A line names the dotted key, the value that was found and what is allowed, in the words of
+`fields.Allowed`. The words are looked up in the JSON schema of the type, so that a type says once
+what it allows: to the validator, to editors and to people.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+
+from blocklora.errors import UserError
+
+T = TypeVar("T")
+
+NAME_OF_KEY = "[key]"
+"""The place that pydantic names for a key of a mapping that is not allowed."""
+
+
+class Section(BaseModel):
+    """A mapping of a document: unknown keys and values of another type are refused.
+
+    Attributes:
+        words: A description of a whole document that completes the sentence "it must be ...".
+    """
+
+    words: ClassVar[str] = ""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PlainSchema(GenerateJsonSchema):
+    """JSON schemas that describe types in words for users, not by names and docstrings."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Leave out the titles that pydantic makes of the names of fields."""
+        return False
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        """Describe a section of a document."""
+        return self._plain(super().model_schema(schema), schema["cls"].words)
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        """Describe a configuration by its fields alone."""
+        return self._plain(super().dataclass_schema(schema), "")
+
+    def dict_schema(self, schema: Any) -> dict[str, Any]:
+        """Refuse keys whose names are not allowed."""
+        found = super().dict_schema(schema)
+        return found | ({"additionalProperties": False} if "patternProperties" in found else {})
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        """Leave out defaults, which stand for keys that a document does not have."""
+        return self.generate_inner(schema["schema"])
+
+    def _plain(self, found: dict[str, Any], words: str) -> dict[str, Any]:
+        fields = {key: value for key, value in found.items() if key not in ("title", "description")}
+        return {**({"description": words} if words else {}), **fields}
+
+
+def validated(kind: type[T], document: Any, where: Any) -> T:
+    """Return a document, which consists of values of JSON, as an instance of a type.
+
+    Args:
+        kind: A subclass of `Section`, or a dataclass or another type with fields of such types.
+        document: The values, as a YAML or JSON file has them.
+        where: The file, or another name of the document in messages.
+
+    Raises:
+        UserError: The document has faults; each is a line that begins with `where`.
+    """
+    try:
+        # JSON has lists and mappings for tuples and classes, which validation is strict about.
+        return _adapter(kind).validate_json(json.dumps(document), strict=True, extra="forbid")
+    except ValidationError as error:
+        lines = "\n".join(fault_lines(error, document, json_schema(kind))).splitlines()
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+@cache
+def json_schema(kind: type) -> dict[str, Any]:
+    """Return the JSON schema of a type (draft 2020-12)."""
+    return _adapter(kind).json_schema(schema_generator=PlainSchema)
+
+
+def closest(word: Any, allowed: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the nearest allowed word, or nothing."""
+    nearest = difflib.get_close_matches(str(word), list(allowed), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def show(value: Any) -> str:
+    """Return a value as JSON, shortened to 60 characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def fault_lines(error: ValidationError, document: Any, schema: dict[str, Any]) -> list[str]:
+    """Return a line for each fault that pydantic found in a document, in the order of their keys.
+
+    A fault below another one is left out: it is about an alternative of a type that was not meant.
+    """
+    found = {}
+    for fault in error.errors(include_url=False):
+        key = _key(fault, document)
+        found.setdefault(key, _explain(fault, key, _nodes(schema, key, document)))
+    told = [key for key in found if not any(key[:end] in found for end in range(len(key)))]
+    return [found[key] for key in sorted(told, key=lambda key: list(map(str, key)))]
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _key(fault: Any, document: Any) -> tuple:
+    """Return the keys that lead to a fault, without the names that pydantic gives alternatives."""
+    key, value = [], document
+    for part in fault["loc"]:
+        with suppress(LookupError, TypeError):
+            value = value[part]
+            key.append(part)
+    if fault["type"] == "missing" and isinstance(value, dict):
+        key.append(fault["loc"][-1])
+    elif fault["type"].startswith("union_tag"):
+        key.append(fault["ctx"]["discriminator"].strip("'"))
+    elif fault["loc"][-1:] == (NAME_OF_KEY,):
+        key.insert(-1, NAME_OF_KEY)
+    return tuple(key)
+
+
+def _nodes(schema: dict[str, Any], key: tuple, value: Any) -> list[dict[str, Any]]:
+    """Return the parts of a JSON schema along the keys that lead to a fault in a document."""
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        name = node.get("$ref", "").rpartition("/")[2]
+        return {**schema["$defs"][name], **node} if name else node
+
+    nodes = [resolved(schema)]
+    for part in key:
+        node = nodes[-1]
+        if "discriminator" in node:
+            mapping = node["discriminator"]["mapping"]
+            kind = value.get(node["discriminator"]["propertyName"])
+            if kind in mapping:
+                node = resolved({"$ref": mapping[kind]})
+            else:
+                kinds = {"description": f"one of {', '.join(mapping)}", "enum": list(mapping)}
+                node = {"additionalProperties": kinds}
+            nodes.append(node)
+        nodes.append(resolved(_below(node, part)))
+        value = value[part] if isinstance(value, list) else (value or {}).get(part)
+    return nodes
+
+
+def _below(node: dict[str, Any], part: Any) -> dict[str, Any]:
+    """Return the part of a JSON schema that describes a key or a position."""
+    if part == NAME_OF_KEY:
+        return node.get("propertyNames", {})
+    if isinstance(part, int):
+        listed = node.get("prefixItems", [])
+        return listed[part] if part < len(listed) else node.get("items", {})
+    open_keys = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+    return node.get("properties", {}).get(part) or open_keys[0] or {}
+
+
+def _explain(fault: Any, key: tuple, nodes: list[dict[str, Any]]) -> str:
+    """Return the line for a fault, or the lines that a check of several fields made."""
+    words = next((n["description"] for n in nodes[::-1] if "description" in n), "a mapping")
+    value = fault["input"]
+    match fault["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            allowed = nodes[-2]["properties"]
+            hint = f"{closest(key[-1], allowed)} (allowed: {', '.join(allowed)})"
+            return f"{_dotted(key)}: unknown key{hint}"
+        case "missing" | "union_tag_not_found" if isinstance(value, dict):
+            return f"{_dotted(key)}: missing; it must be {words}"
+        case "value_error" if checked := str(fault["ctx"]["error"]):
+            lines = (f"{_dotted(key)}.{line}" for line in checked.splitlines())
+            return "\n".join(line.removeprefix(".") for line in lines)
+        case "union_tag_invalid":
+            value = fault["ctx"]["tag"]
+    if NAME_OF_KEY in key:
+        key = key[:-2]
+    hint = closest(value, nodes[-1].get("enum", ()))
+    return f"{_dotted(key) or 'the file'}: {show(value)} is not allowed; it must be {words}{hint}"
+
+
+def _dotted(key: Sequence[Any]) -> str:
+    """Return a dotted key, such as `methods.clip_lora.rank` or `shots[0]`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    return text.removeprefix(".")
