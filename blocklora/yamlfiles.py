@@ -4,8 +4,11 @@ PyYAML follows YAML 1.1, where `1e-6` is a string, `on` is a truth value and the
 keys silently wins; each of these has cost somebody a night of training.
 """
 
+import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -63,3 +66,24 @@ def read_yaml(path: str | Path) -> Any:
         raise UserError(f"{place}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+def explain_fault(
+    error: Mapping[str, Any], keys: Callable[[tuple[str | int, ...]], Sequence[str]]
+) -> str:
+    """Return one of pydantic's errors as a line with the key, the value and what is allowed.
+
+    Args:
+        error: One of `ValidationError.errors()`.
+        keys: Returns the keys that the mapping at a place in the file may have.
+    """
+    place = tuple(part for part in error["loc"] if part != "[key]")
+    steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    key = "".join(steps).removeprefix(".") or "the file"
+    if error["type"].startswith("missing"):
+        return f"{key}: missing ({error['msg'].lower()})"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{key}: unknown key (allowed: {', '.join(keys(place[:-1]))})"
+    value = shorten(json.dumps(error["input"], ensure_ascii=False), 60, placeholder=" ...")
+    allowed = re.sub(r"^\w+ should", "it must", error["msg"].removeprefix("Value error, "))
+    return f"{key}: {value} is not allowed; {allowed}"

@@ -72,7 +72,7 @@ class Downloader:
         """
         part = target.with_name(f"{target.name}.part")
         reasons = []
-        for address in file.addresses:
+        for address in (each.url for each in file.addresses):
             logger.info("%s: downloading from %s", file.name, _without_password(address))
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
