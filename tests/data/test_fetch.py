@@ -282,7 +282,7 @@ def test_two_processes_fetch_one_dataset_once(site, server, tmp_path):
 
 def test_a_data_root_that_cannot_be_written_is_named(site, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be put there"):
+    with pytest.raises(UserError, match="cannot write this lock file for dtd"):
         fetch_published(site("dtd"), tmp_path / "file", QUICK)
 
 
