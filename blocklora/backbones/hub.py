@@ -4,7 +4,7 @@ from pathlib import Path
 
 from blocklora.backbones.published import PublishedModel
 from blocklora.data.download import Downloader, locked
-from blocklora.data.registry import RemoteFile
+from blocklora.data.registry import Address, RemoteFile
 from blocklora.errors import UserError
 from blocklora.files import file_digest
 
@@ -28,7 +28,7 @@ def obtain_checkpoint(model: PublishedModel, weights_root: Path, downloader: Dow
         if not target.exists():  # another process may have fetched it
             try:
                 checksum = f"sha256:{model.sha256}"
-                file = RemoteFile(target.name, None, checksum, (model.hub_address,))
+                file = RemoteFile(target.name, None, checksum, (Address(model.hub_address),))
                 downloader.fetch(file, target)
             except UserError as error:
                 raise UserError(

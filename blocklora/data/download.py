@@ -1,13 +1,12 @@
 """Downloads that resume, retry, try every address, and only then take their name."""
 
-import fcntl
 import hashlib
 import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from blocklora import __version__
 from blocklora.data.registry import RemoteFile
 from blocklora.errors import UserError
+from blocklora.locks import Lock, hold_when_free
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Downloader:
         """
         part = target.with_name(f"{target.name}.part")
         reasons = []
-        for address in file.addresses:
+        for address in (each.url for each in file.addresses):
             logger.info("%s: downloading from %s", file.name, _without_password(address))
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,31 +157,13 @@ class Downloader:
                     break  # an endless answer must not fill the disk
 
 
-@contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold a lock below `folder`, so that two processes do not put `name` there at once.
+def locked(folder: Path, name: str) -> AbstractContextManager[Lock]:
+    """Let no other process put `name` into `folder` during the block; wait for one that does.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: The folder cannot be written to.
     """
-    path = folder / WORK / f"{name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-    except OSError as error:
-        raise UserError(
-            f"{folder}: {name} is not there and cannot be put there ({error.strerror}); choose a "
-            "writable folder, or put it there by other means"
-        ) from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("%s: another process is fetching it; waiting", name)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning("%s: this file system has no locks (%s)", path, error.strerror)
-        yield
+    return hold_when_free(folder / WORK / f"{name}.lock", name)
 
 
 def _without_password(text: str) -> str:

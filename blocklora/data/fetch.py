@@ -17,7 +17,7 @@ from blocklora.data.download import WORK, Downloader, check_file, locked, requir
 from blocklora.data.imagenet import DEVKIT, is_flat
 from blocklora.data.layouts import list_images
 from blocklora.data.manifest import SPLITS
-from blocklora.data.registry import Archive, Dataset, RemoteFile, Tree, readable
+from blocklora.data.registry import Archive, Dataset, Download, RemoteFile, Tree
 from blocklora.data.source import Source
 from blocklora.data.unpack import unpack
 from blocklora.errors import UserError
@@ -129,7 +129,7 @@ class _Fetcher:
                 )
             return packaged
         if self.downloader is None:
-            links = " or ".join(map(readable, file.addresses))
+            links = " or ".join(address.link for address in file.addresses)
             raise UserError(
                 f"{self.dataset.display_name}: {file.name} is missing; a split is never "
                 "regenerated, since another one gives other results. Put the published file into "
@@ -163,12 +163,12 @@ class _Fetcher:
         places = [self.archives, *(self.data_root / tree.folder for tree in self.dataset.trees)]
         reasons = []
 
-        def has_to_be_downloaded(archives: Sequence[Archive]) -> bool:
-            return not all(_local(archive, places) for archive in archives)
+        def has_to_be_downloaded(download: Download) -> bool:
+            return not all(_local(archive, places) for archive in download.archives)
 
-        for archives in sorted(self.dataset.downloads, key=has_to_be_downloaded):
+        for download in sorted(self.dataset.downloads, key=has_to_be_downloaded):
             try:
-                self._make_tree(self._find_archives(archives, places))
+                self._make_tree(self._find_archives(download.archives, places))
             except UserError as error:
                 reasons.append(str(error))
             else:
@@ -244,7 +244,9 @@ class _Fetcher:
                 raise UserError(f"{name}: {image.path} of the split is not in the archive")
 
     def _what_to_do(self, reasons: Sequence[str]) -> str:
-        names = " or ".join(" + ".join(a.name for a in group) for group in self.dataset.downloads)
+        names = " or ".join(
+            " + ".join(a.name for a in download.archives) for download in self.dataset.downloads
+        )
         trees = " or ".join(
             f"{self.data_root / tree.folder} with {', '.join(tree.needs)}"
             for tree in self.dataset.trees

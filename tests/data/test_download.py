@@ -6,7 +6,7 @@ import os
 import pytest
 
 from blocklora.data.download import Downloader, check_file, digest
-from blocklora.data.registry import RemoteFile
+from blocklora.data.registry import Address, RemoteFile
 from blocklora.errors import UserError
 
 CONTENT = os.urandom(3_000_000)
@@ -16,7 +16,10 @@ QUICK = Downloader(attempts=3, backoff=0.001, timeout=(2, 2))
 def file_at(*addresses, content=CONTENT, size=True, checksum=True):
     sha256 = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return RemoteFile(
-        "archive.zip", len(content) if size else None, sha256 if checksum else None, addresses
+        "archive.zip",
+        len(content) if size else None,
+        sha256 if checksum else None,
+        tuple(map(Address, addresses)),
     )
 
 
