@@ -10,7 +10,8 @@ from math import ceil
 
 from blocklora.backbones.config import ClipConfig
 from blocklora.data.registry import load_registry
-from blocklora.study.model import Method, Study
+from blocklora.study.entries import Method
+from blocklora.study.model import Study
 from blocklora.theory.flops import step_flops
 
 # Operations per second that a training step is taken to achieve. They were not measured: a job that

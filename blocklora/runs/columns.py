@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocklora.runs.predictions import Predictions
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from blocklora.runs.energy import energy_joules, energy_since
 from blocklora.runs.keeper import CheckpointKeeper
 from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
 from blocklora.study.digests import fit_code, fit_digest
-from blocklora.study.model import Run, Study
+from blocklora.study.model import Study
+from blocklora.study.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from blocklora.runs.energy import energy_joules, energy_since
 from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.runs.task import TestImages
 from blocklora.study.digests import test_digest
-from blocklora.study.model import Run, Study, Test
+from blocklora.study.model import Study
+from blocklora.study.run import Run, Test
 
 logger = logging.getLogger(__name__)
 

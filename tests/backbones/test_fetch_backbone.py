@@ -18,7 +18,7 @@ from blocklora.backbones.weights import load_backbone
 from blocklora.commands.backbones import add_commands
 from blocklora.data.download import WORK
 from blocklora.errors import UserError
-from blocklora.study.model import BackboneSource
+from blocklora.study.entries import BackboneSource
 from tests.backbones.checkpoint_files import (
     CONFIG,
     NAME,

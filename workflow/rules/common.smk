@@ -23,7 +23,8 @@ from blocklora.runs.status import what_is_missing
 from blocklora.study import digests, places
 from blocklora.study.config import read_configuration, resolve_device
 from blocklora.study.files import find_study
-from blocklora.study.model import Run, Test, load_study
+from blocklora.study.model import load_study
+from blocklora.study.run import Run, Test
 from blocklora.theory.sources import unlisted_datasets
 
 
