@@ -35,7 +35,7 @@ def load_configured_study():
     equal keys. The user's own images may be missing if there are finished runs.
     """
     given = workflow.config_settings
-    files = [Path(workflow.basedir) / "config.yaml", *given.configfiles]
+    files = ["config.yaml", *given.configfiles]
     try:
         config.update(read_configuration(files, given.config))
         path = find_study(config["study"], Path(workflow.basedir) / "studies")
