@@ -1,8 +1,4 @@
-"""Reading and writing tensors together with facts about them, in one safetensors file.
-
-Adapters, backbones, checkpoints and predictions are such files. The facts are a JSON object in the
-file's metadata.
-"""
+"""Reading and writing safetensors files with a JSON object of facts in their metadata."""
 
 import json
 from collections.abc import Mapping

@@ -34,19 +34,10 @@ class TowerConfig:
 class ClipConfig:
     """A CLIP model with two transformers, in the conventions of open_clip.
 
-    Attributes:
-        name: The name of the model.
-        embed_dim: The width of the space that images and texts share.
-        quick_gelu: True if the activation is x·sigmoid(1.702 x), as in OpenAI's weights, False if
-            it is the exact GELU.
-        image_size: The height and width of an image in pixels.
-        patch_size: The height and width of a patch in pixels.
-        vision: The image tower.
-        text: The text tower.
-        context_length: The largest number of tokens of a text.
-        vocab_size: The number of different tokens.
-        mean: Subtracted from RGB values in [0, 1] to normalise them.
-        std: Divides RGB values after that.
+    `image_size` and `patch_size` are in pixels, `context_length` is in tokens, and `embed_dim` is
+    the width of the space that images and texts share. The activation is x·sigmoid(1.702 x) if
+    `quick_gelu`, as in OpenAI's weights, or else the exact GELU. RGB values in [0, 1] are
+    normalised by `mean` and `std`.
     """
 
     name: str

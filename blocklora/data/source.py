@@ -15,7 +15,6 @@ class Source:
     """The place of a dataset's images.
 
     Attributes:
-        dataset: The name of the dataset.
         image_root: The absolute path of the folder that image paths are relative to.
         split_file: The absolute path of the split file, or None.
         origin: One of `ORIGINS`.

@@ -113,7 +113,7 @@ def test_entries_are_published_under_names_of_the_published_tables():
         ({"architecture": "ViT-B-16"}, "QuickGELU mismatch: this open_clip describes ViT-B-16 "
          "with the exact GELU, but OpenAI's weights of .* were trained with QuickGELU"),
         ({"architecture": "ViT-B-16-SigLIP"}, "not a plain CLIP with two transformers; it has"),
-        ({"architecture": "RN50-quickgelu"}, "not a plain CLIP with two transformers; it has convo"),
+        ({"architecture": "RN50-quickgelu"}, "not a plain CLIP with two transformers; it has con"),
         ({"architecture": "ViT-C-16"}, "the installed open_clip has no model ViT-C-16"),
     ],
 )  # fmt: skip
