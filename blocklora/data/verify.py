@@ -90,7 +90,7 @@ def verify(
     different = [
         (ours or theirs).path for ours, theirs in zip_longest(manifest, listed) if ours != theirs
     ]
-    remark = "rows that differ from the split file or the folders; make the manifest again"
+    remark = "rows that are not what the split file or the folders say; make the manifest again"
     findings = [
         *_check_counts({"classes": classes, **images}, expected),
         *_finding("error", "manifest", remark, different),
@@ -125,9 +125,9 @@ def _check_labels(
         seen = {image.label for image in manifest if image.split == split}
         absent = [name for label, name in enumerate(names) if label not in seen]
         yield from _finding(level, code, f"classes without {split} images", absent)
-    groups: dict[str, tuple[int, ...]] = {}
+    groups = defaultdict(tuple)
     for label, name in enumerate(names):
-        groups[name] = (*groups.get(name, ()), label)
+        groups[name] += (label,)
     yield from _finding(
         "warning",
         "same-name",
