@@ -135,7 +135,7 @@ def _wrong_tensors(found: dict[str, Tensor], expected: dict[str, tuple[int, ...]
         # The temperature is a scalar in some files, and a vector of length 1 in others.
         shape = () if name == "logit_scale" and found[name].shape == (1,) else found[name].shape
         if tuple(shape) != expected[name]:
-            faults.add(f"{name} has the shape {tuple(shape)} instead of {expected[name]}")
+            faults.add(f"{name} is {tuple(shape)} in place of {expected[name]}")
         elif not found[name].is_floating_point():
-            faults.add(f"{name} holds {found[name].dtype} instead of floating-point numbers")
+            faults.add(f"{name} holds {found[name].dtype} in place of floating-point numbers")
     return faults

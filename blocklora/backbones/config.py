@@ -18,7 +18,7 @@ OPEN_CLIP_KEYS = {
 }
 
 PREFIXES = {"vision": "visual.transformer.resblocks", "text": "transformer.resblocks"}
-"""The names of open_clip's modules that hold the blocks of each tower."""
+"""Where open_clip keeps the blocks of each tower."""
 
 
 @dataclass(frozen=True)
