@@ -79,7 +79,7 @@ class Cache:
             if (entry.kind, entry.key) != (kind, key):
                 raise UserError(f"{folder}: holds the entry {entry.kind}/{entry.key}")
         except (OSError, UserError) as error:
-            logger.warning("%s; making it again", error)
+            logger.warning("%s; it is made again", error)
             return None
         with suppress(OSError):  # another user's entry
             os.utime(folder / ENTRY)

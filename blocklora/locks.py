@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -84,14 +84,25 @@ class Lock:
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[Lock]:
+def hold(path: Path, what: str, stop: Callable[[], None] | None = None) -> Iterator[Lock]:
     """Hold the lock file `path` during the block; `what` names the work in messages.
 
     Raises:
-        LockedError: Another process holds it.
+        LockedError: Another process holds it, and there is no `stop`; see `hold_when_free`.
         UserError: The lock file cannot be written.
     """
-    descriptor = _acquire(path, what)
+    descriptor, said = None, False
+    while descriptor is None:
+        try:
+            descriptor = _acquire(path, what)
+        except LockedError:
+            if stop is None:
+                raise
+            if not said:
+                logger.info("%s: waiting for %s", what, read_holder(path) or "another process")
+                said = True
+            stop()
+            sleep(WAITING_SECONDS)
     lock, released = Lock(what), Event()
     heart = Thread(target=_beat, args=(path, descriptor, lock, released), daemon=True)
     heart.start()
@@ -105,10 +116,9 @@ def hold(path: Path, what: str) -> Iterator[Lock]:
         os.close(descriptor)
 
 
-@contextmanager
 def hold_when_free(
     path: Path, what: str, stop: Callable[[], None] = lambda: None
-) -> Iterator[Lock]:
+) -> AbstractContextManager[Lock]:
     """Wait until the lock file `path` is free, and hold it during the block.
 
     While waiting, `stop` is called once a second and may raise an error to give up.
@@ -116,19 +126,7 @@ def hold_when_free(
     Raises:
         UserError: The lock file cannot be written.
     """
-    with ExitStack() as stack:
-        lock, said = None, False
-        while lock is None:
-            try:
-                lock = stack.enter_context(hold(path, what))
-            except LockedError:
-                if not said:
-                    holder = read_holder(path) or "another process"
-                    logger.info("%s: waiting for %s", what, holder)
-                    said = True
-                stop()
-                sleep(WAITING_SECONDS)
-        yield lock
+    return hold(path, what, stop)
 
 
 def read_holder(path: Path) -> Holder | None:

@@ -19,7 +19,7 @@ PACKAGED = Path(__file__).with_name("registry")
 VARIABLE = "BLOCKLORA_REGISTRY"
 
 # What a dataset needs beside the required fields of `Entry`, by its layout.
-PUBLISHED = ("template", "class_names", "trees", "citation")
+PUBLISHED = ("template", "class_names", "trees", "downloads", "citation")
 NEEDED_FIELDS = {
     "split_file": (*PUBLISHED, "split_file"),
     "aircraft": PUBLISHED,

@@ -238,7 +238,7 @@ def test_an_archive_that_lacks_images_of_the_split_is_refused(site, server, tmp_
 def test_an_incomplete_tree_in_the_way_is_not_overwritten(site, tmp_path):
     dataset = site("stanford_cars", [0])
     (tmp_path / "stanford_cars" / "cars_train").mkdir(parents=True)
-    with pytest.raises(UserError, match="cars_train: an incomplete tree is in the way"):
+    with pytest.raises(UserError, match="cars_train: this incomplete folder is in the way"):
         fetch_published(dataset, tmp_path, QUICK)
     assert [p.name for p in (tmp_path / "stanford_cars").iterdir()] == ["cars_train"]
 
@@ -255,7 +255,7 @@ def test_an_interrupted_unpacking_is_started_over(site, tmp_path):
 def test_too_little_disk_is_said_before_the_download(site, server, tmp_path, monkeypatch):
     dataset = site("dtd", [0])
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
-    with pytest.raises(UserError, match=r"dtd-r1\.0\.1\.tar\.gz needs .* GB and 0\.0 GB are free"):
+    with pytest.raises(UserError, match=r"dtd-r1\.0\.1\.tar\.gz needs .* GB, but only 0\.0 GB are"):
         fetch_published(dataset, tmp_path, QUICK)
     assert not server.routes["/dtd-r1.0.1.tar.gz"].requests
 
@@ -365,7 +365,7 @@ def test_the_command_fetches_a_published_dataset(site, study, tmp_path):
     arguments += ("--output", tmp_path / "source.json")
     failed = command(*arguments, "--offline")
     assert failed.returncode == 1
-    assert "Oxford-IIIT Pets is neither below" in failed.stderr
+    assert "Oxford-IIIT Pets is not below" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "source.json").exists()
     assert command(*arguments).returncode == 0
