@@ -64,3 +64,16 @@ def read_yaml(path: str | Path) -> Any:
         raise UserError(f"{place}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes parts that occur several times out in full."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def yaml_text(document: Any, flow_style: bool | None = False) -> str:
+    """Return a document as YAML with its keys in their order; `flow_style` is that of PyYAML."""
+    how = {"sort_keys": False, "allow_unicode": True, "width": 100}
+    return yaml.dump(document, Dumper=_PlainDumper, default_flow_style=flow_style, **how)

@@ -1,126 +1,198 @@
-"""Subcommands of `blocklora.publish`; tables and figures follow from its catalogue."""
+"""Commands that collect runs and publish tables, figures and verdicts on claims."""
 
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from blocklora.commands.arguments import positive
+import typer
+
+from blocklora.commands import options
 from blocklora.errors import UserError
 
-# What the options of items are: see `Item.options`.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "shots": {"type": positive, "help": "only this shot count"},
-    "published": {"action": "store_true", "help": "show published numbers as well"},
-    "backbone": {"help": "which backbone, where the study has several"},
+if TYPE_CHECKING:
+    from blocklora.publish.catalogue import Item
+    from blocklora.publish.results import Results
+
+# The forms in which the workflow publishes a study.
+FORMS = {
+    "table": (".csv", ".md", ".tex", ".html"),
+    "figure": (".pdf", ".csv", ".png"),
+    "claims": (".json", ".csv", ".md", ".html"),
 }
 
-# The forms in which the whole study is published.
-FORMS = {"tables": (".csv", ".md", ".tex", ".html"), "figures": (".pdf", ".csv", ".png")}
 
-
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this package's subcommands to the command line."""
-    aggregate = subparsers.add_parser(
-        "aggregate",
-        help="collect the records of a study's runs in one CSV file",
-        description="Write a row for each run of a study, from its record and predictions.",
-    )
-    aggregate.add_argument("--study", type=Path, required=True, help="study file")
-    aggregate.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    aggregate.add_argument("--output", type=Path, required=True, help="CSV file to write")
-    aggregate.add_argument(
-        "--partial", action="store_true", help="go on although runs of the study are missing"
-    )
-    aggregate.set_defaults(run=_aggregate)
-
-    table = subparsers.add_parser(
-        "table",
-        help="write a table of a study",
-        description="Write a table in the forms that the suffixes of the outputs name.",
-    )
-    _add_items(table, "table")
-    _add_files(table, ".csv, .md, .tex, .html")
-    table.set_defaults(run=_table)
-
-    figure = subparsers.add_parser(
-        "figure",
-        help="draw a figure of a study",
-        description="Draw a figure in the forms that the suffixes of the outputs name.",
-    )
-    _add_items(figure, "figure")
-    _add_files(figure, ".pdf, .png, .csv (its numbers), .tex (with its caption)")
-    figure.set_defaults(run=_figure)
-
-    publish = subparsers.add_parser(
-        "publish",
-        help="write all tables or draw all figures of a study",
-        description="Write all tables of a study, or draw all its figures, in every form.",
-    )
-    publish.add_argument("what", choices=tuple(FORMS))
-    _add_results(publish)
-    publish.set_defaults(run=_publish)
-
-    claims = subparsers.add_parser(
-        "claims",
-        help="give the verdict on each claim of the papers",
-        description="Evaluate the claims on the files of a study. A claim whose files are not "
-        "there, or which this study cannot decide, is 'not tested here'.",
-    )
-    _add_files(claims, ".json, .csv, .md, .html")
-    claims.set_defaults(run=_claims)
-
-
-def _add_items(parser: ArgumentParser, kind: str) -> None:
+def _names(kind: str) -> list[tuple[str, str]]:
+    """Return the names of all tables or figures, each with its section and its options."""
     from blocklora.experiments import entries
 
-    items = [item for item in entries() if item.kind == kind]
-    parser.add_argument("name", choices=[item.entry for item in items])
-    for option, settings in OPTIONS.items():
-        having = [item.entry for item in items if option in item.options]
-        if having:
-            whose = "" if len(having) == len(items) else f"{', '.join(having)}: "
-            parser.add_argument(f"--{option}", **settings | {"help": whose + settings["help"]})
+    return [
+        (item.entry, " ".join([item.section, *(f"--{option}" for option in item.options)]))
+        for item in entries()
+        if item.kind == kind
+    ]
 
 
-def _add_results(parser: ArgumentParser) -> None:
-    parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of the study's results: runs.csv, theory/, runs/",
-    )
+def aggregate(
+    *,
+    study: options.Study,
+    results: options.Results = None,
+    partial: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Collect the runs of a study in one CSV file.
 
+    It has a row for each run, made from the record of its fit and from its predictions.
 
-def _add_files(parser: ArgumentParser, suffixes: str) -> None:
-    _add_results(parser)
-    parser.add_argument(
-        "--output", type=Path, nargs="+", required=True, metavar="FILE", help=suffixes
-    )
+    Args:
+        partial: Go on although runs of the study are missing.
+        output: File to write (default: runs.csv in --results).
 
-
-def _aggregate(options: Namespace) -> None:
+    Examples:
+        blocklora aggregate --study mini
+        blocklora aggregate --study paper --partial
+    """
     from blocklora.runs.aggregate import aggregate
+    from blocklora.study import places
 
-    aggregate(options.study, options.runs, options.output, options.partial)
+    chosen = options.open_study(study)
+    folder = options.results_of(chosen, results)
+    aggregate(chosen.path, folder / places.RUNS, output or folder / "runs.csv", partial)
 
 
-def _publish(options: Namespace) -> None:
+def table(
+    name: Annotated[str, typer.Argument(autocompletion=lambda: _names("table"))],
+    *,
+    study: options.Study,
+    results: options.Results = None,
+    shots: options.Shots = None,
+    published: bool = False,
+    output: options.Outputs = None,
+) -> None:
+    """Write a table of a study.
+
+    The suffix of an output is one of .csv, .md, .tex and .html.
+
+    Args:
+        name: The table, see below.
+        published: Show numbers published by others as well.
+
+    Examples:
+        blocklora table fewshot --study mini --shots 4
+        blocklora table cost --study mini --output cost.md cost.tex
+    """
+    _make("table", name, study, results, output, shots=shots, published=published)
+
+
+def figure(
+    name: Annotated[str, typer.Argument(autocompletion=lambda: _names("figure"))],
+    *,
+    study: options.Study,
+    results: options.Results = None,
+    backbone: str | None = None,
+    published: bool = False,
+    output: options.Outputs = None,
+) -> None:
+    """Draw a figure of a study.
+
+    The suffix of an output is one of .pdf, .png, .csv (the numbers) and .tex (with a caption).
+
+    Args:
+        name: The figure, see below.
+        backbone: Name of the backbone, if the study has several.
+        published: Show numbers published by others as well.
+
+    Examples:
+        blocklora figure accuracy --study mini
+        blocklora figure cost --study mini --output cost.pdf cost.png
+    """
+    _make("figure", name, study, results, output, backbone=backbone, published=published)
+
+
+def publish(
+    what: Literal["tables", "figures"],
+    *,
+    study: options.Study,
+    results: options.Results = None,
+) -> None:
+    """Write all tables of a study, or draw all its figures.
+
+    Args:
+        what: What to make.
+
+    Examples:
+        blocklora publish tables --study mini
+    """
     from blocklora.experiments import items
+
+    found = _results(study, results)
+    wanted = [item for item in items(found.study) if f"{item.kind}s" == what]
+    backbones = found.study.backbones if what == "figures" else [None]
+    for backbone, item in product(backbones, wanted):
+        made = item.maker()(found, **item.values(backbone))
+        _write(item.kind, made, _places(found, item, backbone))
+
+
+def claims(
+    *, study: options.Study, results: options.Results = None, output: options.Outputs = None
+) -> None:
+    """Give the verdict on each claim of the papers.
+
+    A claim is "not tested here" if the study cannot decide it, or if the files that it is decided
+    by are missing. The suffix of an output is one of .json, .csv, .md and .html.
+
+    Examples:
+        blocklora claims --study mini
+        blocklora claims --study mini --output claims.md claims.json
+    """
+    from blocklora.publish.claims import judge, load_claims
+    from blocklora.publish.verdicts import write_verdicts
+
+    found = _results(study, results)
+    output = output or [found.folder / f"claims{form}" for form in FORMS["claims"]]
+    write_verdicts(found.study, judge(load_claims(), found), output)
+
+
+def _results(study: str, results: Path | None) -> "Results":
     from blocklora.publish.results import load_results
 
-    results = load_results(options.study, options.results)
-    wanted = [item for item in items(results.study) if f"{item.kind}s" == options.what]
-    backbones = results.study.backbones if options.what == "figures" else [None]
-    for backbone, item in product(backbones, wanted):
-        made = item.maker()(results, **item.values(backbone))
-        stem = options.results / options.what / (backbone or "") / item.name
-        _write(made, item.kind, [stem.with_name(stem.name + form) for form in FORMS[options.what]])
+    chosen = options.open_study(study)
+    return load_results(chosen.path, options.results_of(chosen, results))
 
 
-def _write(made: Any, kind: str, output: list[Path]) -> None:
+def _make(
+    kind: str, name: str, study: str, results: Path | None, output: list[Path] | None, **given: Any
+) -> None:
+    """Make a table or a figure and write it to `output`, or where the workflow puts it.
+
+    Raises:
+        UserError: There is none of this name, it does not take a given option, or a file that it
+            is made from is missing or wrong.
+    """
+    from blocklora.experiments import entries
+
+    known = {item.entry: item for item in entries() if item.kind == kind}
+    options.check_name(kind, name, known)
+    item = known[name]
+    for option, value in given.items():
+        if value and option not in item.options:
+            raise UserError(f"{kind} {name} does not take --{option}")
+    found = _results(study, results)
+    made = item.maker()(found, **{option: given[option] for option in item.options})
+    item, backbone = replace(item, shots=given.get("shots")), given.get("backbone")
+    backbone = backbone or next(iter(found.study.backbones))
+    _write(kind, made, output or _places(found, item, backbone))
+
+
+def _places(results: "Results", item: "Item", backbone: str | None) -> list[Path]:
+    """Return the files of a table, or of a figure of a backbone, as the workflow names them."""
+    folder = results.folder / f"{item.kind}s"
+    if item.kind == "figure":
+        folder /= backbone
+    return [folder / f"{item.name}{form}" for form in FORMS[item.kind]]
+
+
+def _write(kind: str, made: Any, output: list[Path]) -> None:
     if kind == "table":
         from blocklora.publish.render import write_table
 
@@ -129,41 +201,3 @@ def _write(made: Any, kind: str, output: list[Path]) -> None:
         from blocklora.publish.figures.canvas import write_drawing
 
         write_drawing(made, output)
-
-
-def _table(options: Namespace) -> None:
-    _write(_made(options), "table", options.output)
-
-
-def _figure(options: Namespace) -> None:
-    _write(_made(options), "figure", options.output)
-
-
-def _made(options: Namespace) -> Any:
-    """Return the table or figure that is asked for.
-
-    Raises:
-        UserError: it does not take an option that is given, or a file it is made from is missing or
-            not what it should be.
-    """
-    from blocklora.experiments import entries
-    from blocklora.publish.results import load_results
-
-    kind, name = options.command, options.name
-    (item,) = [item for item in entries() if (item.kind, item.entry) == (kind, name)]
-    given = {option: getattr(options, option, None) for option in OPTIONS}
-    for option, value in given.items():
-        if value and option not in item.options:
-            raise UserError(f"{kind} {name} does not take --{option}")
-    results = load_results(options.study, options.results)
-    return item.maker()(results, **{option: given[option] for option in item.options})
-
-
-def _claims(options: Namespace) -> None:
-    from blocklora.publish.claims import judge, load_claims
-    from blocklora.publish.results import load_results
-    from blocklora.publish.verdicts import write_verdicts
-
-    results = load_results(options.study, options.results)
-    verdicts = judge(load_claims(), results)
-    write_verdicts(results.study, verdicts, options.output)

@@ -75,7 +75,8 @@ class Study(Section):
     methods: mapping_of(AnyMethod, "a mapping from names of methods to their definitions")
     recipe: described(Recipe, "a mapping of the hyperparameters of training")
     experiments: list_of(
-        text("the name of an experiment"), "a list of different names of experiments"
+        text("the name of an experiment"),
+        "a list of different names of experiments, such as few_shot",
     ) = None
     own_datasets: mapping_of(
         described(OwnDataset, "a mapping, {images: folder} or {images: folder, csv: file}"),

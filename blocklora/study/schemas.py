@@ -3,27 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from blocklora.experiments import EXPERIMENTS
 from blocklora.study.config import Config
 from blocklora.study.model import Study
 from blocklora.validation import json_schema
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes equal parts out where they stand."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+from blocklora.yamlfiles import yaml_text
 
 
 def schema_text(name: str) -> str:
     """Return the schema of "study" or "config" files as YAML."""
     schema = {"study": study_schema, "config": lambda: json_schema(Config)}[name]()
     about = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    how = {"sort_keys": False, "allow_unicode": True, "width": 100}
-    return yaml.dump(about | schema, Dumper=_Dumper, **how)
+    return yaml_text(about | schema)
 
 
 def study_schema() -> dict[str, Any]:

@@ -194,9 +194,9 @@ def test_what_happens_to_a_worker_reaches_the_parent(worker, request_, error, me
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--classes", "0"], "--classes 0: 1 to 1000 are possible"),
-        (["--batch-sizes", "0"], "--batch-sizes 0 has to be positive"),
-        (["--rounds", "0"], "--rounds 0 has to be positive"),
+        (["--classes", "0"], "Invalid value for '--classes': "),
+        (["--batch-sizes", "0"], "Invalid value for '--batch-sizes': "),
+        (["--rounds", "0"], "Invalid value for '--rounds': "),
         (["--precisions", "fp16"], "precision fp16 needs a GPU"),
         (["--device", "cuda"], "PyTorch sees no CUDA GPU here"),
         (["--model", "ViT-Z"], "ViT-Z"),
@@ -212,7 +212,7 @@ def test_what_cannot_be_measured_ends_with_one_line(
     save_backbone(tmp_path / "tiny.safetensors", SHAPE, tiny_backbone().weights, "random")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["bench", *options]) == 1
+    assert main(["bench", *options]) in (1, 2)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("blocklora bench: error: ")
     assert message in error

@@ -60,5 +60,6 @@ def test_what_is_expected_of_a_fit_grows_with_shots_classes_and_slowness():
     assert expected(shots=4) - START_SECONDS == pytest.approx(4 * (expected() - START_SECONDS))
     assert expected(classes=1000) > expected()
     assert expected(device="cpu") > 100 * expected()
-    half = replace(method, recipe=replace(method.recipe, iterations_per_shot=250))
+    half = method.model_copy()
+    half._recipe = replace(method.recipe, iterations_per_shot=250)
     assert expected(method=half) - START_SECONDS == (expected() - START_SECONDS) / 2

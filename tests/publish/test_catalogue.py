@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from blocklora.cli import build_parser, main
+from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.experiments import EXPERIMENTS, chosen, entries, further_tests, items, measures
 from blocklora.publish.catalogue import Item
@@ -79,12 +79,13 @@ def test_files_of_an_item_are_those_it_needs(tmp_path):
 
 
 def test_commands_offer_what_is_in_the_catalogue(capsys):
-    for item in entries():
-        options = ["--study", "s", "--results", "r", "--output", "o"]
-        assert build_parser().parse_args([item.kind, item.entry, *options]).name == item.entry
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(["table", "fewshoot", "--study", "s"])
-    assert "invalid choice: 'fewshoot' (choose from" in capsys.readouterr().err
+    for kind in ("table", "figure"):
+        assert main([kind, "--help"]) == 0
+        offered = capsys.readouterr().out.partition("Values of NAME:")[2].split()
+        assert {item.entry for item in entries() if item.kind == kind} <= set(offered)
+    assert main(["table", "fewshoot", "--study", "s"]) == 1
+    error = "there is no table 'fewshoot'; did you mean fewshot? (there are: fewshot, "
+    assert error in capsys.readouterr().err
 
 
 def test_all_tables_at_once_are_those_that_single_commands_write(tmp_path):
@@ -124,8 +125,11 @@ def test_experiments_that_a_study_names_replace_those(tmp_path):
             r'experiments\[0\]: "few_shots" is not allowed; it must be one of few_shot',
         ),
         (["few_shots"], "did you mean few_shot?"),
-        ([], r"experiments: \[\] is not allowed; it must be a list of different ones of few_shot"),
-        ("few_shot", "experiments: .* is not allowed; it must be a list of different ones"),
+        (
+            [],
+            r"experiments: \[\] is not allowed; it must be a list of different names",
+        ),
+        ("few_shot", "experiments: .* is not allowed; it must be a list of different names"),
     ],
 )
 def test_experiments_that_do_not_exist_are_refused(tmp_path, value, message):

@@ -14,6 +14,7 @@ from blocklora.study.config import read_configuration
 from blocklora.study.files import find_study
 from blocklora.study.model import load_study
 from blocklora.study.schemas import study_schema
+from blocklora.yamlfiles import StrictLoader
 
 ROOT = Path(__file__).parents[2]
 
@@ -207,15 +208,18 @@ def test_exponents_without_a_point_are_numbers(write, document):
 def test_check_study_prints_faults_without_a_traceback(document, write, capsys):
     change(document, "shots", [0])
     path = write()
-    assert main(["check-study", str(path)]) == 1
+    assert main(["check-study", "--study", str(path)]) == 1
     assert capsys.readouterr().err.startswith(
         f"blocklora check-study: error: {path}: shots[0]: 0 is not allowed"
     )
 
 
-def test_check_study_says_what_a_study_contains(write, capsys):
-    assert main(["check-study", str(write())]) == 0
-    assert "runs: 10" in capsys.readouterr().out
+def test_check_study_prints_a_study_that_is_the_same(write, document, capsys):
+    path = write()
+    assert main(["check-study", "--study", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"# {path}: 10 runs, of which 8 are fitted\n")
+    assert yaml.load(printed, StrictLoader) == document
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ it finds them finished. A call that the command line does not understand fails.
 
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-from blocklora.cli import build_parser
+from blocklora.cli import commands
 from blocklora.commands.publish import FORMS
 from blocklora.experiments import items
 from blocklora.files import write_json
@@ -26,11 +27,13 @@ CONTENT = b"made by a stand-in"
 
 def main(arguments: list[str]) -> int:
     """Do what a call asks for, and return its exit status."""
-    options = build_parser().parse_args(arguments)
+    command, *rest = arguments
+    context = commands.commands[command].make_context(command, rest)
+    options = SimpleNamespace(**context.params)
     with Path("calls.txt").open("a") as stream:
         stream.write(f"{' '.join(arguments)}\n")
     special = {"fit": _fit, "test": _test, "publish": _publish}
-    special.get(options.command, _write)(options)
+    special.get(command, _write)(options)
     return 0
 
 
@@ -89,7 +92,7 @@ def _publish(options):
     backbones = study.backbones if options.what == "figures" else [""]
     for backbone, item in product(backbones, items(study)):
         if f"{item.kind}s" == options.what:
-            for form in FORMS[options.what]:
+            for form in FORMS[item.kind]:
                 path = options.results / options.what / backbone / f"{item.name}{form}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(CONTENT)
