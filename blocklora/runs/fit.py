@@ -1,71 +1,49 @@
-"""Fits, from their files to their files: what a method learns, its history and its record."""
+"""Fitting the method of a run, and writing what it learned, its history and its record."""
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from blocklora.csvfiles import write_rows
 from blocklora.fields import to_values
 from blocklora.files import write_json
 from blocklora.methods import METHODS
-from blocklora.methods.base import Compute, Shots, Task
 from blocklora.provenance import package_versions
-from blocklora.runs.device import device_name, peak_memory, require_device, reset_peak_memory
-from blocklora.runs.energy import energy_joules, energy_since
+from blocklora.runs.device import Meter
 from blocklora.runs.keeper import CheckpointKeeper
 from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
 from blocklora.study.digests import fit_code, fit_digest
-from blocklora.study.model import Run, Study
+from blocklora.study.model import Run
+
+if TYPE_CHECKING:
+    from blocklora.runs.job import Job
 
 logger = logging.getLogger(__name__)
 
 
-def fit_run(
-    study: Study,
-    run: Run,
-    task: Task,
-    shots: Shots,
-    compute: Compute,
-    inputs: Mapping[str, str],
-    folder: Path,
-    keeper: CheckpointKeeper,
-) -> None:
-    """Fit the method of a run and write what it learned, its history and its record.
+def fit_run(job: "Job", run: Run, inputs: Mapping[str, str], keeper: CheckpointKeeper) -> None:
+    """Fit the method of a run and write its files, the record last.
 
-    The record is written last, so that a folder which has it is complete. The caller holds the
-    run's lock, and deletes the checkpoint when nothing can be lost any more. Nothing of the test
-    images is known here, and nothing of the study is written but what the run depends on.
-
-    Args:
-        study: the study.
-        run: the run.
-        task: the classification task.
-        shots: the training images.
-        compute: device, precision, engine and threads.
-        inputs: digests of the files that the fit depends on, by their names in the record.
-        folder: the folder of the run.
-        keeper: keeps the unfinished work, under the key of the run.
+    So a folder with a record has all files of a fit. The caller holds the run's lock, and deletes
+    the checkpoint when it is no longer needed. The fit never sees the test images, and its files
+    contain nothing about the study that the run does not depend on. `inputs` are the digests of the
+    files that the fit depends on, by their names in the record.
 
     Raises:
-        UserError: the device is not there, or the loss is not finite.
-        Interrupted: a signal asked for a stop, and the work is in the checkpoint; or the lock was
-            lost, and nothing is written any more.
+        UserError: The device is not available, or the loss is not finite.
+        Interrupted: A signal asked the process to stop, and the work is in the checkpoint; or
+            another process took over the lock, and nothing more is written.
     """
-    require_device(compute.device, compute.precision)
-    named = study.methods[run.method]
+    study, compute, task, shots = job.study, job.compute, job.loaded[0], job.shots(run)
+    folder, named = job.runs / run.folder, study.methods[run.method]
     method = METHODS[named.kind]
-    started = datetime.now(UTC)
-    reset_peak_memory(compute.device)
-    # What a run that is taken up again drew before is not known.
-    energy = None if keeper.path.exists() else energy_joules(compute.device)
-    clock = monotonic()
+    meter, clock = Meter(compute, resumed=keeper.path.exists()), monotonic()
     fit = method.fit(named.config, named.recipe, task, shots, compute, keeper)
     history, seconds = fit.history, monotonic() - clock
-    if history is not None:  # an earlier attempt took some of the time
+    if history is not None:  # the history includes the time of interrupted attempts
         seconds = history.rows[-1]["seconds"]
-    memory = peak_memory(compute.device)
+    measured = meter.cost()
     keeper.require_lock()
     facts = {
         "dataset": run.dataset,
@@ -89,8 +67,7 @@ def fit_run(
             "adapter_bytes": sum((folder / name).stat().st_size for name in method.files),
             "training_seconds": seconds,
             "step_seconds": history and history.step_seconds(),
-            **memory,
-            "energy_joules": energy_since(energy, compute.device),
+            **measured,
         },
         "provenance": {
             "key": keeper.key,
@@ -100,9 +77,7 @@ def fit_run(
             "engine": compute.engine,
             "versions": package_versions(),
             **inputs,
-            "device_name": device_name(compute.device),
-            "device": compute.device,
-            "started": started.isoformat(timespec="seconds"),
+            **meter.identity(),
         },
     }
     write_json(folder / RECORD, record)
