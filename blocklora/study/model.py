@@ -1,7 +1,7 @@
-"""A study: which backbones, datasets, methods, shots and seeds, and every number behind a run.
+"""Studies: their backbones, datasets, methods, shots and seeds, and the runs that follow from them.
 
-The classes of this module are the rules of study files: `validation.py` reads a file by them, and
-editors get the JSON schema that follows from them.
+The types of the fields in this module are also the rules for study files. `validation.py` checks a
+file against them, and the JSON schema for editors is generated from them.
 """
 
 import os
@@ -46,23 +46,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """Where weights come from: a publisher's release, such as "openai", or "miniature"."""
+    """The source of the weights of a backbone, such as "openai" or "miniature"."""
 
     source: one_of(*FAMILIES)
 
     @property
     def family(self) -> Family:
-        """The family that has this source."""
+        """The family that the source belongs to."""
         return FAMILIES[self.source]
 
 
 @dataclass(frozen=True)
 class OwnDataset:
-    """A dataset of the user's: a folder of images, listed by its sub-folders or by a CSV file.
+    """A dataset of the user's own: a folder of images with a sub-folder per class, or a CSV file.
 
     Attributes:
         images: The path of the folder.
-        csv: The path of the CSV file, empty if there is none.
+        csv: The path of the CSV file that lists the images; empty if there is none.
     """
 
     images: text("the path of a folder of images")
@@ -70,19 +70,19 @@ class OwnDataset:
 
     @property
     def state(self) -> str:
-        """A digest of the names, sizes and times of all files, which tells when they change."""
+        """A digest of the names, sizes and times of all files; it changes when a file does."""
         listed = file_digest(self.csv) if os.path.exists(self.csv) else None
         return json_digest([folder_state(self.images), listed])
 
     def absent(self) -> Iterator[str]:
-        """Yield what is not there."""
+        """Yield a message for each path that does not exist."""
         if not os.path.isdir(self.images):
             yield f"images: {self.images} is not a folder"
         if self.csv and not os.path.isfile(self.csv):
             yield f"csv: {self.csv} is not a file"
 
 
-# The fields of a recipe, each of which a method may leave to the study.
+# The fields of a recipe, all optional: a method may override some of the study's values.
 OwnRecipe = create_model(
     "OwnRecipe",
     __base__=Section,
@@ -91,11 +91,11 @@ OwnRecipe = create_model(
 
 
 class Method(Section):
-    """A method of a study; those of a kind have the fields of its `config` as well.
+    """A method of a study; `_method_of` adds the fields of the configuration of its kind.
 
     Attributes:
-        kind: The name of its method in `METHODS`.
-        own_recipe: The hyperparameters in which it differs from the study's.
+        kind: The name of the kind of method in `METHODS`.
+        own_recipe: The hyperparameters that override those of the study.
     """
 
     kind: str
@@ -113,27 +113,27 @@ class Method(Section):
 
     @property
     def config(self) -> Any:
-        """The values of the method, of the type that its kind describes; None if it has none."""
+        """The configuration of the method, of the type in `METHODS`; None if it has none."""
         return self._config
 
     @property
     def recipe(self) -> Recipe:
-        """The study's hyperparameters, with the method's own in their place."""
+        """The hyperparameters of the study, overridden by the method's own."""
         return self._recipe
 
     @property
     def adapter(self) -> AdapterConfig | None:
-        """The configuration of the adapter, None for a method that learns no adapter."""
+        """The configuration of the adapter; None if the method learns no adapter."""
         return self.config if METHODS[self.kind].low_rank else None
 
     @property
     def values(self) -> dict[str, Any]:
-        """The kind and the values of `config`, as a study file has them."""
+        """The kind and the configuration, as they are written in a study file."""
         return {"kind": self.kind, **({} if self.config is None else to_values(self.config))}
 
 
 def _method_of(kind: str) -> type[Method]:
-    """Return the type of the methods of a kind, with the fields that the kind describes."""
+    """Return the type of methods of a kind, with the fields of its configuration."""
     config = METHODS[kind].config
     hints = {} if config is None else get_type_hints(config, include_extras=True)
     described = {name: (hint, ...) for name, hint in hints.items()}
@@ -149,7 +149,7 @@ AnyMethod = Annotated[
 
 @dataclass(frozen=True)
 class Run:
-    """One fit; a method that is not trained has one run of 0 shots and seed 0."""
+    """A run: one fit and its tests. A method that is not trained has 0 shots and seed 0."""
 
     backbone: str
     dataset: str
@@ -164,22 +164,22 @@ class Run:
 
     @property
     def own_tests(self) -> tuple["Test", ...]:
-        """The tests of the run on its own dataset: test images and, if fitted, shots."""
+        """The tests on the run's dataset: on its test images and, after a fit, training images."""
         tested = Test(self, self.dataset)
         return (tested, Test(self, self.dataset, "train")) if self.shots else (tested,)
 
 
 @dataclass(frozen=True)
 class Test:
-    """A fitted method on the images of a dataset, its own or another one.
+    """A test of a run on the images of its own dataset or of another one.
 
     Attributes:
-        run: the run that was fitted.
-        dataset: the dataset whose images are classified.
-        part: "test", or "train" for the training images of the run, not augmented.
+        run: The run.
+        dataset: The dataset whose images are classified.
+        part: "test", or "train" for the training images of the run without augmentation.
     """
 
-    __test__ = False  # pytest takes the name for its own
+    __test__ = False  # keeps pytest from collecting it
 
     run: Run
     dataset: str
@@ -187,28 +187,29 @@ class Test:
 
     @property
     def file(self) -> str:
-        """The file of its predictions below `runs/`."""
+        """The path of the predictions below `runs/`."""
         return f"{self.run.folder}/tests/{self.dataset}/{self.part}.safetensors"
 
 
 class Study(Section):
-    """A study file, checked; the mappings keep the order of the file.
+    """The content of a study file; the mappings keep the order of the file.
 
     Attributes:
-        extends: In a file, the study that it extends; `read_study` takes it out.
-        name: The folder of the results, and the stem of the file.
-        title: A name of the study for captions.
-        backbones: By the name of the published model, or any name for a miniature.
-        datasets: Names of the registry or of `own_datasets`.
-        shots: Training images per class.
-        seeds: The seeds of shots lists and of training.
-        methods: By name; exactly one is of the kind zero_shot.
-        recipe: The hyperparameters of training, which methods may replace by their own.
-        experiments: Names of the experiments that are asked for, or None where a study has those
-            that apply to it (`blocklora/experiments/`).
-        own_datasets: Definitions of the user's datasets.
-        miniature: Settings of what is drawn, or None where nothing is.
-        path: The file.
+        extends: The study that a file extends; `read_study` replaces it by that study's content.
+        name: The name of the file without .yaml, and of the folder of the results.
+        title: The title in captions.
+        backbones: The sources of backbones by the names of published models; a miniature may have
+            any name.
+        datasets: Names in the registry or in `own_datasets`.
+        shots: Numbers of training images per class.
+        seeds: Seeds for drawing training images and for training.
+        methods: Methods by name; exactly one is of the kind zero_shot.
+        recipe: The hyperparameters of training, which methods may override.
+        experiments: The names of experiments (`blocklora/experiments/`), or None for all that apply
+            to the study.
+        own_datasets: The user's own datasets by name.
+        miniature: Settings of drawn images and of the small CLIP; None if the study has neither.
+        path: The path of the file.
     """
 
     words = "a mapping of the keys of a study"
@@ -261,7 +262,7 @@ class Study(Section):
         yield from self._backbone_faults()
 
     def _experiment_faults(self) -> Iterator[str]:
-        from blocklora.experiments import EXPERIMENTS  # they build on studies
+        from blocklora.experiments import EXPERIMENTS  # imports this module
 
         for index, name in enumerate(self.experiments or ()):
             if name not in EXPERIMENTS:
@@ -316,17 +317,17 @@ class Study(Section):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The content of the file, with all that it takes from the study that it extends."""
+        """The content of the file, including what it inherits from the study that it extends."""
         return self._document
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of the document without its title, which no number depends on."""
+        """The SHA-256 of the document without the title, which does not change any number."""
         return json_digest({k: v for k, v in self.document.items() if k != "title"})
 
     @property
     def zero_shot(self) -> str:
-        """The name of the method that every other one is compared with."""
+        """The name of the zero-shot method, which all other methods are compared with."""
         return next(name for name, method in self.methods.items() if method.kind == "zero_shot")
 
     @property
@@ -341,16 +342,16 @@ class Study(Section):
 
     @property
     def local_datasets(self) -> tuple[str, ...]:
-        """The names of the datasets that are drawn or the user's, not published ones."""
+        """The names of the datasets that are not published: drawn ones and the user's own."""
         local = drawn_datasets() | self.own_datasets.keys()
         return tuple(name for name in self.datasets if name in local)
 
     def backbones_made_by(self, command: str) -> tuple[str, ...]:
-        """Return the names of the backbones whose files this subcommand writes."""
+        """Return the names of the backbones whose files a subcommand of `blocklora` writes."""
         return tuple(n for n, entry in self.backbones.items() if entry.family.command == command)
 
     def runs(self) -> Iterator[Run]:
-        """Yield every run: backbones, datasets, methods, shots and seeds in the file's order."""
+        """Yield every run, in the order of the file."""
         for backbone in self.backbones:
             for dataset in self.datasets:
                 for name in self.methods:
@@ -362,29 +363,29 @@ class Study(Section):
                             yield Run(backbone, dataset, name, shots, seed)
 
     def image_size(self, backbone: str) -> int:
-        """Return the side of the square images a backbone sees, in pixels."""
+        """Return the width and height in pixels of the images that a backbone takes."""
         return self.backbone_config(backbone).image_size
 
     def backbone_config(self, backbone: str) -> ClipConfig:
         """Return the shape of a backbone.
 
         Raises:
-            UserError: open_clip describes the model otherwise than its weights.
+            UserError: The installed open_clip describes another model by this name.
         """
         return self.backbones[backbone].family.config(backbone, self.miniature)
 
 
 def load_study(path: str | Path, images_needed: bool = False) -> Study:
-    """Read and check the study file `path`.
+    """Read and check a study file.
 
-    Paths in it are relative to the working directory, as on the command line.
+    Paths in the file are relative to the working directory, as on the command line.
 
     Args:
-        path: The study file.
-        images_needed: True if the user's own images have to be there.
+        path: The path of the file.
+        images_needed: True to check that the user's own images exist.
 
     Raises:
-        UserError: The file is missing or something in it is wrong; every fault is listed.
+        UserError: The file is missing or something in it is wrong. Every fault is listed.
     """
     path = Path(path)
     document, where = read_study(path)
@@ -408,12 +409,12 @@ def load_study(path: str | Path, images_needed: bool = False) -> Study:
 
 @cache
 def registry() -> dict[str, "Dataset"]:
-    """Return the datasets of the registry, which is read once."""
+    """Return the datasets in the registry, by name; it is read only once."""
     from blocklora.data.registry import load_registry
 
     return load_registry()
 
 
 def drawn_datasets() -> frozenset[str]:
-    """Return the names of the registry's datasets that are drawn instead of downloaded."""
+    """Return the names of the datasets in the registry that are drawn, not downloaded."""
     return frozenset(name for name, entry in registry().items() if entry.layout == "drawn")

@@ -12,7 +12,7 @@ from blocklora.validation import json_schema
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal parts out where they stand."""
+    """Writes YAML without anchors and aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -27,7 +27,7 @@ def schema_text(name: str) -> str:
 
 
 def study_schema() -> dict[str, Any]:
-    """Return the schema of study files, which are whole or extend another study."""
+    """Return the schema of study files that are complete, and of those that extend another."""
     whole = dict(json_schema(Study))
     definitions, keys = whole.pop("$defs"), dict(whole["properties"])
     keys["experiments"] |= {"items": {"enum": list(EXPERIMENTS)}}
@@ -45,5 +45,5 @@ def study_schema() -> dict[str, Any]:
 
 
 def _or_null(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a part of a study that may be null, which leaves it out."""
+    """Return the schema of a part that may also be null, which removes an inherited part."""
     return {"description": part["description"], "anyOf": [part, {"type": "null"}]}
