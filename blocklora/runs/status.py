@@ -23,7 +23,7 @@ from blocklora.study.model import Run, Study
 from blocklora.tensorfiles import read_tensors
 
 STATES = ("done", "running", "failed", "missing")
-ERROR = re.compile(r"^blocklora ([a-z-]+): error: ")
+ERROR = re.compile(r"^blocklora ([a-z-]+): error: ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class RunStatus:
         why: The reason for the state in words; empty for "done".
         spent_seconds: The time of training and testing so far.
         expected_seconds: The total time that similar runs took (median); None if there are none.
+        left_seconds: The time that the run will probably still need; None if that is unknown.
     """
 
     run: Run
@@ -43,20 +44,12 @@ class RunStatus:
     why: str
     spent_seconds: float
     expected_seconds: float | None
-
-    @property
-    def left_seconds(self) -> float | None:
-        """The time that the run is expected to need from now on."""
-        if self.state == "done":
-            return 0.0
-        if self.expected_seconds is None:
-            return None
-        return max(0.0, self.expected_seconds - self.spent_seconds)
+    left_seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as a JSON-serialisable dictionary."""
-        facts = {key: value for key, value in vars(self).items() if key != "run"}
-        return {**asdict(self.run), **facts, "left_seconds": self.left_seconds}
+        facts = asdict(self)
+        return facts.pop("run") | facts
 
 
 def study_status(study: Study, results: Path, cache: Path) -> list[RunStatus]:
@@ -76,14 +69,15 @@ def study_status(study: Study, results: Path, cache: Path) -> list[RunStatus]:
     for run, value in found.items():
         expected = next((median(times[kind]) for kind in _kinds(run) if kind in times), None)
         if isinstance(value, float):
-            status.append(RunStatus(run, "done", "", value, expected))
+            status.append(RunStatus(run, "done", "", value, expected, 0.0))
             continue
         state, why = _state(study, run, value, holders.get(run.folder), errors)
-        step, seconds = checkpoints.get(run.folder, (0, 0.0))
+        step, spent = checkpoints.get(run.folder, (0, 0.0))
         if step:
             steps = study.methods[run.method].recipe.iterations_per_shot * run.shots
             why += f"; at step {step} of {steps}"
-        status.append(RunStatus(run, state, why, seconds, expected))
+        left = None if expected is None else max(0.0, expected - spent)
+        status.append(RunStatus(run, state, why, spent, expected, left))
     return status
 
 
@@ -179,14 +173,12 @@ def _errors(logs: Path) -> list[tuple[float, set[str], str]]:
 
 def _error(path: Path) -> str:
     """Return the error message at the end of a log, or "" if there is none."""
-    text = path.read_text("utf-8", errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    starts = [i for i, line in enumerate(lines) if ERROR.match(line)]
-    message = ""
-    if starts:
-        message = ERROR.sub(r"\1: ", " ".join(lines[starts[-1] :]))
-    elif any(line.startswith("Traceback ") for line in lines):
-        message = f"{path}: {lines[-1]}"
+    text = path.read_text("utf-8", errors="replace").strip()
+    _, *said = ERROR.split(text)  # the command and the message of each error
+    if said:
+        message = f"{said[-2]}: {said[-1]}"
+    else:
+        message = f"{path}: {text.splitlines()[-1]}" if "Traceback (most" in text else ""
     return shorten(message, 500, placeholder=" …")
 
 
