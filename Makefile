@@ -1,14 +1,14 @@
-# Everything a fresh checkout needs: python3 (3.11 or 3.12) and make.
+# A fresh checkout needs only python3 (3.11 or 3.12) and make.
 #
 #   make demo     create the environment and run the embedded study
 #   make test     create the environment and run the tests
 #   make test-slurm   run the embedded study on a Slurm cluster of this machine (as root)
-#   make test-faults  kill the embedded study a hundred times, and other slow tests of faults
-#   make lint     check style, the workflow's included
+#   make test-faults  kill the embedded study a hundred times and run other slow tests of faults
+#   make lint     check the style of the code and the workflow
 #   make report   write Snakemake's HTML report of a finished study; STUDY=mini by default
 #   make env      create the environment only, in .venv
 #   make schemas  write the schemas that editors read in workflow/schemas
-#   make lock     resolve the packages of pyproject.toml anew into requirements.lock
+#   make lock     resolve the packages of pyproject.toml again and write requirements.lock
 #   make clean    delete the environment and all caches, but no results and no data
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ UV_VERSION := 0.13.9
 PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 INSTALLED := .venv/.installed-$(PYTHON_VERSION)
 
-# Snakemake's jobs find `blocklora` there.
+# Snakemake's jobs find `blocklora` through this.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo test test-faults test-slurm lint report env schemas lock clean
@@ -26,7 +26,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 demo: env
 	snakemake --cores 1 --resources gpu=1
 
-# Two processes of one thread each: most of the time goes into starting processes, not into sums.
+# Two processes of one thread each, because starting processes takes longer than computing.
 test: env
 	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -48,10 +48,10 @@ report: env
 
 env: $(INSTALLED)
 
-# The stamp goes before packages change, so that an interrupted installation starts afresh.
+# The stamp is removed before packages change, so that an interrupted installation starts afresh.
 $(INSTALLED): requirements.lock pyproject.toml
 ifeq ($(filter 3.11 3.12,$(PYTHON_VERSION)),)
-	$(error Python 3.11 or 3.12 is needed, $(PYTHON) is $(or $(PYTHON_VERSION),not there); name another by PYTHON=/path/to/python3.12)
+	$(error Python 3.11 or 3.12 is needed, but $(PYTHON) is $(or $(PYTHON_VERSION),missing); choose another one with PYTHON=/path/to/python3.12)
 endif
 	test -e $@ || $(PYTHON) -m venv --clear .venv
 	rm -f $@

@@ -6,7 +6,8 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-# Jobs find `blocklora` beside the Python that runs Snakemake, its environment active or not.
+# Jobs find `blocklora` beside the Python that runs Snakemake, even in an environment that is not
+# active.
 shell.prefix(f"set -euo pipefail; PATH=$PATH:{quote(str(Path(sys.executable).parent))}; ")
 
 
@@ -20,7 +21,7 @@ if workflow.output_settings.dryrun:
     say_what_is_missing()
 
 
-# All results of a study are in a folder of its own.
+# Each study has a folder of its own for all its results.
 pathvars:
     results=RESULTS,
     logs=f"{RESULTS}/logs",

@@ -1,9 +1,9 @@
-"""The cache: what any study may use again, looked up by the digest of all that it depends on.
+"""The cache: files that several studies can use, found by a digest of all that they depend on.
 
-An entry is a folder `<root>/<kind>/<key>/` with its files and `entry.json`, which says what it is.
-It is made under a lock in a folder of another name, which takes its name when the entry is whole,
-and never changes afterwards. The folder of a study has links to large files of entries and copies
-of small ones: to the workflow, a link whose entry was removed is a file that is missing.
+An entry is a folder `<root>/<kind>/<key>/` with some files and `entry.json`, which describes them.
+It is made under a lock in a hidden folder, which gets its name when the entry is complete, and it
+never changes afterwards. In a study's folder, large files are links to entries and small ones are
+copies. If an entry is removed, the workflow sees a broken link, that is, a missing file.
 """
 
 import logging
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from time import time
+from typing import Any
 
 from blocklora.errors import UserError
 from blocklora.files import copy_file, file_digest, json_digest, read_json, write_json
@@ -23,8 +24,8 @@ from blocklora.locks import hold_when_free, is_alive, read_holder
 
 ENTRY = "entry.json"
 UNFINISHED = "unfinished"
-"""The folder of checkpoints and of the locks of runs, below the root."""
-# Names that the cache gives: keys, and what is not finished or not removed yet.
+"""The folder below the root for checkpoints and for the locks of runs."""
+# The names that this package gives: keys, and what is not finished or not yet removed.
 OWN_NAME = re.compile(
     r"[0-9a-f]+(\.safetensors)?|\.[0-9a-f]+\.(partial|lock(\.[0-9a-f]+)?)"
     r"|\.[0-9a-f]+-.*\.safetensors|\.removed-.*"
@@ -35,35 +36,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A whole entry.
+    """A complete entry.
 
     Attributes:
         folder: The folder with its files.
+        used: When it was made or last used, in seconds since the epoch.
         kind: The sort of entry, such as "weights".
         key: The digest of all that it depends on.
-        about: A name of it for people.
-        used: The time at which it was made or last used, in seconds since the epoch.
-        sizes: The bytes of each of its files, by name.
-        digests: The SHA-256 of each of its files, by name.
+        about: A name for people.
+        files: The facts "bytes" and "sha256" about each file, by its name.
     """
 
     folder: Path
+    used: float
     kind: str
     key: str
     about: str
-    used: float
-    sizes: Mapping[str, int]
-    digests: Mapping[str, str]
+    files: Mapping[str, Mapping[str, Any]]
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
-        return sum(self.sizes.values())
-
-    def note_use(self) -> None:
-        """Remember that the entry is in use, where this user may."""
-        with suppress(OSError):
-            os.utime(self.folder / ENTRY)
+        """The size of all its files in bytes."""
+        return sum(file["bytes"] for file in self.files.values())
 
 
 class Cache:
@@ -73,7 +67,10 @@ class Cache:
         self.root = Path(root)
 
     def find(self, kind: str, key: str) -> Entry | None:
-        """Return an entry, or None if it is missing or, which is said in the log, damaged."""
+        """Return an entry and note that it was used, or return None if there is no such entry.
+
+        An entry that is damaged or cannot be read is reported in the log and counts as missing.
+        """
         folder = self.root / kind / key
         try:
             if not folder.is_dir():
@@ -81,28 +78,29 @@ class Cache:
             entry = read_entry(folder)
             if (entry.kind, entry.key) != (kind, key):
                 raise UserError(f"{folder}: holds the entry {entry.kind}/{entry.key}")
-        except (OSError, UserError) as error:  # another user's, perhaps, who shows it to nobody
+        except (OSError, UserError) as error:
             logger.warning("%s; it is made again", error)
             return None
-        entry.note_use()
+        with suppress(OSError):  # another user's entry
+            os.utime(folder / ENTRY)
         return entry
 
     def obtain(self, kind: str, key: str, about: str, write: Callable[[Path], None]) -> Entry:
-        """Return an entry; where there is none, `write` makes its files in the folder it is given.
+        """Return an entry; if it is missing, `write` makes its files in the folder it is given.
 
-        While another process makes the same entry, this one waits.
+        If another process is making the same entry, this one waits for it.
 
         Raises:
-            UserError: the entry cannot be written.
+            UserError: The entry cannot be written.
         """
         if found := self.find(kind, key):
             return found
         with hold_when_free(self.root / kind / f".{key}.lock", about):
-            # Another process may have made it.
+            # Another process may have made it meanwhile.
             return self.find(kind, key) or self._make(kind, key, about, write)
 
     def add(self, kind: str, key: str, about: str, files: Mapping[str, Path]) -> bool:
-        """Copy files into an entry; return whether it is there now, or say in the log why not."""
+        """Copy files into an entry and return True, or say in the log why that failed."""
 
         def copy(folder: Path) -> None:
             for name, path in files.items():
@@ -128,22 +126,21 @@ class Cache:
         *,
         link: bool,
     ) -> None:
-        """Put the file of an entry at `output`, made first by `write` where there is no such entry.
+        """Put the file of an entry at `output`, after making the entry if it is missing.
 
-        Where the cache may not be written to, the file is made at `output` itself.
+        If the cache cannot be written to, the file is written to `output` directly.
 
         Args:
             kind: The sort of entry, such as "pixels".
             digest: The digest of its definition and of the code that decides it.
-            contents: Further JSON values that it depends on, such as digests of the files that it
-                is made from.
-            about: A name of it for people.
+            contents: Further JSON values that it depends on, such as digests of input files.
+            about: A name for people.
             output: The path of the file in the study's folder.
             write: A function that writes the file to the path that it is given.
-            link: True leaves a link to the entry at `output`, False a copy.
+            link: True puts a link to the entry at `output`, False a copy.
 
         Raises:
-            UserError: the file cannot be made or written.
+            UserError: The file cannot be made or written.
         """
         key, name = json_digest([digest, contents]), f"content{output.suffix}"
         if self.can_keep(kind):
@@ -156,7 +153,7 @@ class Cache:
             write(output)
 
     def can_keep(self, kind: str) -> bool:
-        """Make the folder of a kind, and return whether entries can be made in it.
+        """Make the folder of a kind and return True if entries can be made in it.
 
         If not, the log says why.
         """
@@ -171,59 +168,48 @@ class Cache:
         return reason is None
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every entry; those that are damaged are left out."""
+        """Yield every entry that is not damaged."""
         for path in sorted(self.root.glob(f"*/*/{ENTRY}")):
             with suppress(UserError):
                 yield read_entry(path.parent)
 
-    def remove(self, entry: Entry) -> None:
-        """Remove an entry; links to it then count as missing.
-
-        Raises:
-            UserError: it may not be removed.
-        """
-        try:
-            _remove(entry.folder)
-        except OSError as error:
-            raise UserError(f"{entry.folder}: cannot be removed ({error.strerror})") from None
-
     def prune(self, days: int) -> tuple[int, int]:
-        """Remove what was not used for so many days; return the number of entries and bytes.
+        """Remove entries that were not used for `days` days, and return their number and bytes.
 
-        Checkpoints that nobody works on, and what killed processes left, go by the same rule.
+        The same goes for checkpoints that no process works on, for what killed processes left, and
+        for damaged entries. Files and folders that the cache has not made are never touched.
 
         Raises:
-            UserError: something may not be removed.
+            UserError: Something cannot be removed.
         """
         latest = time() - days * 86400
         unused = [entry for entry in self.entries() if entry.used <= latest]
         for entry in unused:
-            self.remove(entry)
+            remove(entry.folder)
         damaged = [path for path in self.root.glob("*/*/") if not (path / ENTRY).exists()]
         unfinished = [*self.root.glob("*/.*"), *self.root.glob(f"{UNFINISHED}/*.safetensors")]
         for path in [*damaged, *unfinished]:
-            # A folder that somebody took for a cache has other things in it.
-            if OWN_NAME.fullmatch(path.name) and not _is_in_work(path):
-                _remove_older(path, latest)
+            if OWN_NAME.fullmatch(path.name) and not _is_locked(path):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime <= latest:
+                        remove(path)
         return len(unused), sum(entry.size for entry in unused)
 
     def _make(self, kind: str, key: str, about: str, write: Callable[[Path], None]) -> Entry:
         folder = self.root / kind / key
         partial = folder.with_name(f".{key}.partial")
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
             partial.mkdir()
             write(partial)
-            files = {
-                path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-                for path in sorted(partial.iterdir())
-            }
-            for name in files:
+            files = {}
+            for path in sorted(partial.iterdir()):
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
                 with suppress(OSError):
-                    (partial / name).chmod((partial / name).stat().st_mode & ~0o222)
+                    path.chmod(path.stat().st_mode & ~0o222)
             facts = {"kind": kind, "key": key, "about": about, "files": files}
             write_json(partial / ENTRY, facts)
-            _remove(folder)
+            remove(folder)
             partial.rename(folder)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
@@ -236,24 +222,15 @@ def read_entry(folder: Path) -> Entry:
     """Return the entry in a folder.
 
     Raises:
-        UserError: it is damaged.
+        UserError: The entry is damaged.
     """
     facts = read_json(folder / ENTRY)
     try:
-        files = facts["files"]
-        entry = Entry(
-            folder,
-            facts["kind"],
-            facts["key"],
-            facts["about"],
-            (folder / ENTRY).stat().st_mtime,
-            {name: file["bytes"] for name, file in files.items()},
-            {name: file["sha256"] for name, file in files.items()},
-        )
+        entry = Entry(folder, (folder / ENTRY).stat().st_mtime, **facts)
+        sizes = {folder / name: file["bytes"] for name, file in entry.files.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / ENTRY}: does not describe an entry ({error})") from None
-    for name, size in entry.sizes.items():
-        path = folder / name
+    for path, size in sizes.items():
         if not path.is_file():
             raise UserError(f"{path}: is gone from the cache")
         if path.stat().st_size != size:
@@ -261,10 +238,29 @@ def read_entry(folder: Path) -> Entry:
     return entry
 
 
-def place(path: Path, output: Path, *, link: bool) -> None:
-    """Put a link to the file of an entry, or a copy of it, at `output`, unless it is there.
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it exists; nobody sees a folder in part.
 
-    Where the file system has no links, a copy is made.
+    Raises:
+        UserError: It cannot be removed.
+    """
+    try:
+        if path.is_dir():
+            aside = Path(mkdtemp(prefix=".removed-", dir=path.parent))
+            path.rename(aside / path.name)
+            shutil.rmtree(aside)
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be removed ({error.strerror})") from None
+
+
+def place(path: Path, output: Path, *, link: bool) -> None:
+    """Put a link to the file of an entry, or a copy of it, at `output`.
+
+    If it is already there, `output` is not touched. A copy is also made if links cannot be.
 
     Raises:
         UserError: `output` cannot be written.
@@ -277,15 +273,15 @@ def place(path: Path, output: Path, *, link: bool) -> None:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file; that of a link into the cache is known.
+    """Return the SHA-256 of a file; for a link into the cache, the entry has it.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: The file is missing or cannot be read.
     """
     target = path.resolve()
     with suppress(OSError, UserError, KeyError):
         if path.is_symlink() and (target.parent / ENTRY).is_file():
-            return read_entry(target.parent).digests[target.name]
+            return read_entry(target.parent).files[target.name]["sha256"]
     try:
         return file_digest(target)
     except FileNotFoundError:
@@ -295,7 +291,7 @@ def content_digest(path: Path) -> str:
 
 
 def _link(path: Path, output: Path) -> bool:
-    """Return whether `output` is a link to `path` now."""
+    """Make `output` a link to `path` and return True, or return False if that fails."""
     target = path if path.is_absolute() else Path(os.path.relpath(path, output.parent))
     try:
         if output.is_symlink() and output.readlink() == target:
@@ -311,31 +307,7 @@ def _link(path: Path, output: Path) -> bool:
     return True
 
 
-def _is_in_work(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of a checkpoint or of an unfinished entry."""
-    lock = path if path.suffix == ".lock" else path.with_suffix(".lock")
-    holder = read_holder(lock)
+    holder = read_holder(path.with_suffix(".lock"))
     return holder is not None and is_alive(holder) is not False
-
-
-def _remove(folder: Path) -> None:
-    """Remove the folder of an entry, so that it is never seen in part."""
-    if folder.exists():
-        aside = Path(mkdtemp(prefix=".removed-", dir=folder.parent))
-        folder.rename(aside / folder.name)
-        shutil.rmtree(aside)
-
-
-def _remove_older(path: Path, latest: float) -> None:
-    """Remove a file or folder that did not change after a time, in seconds since the epoch.
-
-    Raises:
-        UserError: it may not be removed.
-    """
-    try:
-        if path.stat().st_mtime <= latest:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(f"{path}: cannot be removed ({error.strerror})") from None

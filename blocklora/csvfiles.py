@@ -1,4 +1,4 @@
-"""CSV files read and written row by row, without pandas."""
+"""Reading and writing CSV files row by row, where pandas would take too long to import."""
 
 import csv
 import io
@@ -11,33 +11,29 @@ from blocklora.files import write_text
 
 
 def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV; `None` is an empty cell, truth values are `true` and `false`.
+    """Write rows as CSV; `None` becomes an empty cell, booleans become `true` and `false`.
 
     Raises:
-        ValueError: a row has a column that is not among `columns`.
+        ValueError: A row has a column that is not among `columns`.
     """
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
+    words = {True: "true", False: "false"}
     for row in rows:
-        writer.writerow(
-            {
-                key: str(value).lower() if isinstance(value, bool) else value
-                for key, value in row.items()
-            }
-        )
+        writer.writerow({k: words[v] if isinstance(v, bool) else v for k, v in row.items()})
     write_text(path, stream.getvalue())
 
 
 def read_rows(
     path: str | Path, columns: Sequence[str], remedy: str = "make it again"
 ) -> list[dict[str, str]]:
-    """Return the rows of a CSV file that must have at least `columns`.
+    """Return the rows of a CSV file, which must have at least `columns`.
 
-    `remedy` is what messages advise. A byte order mark, as spreadsheets write it, is skipped.
+    Messages end with `remedy`. A byte order mark, which spreadsheets may write, is skipped.
 
     Raises:
-        UserError: the file is missing, lacks a column or has a row of another length.
+        UserError: The file is missing, lacks a column or has a row of another length.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as stream:

@@ -1,20 +1,20 @@
-"""The exceptions that reach users."""
+"""The exceptions whose message is shown to users."""
 
 
 class UserError(Exception):
-    """A mistake or fault the user can act on.
+    """A mistake or fault that the user can do something about.
 
-    The message says what happened, to which file, dataset or run, and what to do now; the
-    command line prints it without a traceback and exits with `exit_status`.
+    The message says what happened, to which file, dataset or run, and what to do now. The command
+    line prints it without a traceback and exits with `exit_status`.
     """
 
     exit_status = 1
 
 
 class Interrupted(UserError):
-    """A signal asked the process to stop; its work is saved, and the same command goes on.
+    """The process was asked to stop and saved its work; the same command will continue it.
 
-    The status is EX_TEMPFAIL of sysexits.h: a temporary failure, to be tried again.
+    The exit status is EX_TEMPFAIL of sysexits.h, a temporary failure that is worth a new attempt.
     """
 
     exit_status = 75

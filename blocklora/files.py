@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and digests of their content."""
+"""Writing files so that they are complete or absent, reading JSON, and digests of content."""
 
 import errno
 import hashlib
@@ -16,19 +16,19 @@ from safetensors import SafetensorError
 
 from blocklora.errors import UserError
 
-# What a file system says that is full, read-only or another user's.
+# errno values for a full, read-only or forbidden file system.
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its name when the block succeeds.
+    """Yield a temporary path beside `path`; the file is renamed to `path` if the block succeeds.
 
-    If the block raises, the temporary file is removed and whatever stood at `path` stays.
-    The suffix is kept, since some writers choose a format by it.
+    If the block raises an error, the temporary file is removed and `path` stays as it was. The
+    suffix is the same, because some writers choose the format by it.
 
     Raises:
-        UserError: there is no room for the file, or it may not be written.
+        UserError: There is no room for the file, or no permission to write it.
     """
     path, temporary = Path(path), None
     try:
@@ -56,11 +56,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _error_number(error: OSError | SafetensorError, folder: Path) -> int | None:
-    """Return the number of an error of the system about a file in `folder`, None for others."""
-    if isinstance(error, SafetensorError):  # it has the number in words alone
+    """Return the errno value of an error about a file in `folder`, or None for other errors."""
+    if isinstance(error, SafetensorError):  # has the number in its text only
         found = re.search(r"\(os error (\d+)\)", str(error))
         return int(found[1]) if found else None
-    about = error.filename  # that of a file is known when it is opened, not when it is written
+    about = error.filename  # set by errors in opening a file, but not in writing it
     known = about is None or Path(about).parent.absolute() == folder.absolute()
     return error.errno if known else None
 
@@ -72,9 +72,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` to `path` atomically as indented JSON; NaN and infinity are refused."""
+    """Write `value` to `path` atomically as indented JSON, without NaN and infinity."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # Bytes of a file name that are not UTF-8 become JSON's own escapes.
+    # Bytes of a file name that are not UTF-8 become JSON escapes.
     write_text(path, text.encode(errors="backslashreplace").decode() + "\n")
 
 
@@ -82,7 +82,7 @@ def read_json(path: str | Path) -> Any:
     """Return the JSON document in `path`.
 
     Raises:
-        UserError: the file is missing, unreadable or not JSON (cut short, for example).
+        UserError: The file is missing, cannot be read or is not JSON (cut short, for example).
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -97,11 +97,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def copy_file(path: str | Path, target: str | Path) -> None:
-    """Copy the content of `path` to `target` atomically.
-
-    Raises:
-        UserError: `target` cannot be written.
-    """
+    """Copy the content of `path` to `target` atomically; see `atomic_path` for errors."""
     with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)
 
@@ -109,13 +105,13 @@ def copy_file(path: str | Path, target: str | Path) -> None:
 def folder_state(folder: str | Path) -> str:
     """Return a digest of the names, sizes and times of all files below a folder.
 
-    It tells whether any of them changed, without reading them. Folders behind links are left out.
+    It changes with any of the files, which need not be read. Links to folders are not followed.
     """
     listed = []
     for place, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
-            with suppress(OSError):  # a link to nothing is reported when the files are read
+            with suppress(OSError):  # broken links are reported when the files are read
                 found = path.stat()
                 listed.append([str(path.relative_to(folder)), found.st_size, found.st_mtime_ns])
     return json_digest(listed)
@@ -128,6 +124,6 @@ def file_digest(path: str | Path) -> str:
 
 
 def json_digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON-serialisable value, independent of key order."""
+    """Return the SHA-256 of a JSON-serialisable value; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

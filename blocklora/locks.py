@@ -1,10 +1,10 @@
-"""One process at a time: lock files that also hold between machines.
+"""Lock files that let one process at a time do some work, also across machines.
 
-A lock says who holds it and since when. It outlives a process that is killed, so whoever finds one
-asks whether its holder is alive: on the same machine by process number and start time, elsewhere by
-watching its heartbeat. The heartbeat is the file's modification time, which only has to change;
-no two clocks are compared, so that wrong or jumping clocks do no harm. A holder that was suspended
-for so long that its lock was taken over notices it and stops.
+A lock file says who holds it and since when. It outlives a process that is killed, so a process
+that finds one checks whether the holder is alive: on the same machine by process number and start
+time, on another one by its heartbeat. The heartbeat is the file's modification time, which only has
+to change. No two clocks are compared, so wrong or jumping clocks do no harm. A holder that was
+suspended for so long that another process took its lock over notices that and stops.
 """
 
 import json
@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,30 +25,30 @@ from blocklora.errors import Interrupted, UserError
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10.0
-# Long enough for a file server that hangs for a while; a living holder shows within a heartbeat.
+# A living holder is noticed within a heartbeat; this allows for a file server that hangs.
 SILENCE_SECONDS = 120.0
 WAITING_SECONDS = 1.0
 
 
 class LockedError(UserError):
-    """Another process is at the same work: a temporary failure, like `Interrupted`."""
+    """Another process is doing the same work; like `Interrupted`, a temporary failure."""
 
     exit_status = Interrupted.exit_status
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lock file says.
+    """The content of a lock file.
 
     Attributes:
-        what: The work that is locked, in words, such as "run clip/digits/lora/4shot/seed1".
-        host: name of the machine, for people.
-        pid: process number on `machine`.
-        machine: the boot and namespace in which process numbers mean the same; empty if unknown.
-        process_start: the start of the process in clock ticks since boot, which tells it from a
-            later process of the same number; empty if unknown.
-        since: local time with its offset from UTC.
-        token: unlike that of any other lock.
+        what: A name for the work, such as "run clip/digits/lora/4shot/seed1".
+        host: The name of the machine, for people.
+        pid: The number of the process on `machine`.
+        machine: Identifies the boot and the namespace that the number belongs to; may be empty.
+        process_start: When the process started, in clock ticks since boot. A later process of the
+            same number has another start. Empty if unknown.
+        since: Local time with its offset from UTC.
+        token: A random text that no other lock has.
     """
 
     what: str
@@ -65,30 +65,44 @@ class Holder:
 
 @dataclass
 class Lock:
-    """A lock that is held; `lost` says in words that it no longer is."""
+    """A lock that this process holds, unless another one took it over and it is `lost`."""
 
     what: str
-    lost: str | None = None
+    lost: bool = False
 
     def require(self) -> None:
         """Check that the lock is still held.
 
         Raises:
-            Interrupted: another process has taken it over.
+            Interrupted: Another process has taken it over.
         """
         if self.lost:
-            raise Interrupted(f"{self.what}: stopped by {self.lost}, which finishes it")
+            raise Interrupted(
+                f"{self.what}: stopped here, because another process took over the lock and "
+                "goes on with the work"
+            )
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[Lock]:
-    """Hold the lock file `path` during the block, for the work that `what` names.
+def hold(path: Path, what: str, stop: Callable[[], None] | None = None) -> Iterator[Lock]:
+    """Hold the lock file `path` during the block; `what` names the work in messages.
 
     Raises:
-        LockedError: another process holds it.
-        UserError: the lock cannot be written.
+        LockedError: Another process holds it, and there is no `stop`; see `hold_when_free`.
+        UserError: The lock file cannot be written.
     """
-    descriptor = _acquire(path, what)
+    descriptor, said = None, False
+    while descriptor is None:
+        try:
+            descriptor = _acquire(path, what)
+        except LockedError:
+            if stop is None:
+                raise
+            if not said:
+                logger.info("%s: waiting for %s", what, read_holder(path) or "another process")
+                said = True
+            stop()
+            sleep(WAITING_SECONDS)
     lock, released = Lock(what), Event()
     heart = Thread(target=_beat, args=(path, descriptor, lock, released), daemon=True)
     heart.start()
@@ -97,44 +111,31 @@ def hold(path: Path, what: str) -> Iterator[Lock]:
     finally:
         released.set()
         heart.join()
-        with suppress(OSError):  # a lock that cannot be removed is found to be dead later
+        with suppress(OSError):  # others will find that the holder is dead
             _remove(path, os.pread(descriptor, 4096, 0))
         os.close(descriptor)
 
 
-@contextmanager
 def hold_when_free(
     path: Path, what: str, stop: Callable[[], None] = lambda: None
-) -> Iterator[Lock]:
-    """Hold the lock file `path` during the block, after waiting for any other holder.
+) -> AbstractContextManager[Lock]:
+    """Wait until the lock file `path` is free, and hold it during the block.
 
-    `stop` is called once a second while waiting, and ends it by raising an error.
+    While waiting, `stop` is called once a second and may raise an error to give up.
 
     Raises:
-        UserError: the lock cannot be written.
+        UserError: The lock file cannot be written.
     """
-    with ExitStack() as stack:
-        lock, said = None, False
-        while lock is None:
-            try:
-                lock = stack.enter_context(hold(path, what))
-            except LockedError:
-                if not said:
-                    holder = read_holder(path) or "another process"
-                    logger.info("%s: waiting for %s", what, holder)
-                    said = True
-                stop()
-                sleep(WAITING_SECONDS)
-        yield lock
+    return hold(path, what, stop)
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Return what the lock file says; None if it is not there or not readable as a lock."""
+    """Return the content of a lock file, or None if it is missing or damaged."""
     return _parse(_read(path) or b"")
 
 
 def is_alive(holder: Holder) -> bool | None:
-    """Return whether the holder's process exists; None if that cannot be told from here."""
+    """Return whether the holder's process exists, or None if this machine cannot tell."""
     if not holder.machine or holder.machine != _machine():
         return None
     try:
@@ -142,13 +143,13 @@ def is_alive(holder: Holder) -> bool | None:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is another user's, who may hide it from /proc
+        pass  # the process of another user exists, although /proc may hide it
     state, start = _process(holder.pid)
     return state not in ("Z", "X") and start in ("", holder.process_start)
 
 
 def _acquire(path: Path, what: str) -> int:
-    """Create the lock file, over a dead one if need be, and return a descriptor of it."""
+    """Create the lock file, replacing that of a dead process, and return its descriptor."""
     pid, since = os.getpid(), datetime.now().astimezone().isoformat(timespec="seconds")
     start, token = _process(pid)[1], uuid4().hex
     holder = Holder(what, socket.gethostname(), pid, _machine(), start, since, token)
@@ -165,31 +166,34 @@ def _acquire(path: Path, what: str) -> int:
         if descriptor is not None:
             os.close(descriptor)
             path.unlink(missing_ok=True)
-        raise UserError(f"{path}: {what} cannot be locked ({error.strerror})") from None
+        raise UserError(
+            f"{path}: cannot write this lock file for {what} ({error.strerror}); choose a folder "
+            "that you may write to"
+        ) from None
     return descriptor
 
 
 def _clear(path: Path, what: str) -> None:
-    """Remove the lock file if its holder is dead, else raise `LockedError`."""
+    """Remove the lock file if its holder is dead, or else raise `LockedError`."""
     content = _read(path)
     if content is None:
         return
     holder = _parse(content)
     alive = holder and is_alive(holder)
     if alive is None:
-        logger.info("%s: there is a lock; watching whether it is in use", what)
+        logger.info("%s: found a lock; watching whether its holder is alive", what)
         alive = _changes(path)
     if alive:
         raise LockedError(
-            f"{what} is in work: {path} is held by {holder or 'an unknown process'}; "
-            "wait for it or stop it, then start the same command again"
+            f"{what}: {holder or 'an unknown process'} is working on it (it holds the lock "
+            f"{path}); wait for it or stop it, then start the same command again"
         )
-    logger.warning("%s: took over from %s, which is dead", what, holder or "a damaged lock")
+    logger.warning("%s: took over from %s, which is gone", what, holder or "a damaged lock")
     _remove(path, content)
 
 
 def _changes(path: Path) -> bool:
-    """Return whether the heartbeat of a lock is seen before it has been silent for too long."""
+    """Watch a lock for `SILENCE_SECONDS` and return whether there was a heartbeat."""
     first, deadline = _modified(path), monotonic() + SILENCE_SECONDS
     while monotonic() < deadline:
         sleep(min(1.0, SILENCE_SECONDS / 10))
@@ -205,17 +209,17 @@ def _beat(path: Path, descriptor: int, lock: Lock, released: Event) -> None:
                 raise FileNotFoundError
             os.utime(descriptor)
         except FileNotFoundError:
-            lock.lost = "the loss of its lock to another process"
+            lock.lost = True
             return
-        except OSError as error:  # a file server that is away for a while
-            logger.warning("%s: no heartbeat (%s)", path, error.strerror)
+        except OSError as error:  # the file server may come back
+            logger.warning("%s: cannot update this lock file (%s)", path, error.strerror)
 
 
 def _remove(path: Path, content: bytes) -> None:
     """Remove the lock file if it still has this content.
 
-    It is renamed before it is looked at, since what a name stands for can change in between; a
-    lock that another process has just taken is given back.
+    It is renamed before it is read, because another process could replace it in between. A lock
+    that another process has just taken gets its name back.
     """
     aside = path.with_name(f"{path.name}.{uuid4().hex}")
     with suppress(FileNotFoundError):
@@ -241,14 +245,14 @@ def _parse(content: bytes) -> Holder | None:
 
 
 def _modified(path: Path) -> int | None:
-    # A network file system may answer a stat from its cache; opening a file asks the server.
+    # A network file system may answer stat from its cache, but opening a file asks the server.
     with suppress(FileNotFoundError), path.open("rb") as stream:
         return os.fstat(stream.fileno()).st_mtime_ns
     return None
 
 
 def _machine() -> str:
-    """Return what identifies this boot of this machine and the namespace of process numbers."""
+    """Return an identifier of this boot of the machine and of the namespace of processes."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -256,10 +260,13 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """Return a process's state and start time (proc(5), fields 3 and 22), empty if unknown."""
+    """Return state and start time of a process (proc(5), fields 3 and 22), empty if unknown.
+
+    The start counts from boot, so it stays comparable when the clock is set, unlike psutil's.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", ""
-    fields = text.rpartition(")")[2].split()  # the second field, a name, may hold spaces
+    fields = text.rpartition(")")[2].split()  # the second field, a name, may contain spaces
     return fields[0], fields[19]

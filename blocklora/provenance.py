@@ -1,9 +1,9 @@
-"""The code that decides a result, as a digest, and the versions that it ran with.
+"""Digests of the code that a result depends on, and the versions of packages that it ran with.
 
-A workflow engine sees changed files, not changed functions. The digest of an artefact is that of
-the modules that decide its numbers: those it starts from and what they import, as far as that lies
-in the folders of `DECIDING`. Modules are read as syntax trees. Comments, docstrings, layout, type
-annotations, calls of a logger and what an error says decide no number, so none of them counts.
+If such a digest changes, results are stale and have to be computed again. It covers the modules in
+which a computation starts and what they import, as far as `DECIDING` names it. Modules are read as
+syntax trees. Comments, docstrings, layout, type annotations, calls of a logger and the texts of
+errors change no number, so they do not count.
 """
 
 import ast
@@ -19,8 +19,8 @@ from blocklora.files import file_digest
 
 PACKAGE = Path(__file__).resolve().parent
 
-# Modules and packages whose code decides numbers. What lies elsewhere reads and writes files,
-# carries values, draws up records, logs and locks.
+# Modules and packages that can change numbers. All others read and write files, pass values on,
+# write records, log and lock.
 DECIDING = (
     "blocklora.adapters",
     "blocklora.backbones.config",
@@ -42,7 +42,7 @@ DECIDING = (
     "blocklora.study.pairs",
     "blocklora.theory",
 )
-# They lie in folders of the above, but write files or describe what others decide.
+# Exceptions inside these packages, which only write files or describe other modules.
 PLUMBING = (
     "blocklora.adapters.store",
     "blocklora.engine.recipe",
@@ -58,16 +58,16 @@ LOGGERS = ("logger", "log", "logging", "warnings")
 
 @cache
 def code_digest(*entries: str, data: Sequence[str] = (), without: str = "") -> str:
-    """Return the SHA-256 of the code that decides an artefact.
+    """Return the SHA-256 of the code that can change an artefact.
 
     Args:
-        entries: modules or packages of this package that the artefact starts from, by their full
-            names; a name with a colon, `module:function`, stands for its module.
-        data: glob patterns, below the package, of data files that count as code.
-        without: name of a function of the entries that does not count, nor what it alone imports.
+        entries: Full names of the modules or packages in which its computation starts. Of
+            `module:function`, only the module counts.
+        data: Glob patterns of data files below the package that count as code.
+        without: A function in these modules that does not count, with what it alone imports.
 
     Raises:
-        LookupError: an entry is not in the package.
+        LookupError: An entry is not in the package.
     """
     pending = [(module, without) for entry in entries for module in _expand(entry)]
     parts: dict[str, str] = {}
@@ -83,13 +83,13 @@ def code_digest(*entries: str, data: Sequence[str] = (), without: str = "") -> s
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that can change numbers."""
     installed = {name: metadata.version(name) for name in VERSIONS_OF}
     return {"python": platform.python_version(), **installed}
 
 
 def decides(module: str) -> bool:
-    """Return whether a module of this package is followed when another one imports it."""
+    """Return whether a module of this package belongs to the digests of those that import it."""
     return _is_within(module, DECIDING) and not _is_within(module, PLUMBING)
 
 
@@ -99,7 +99,7 @@ def _is_within(module: str, places: Sequence[str]) -> bool:
 
 @cache
 def _modules() -> dict[str, Path]:
-    """Return the package's modules by their names; empty packages are left out."""
+    """Return the path of each module of the package by its name, except for empty files."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -111,7 +111,7 @@ def _modules() -> dict[str, Path]:
 
 
 def _expand(entry: str) -> list[str]:
-    """Return the module `entry`, or the modules of the package `entry`."""
+    """Return the names of the module, or of all modules in the package, that an entry names."""
     name = entry.partition(":")[0]
     found = [module for module in _modules() if _is_within(module, (name,))]
     if not found:
@@ -126,7 +126,7 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _imports(module: str, without: str) -> frozenset[str]:
-    """Return the deciding modules that `module` imports anywhere but in the function `without`."""
+    """Return the modules in `DECIDING` that `module` imports outside the function `without`."""
     names = set()
     for node in _nodes(_tree(module), without):
         if isinstance(node, ast.Import):
@@ -138,7 +138,7 @@ def _imports(module: str, without: str) -> frozenset[str]:
 
 
 def _nodes(node: ast.AST, without: str) -> Iterator[ast.AST]:
-    """Yield the nodes of a tree that can decide a number."""
+    """Yield the nodes of a tree that can change a number."""
     pending = [node]
     while pending:
         node = pending.pop()
@@ -147,7 +147,7 @@ def _nodes(node: ast.AST, without: str) -> Iterator[ast.AST]:
 
 
 def _is_left_out(node: Any, without: str) -> bool:
-    """Return whether a node is the function `without`, or is there for type checkers alone."""
+    """Return whether a node is the function `without`, or only there for type checkers."""
     match node:
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
@@ -162,16 +162,16 @@ def _fingerprint(module: str, without: str) -> str:
 
 
 def _structure(node: Any, without: str) -> Any:
-    """Return what counts of a syntax tree, as nested lists.
+    """Return the parts of a syntax tree that count, as nested lists.
 
-    Unlike `ast.dump` it leaves out empty fields, which differ between versions of Python.
+    Unlike `ast.dump`, this leaves out empty fields, which differ between versions of Python.
     """
     if isinstance(node, list):
         return [_structure(item, without) for item in node if _counts(item, without)]
     if not isinstance(node, ast.AST):
         return node
     if isinstance(node, ast.Raise):
-        # Which error is raised may decide what happens next; what it says does not.
+        # The class of an error may change what happens next, but its text does not.
         raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return ["Raise", _structure(raised, without)]
     fields = dict(ast.iter_fields(node))
@@ -187,9 +187,9 @@ def _structure(node: Any, without: str) -> Any:
 
 
 def _counts(statement: Any, without: str) -> bool:
-    """Return whether a statement can decide a number.
+    """Return whether a statement can change a number.
 
-    Imports within the package do not: the modules they name are followed.
+    Imports within the package do not count, because the imported modules themselves do.
     """
     match statement:
         case ast.ImportFrom(module=str(module)):

@@ -1,4 +1,4 @@
-"""Safetensors files whose metadata is one JSON object: adapters, backbones, predictions."""
+"""Reading and writing safetensors files with a JSON object of facts in their metadata."""
 
 import json
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ ENTRY = "blocklora"
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write NumPy arrays, or contiguous tensors of torch on the CPU, and `facts`, atomically.
+    """Write NumPy arrays, or contiguous torch tensors on the CPU, and `facts` atomically.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     if all(isinstance(value, np.ndarray) for value in tensors.values()):
         from safetensors.numpy import save_file
     else:
         from safetensors.torch import save_file
-    # One metadata entry: safetensors writes several in no fixed order.
+    # A single metadata entry, because safetensors writes several in no fixed order.
     with atomic_path(path) as temporary:
         save_file(dict(tensors), temporary, {ENTRY: json.dumps(facts, sort_keys=True)})
 
@@ -38,18 +38,18 @@ def read_tensors(
     facts_only: bool = False,
     facts_needed: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the facts and the tensors of a file.
+    """Return the facts and the tensors in a file.
 
     Args:
-        path: the path of the file.
-        kind: the name of such a file in messages, for example "adapter file".
-        remedy: the advice for a file that cannot be read.
-        framework: "numpy" or "pt", whose tensors are returned.
-        facts_only: True returns no tensors and does not read them.
-        facts_needed: False returns no facts for a file without them, of another program.
+        path: The path of the file.
+        kind: What messages call such a file, for example "adapter file".
+        remedy: What messages advise if the file cannot be read.
+        framework: "numpy" or "pt" for arrays of NumPy or tensors of PyTorch.
+        facts_only: True returns no tensors, which saves the time to read them.
+        facts_needed: False accepts files of other programs, which have no facts.
 
     Raises:
-        UserError: the file is missing, cut short, or has no such metadata.
+        UserError: The file is missing, cut short, or has no facts although they are needed.
     """
     try:
         with safe_open(path, framework=framework) as file:
@@ -58,7 +58,7 @@ def read_tensors(
             names = () if facts_only else file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
         if not isinstance(facts, dict):
-            raise TypeError("its metadata is no mapping")
+            raise TypeError("its metadata is not a mapping")
     except FileNotFoundError:
         raise UserError(f"{path}: no such {kind}") from None
     except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:

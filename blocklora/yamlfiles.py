@@ -1,7 +1,8 @@
-"""YAML files read strictly: no duplicate keys, and numbers as YAML 1.2 writes them.
+"""Reading YAML files strictly, and telling what is wrong with them.
 
-PyYAML follows YAML 1.1, where `1e-6` is a string, `on` is a truth value and the second of two equal
-keys silently wins; each of these has cost somebody a night of training.
+PyYAML follows YAML 1.1, in which `1e-6` is a string, `on` is a boolean, and the second of two equal
+keys silently wins. Any of these can spoil a night of training. So scalars are read as in YAML 1.2
+here, and duplicate keys are errors.
 """
 
 import re
@@ -14,10 +15,10 @@ from blocklora.errors import UserError
 
 
 class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML 1.2 scalars, and an error on a duplicate key; read by libyaml where PyYAML has it."""
+    """Reads YAML 1.2 scalars and refuses duplicate keys; uses libyaml if PyYAML has it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of `node`, refusing a key that occurs twice."""
+        """Return the mapping of `node`, in which each key must be a scalar and unique."""
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -31,8 +32,8 @@ class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         return super().construct_mapping(node, deep)
 
 
-# The core schema of YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1, by which methods
-# that differ in a value or two are written in a line each.
+# The core schema of YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1, which lets studies
+# define methods that differ in a value or two in a line each.
 StrictLoader.yaml_implicit_resolvers = {}
 for tag, pattern, first in (
     ("null", r"null|Null|NULL|~|", "nN~"),
@@ -50,7 +51,7 @@ def read_yaml(path: str | Path) -> Any:
     """Return the document in the YAML file `path`.
 
     Raises:
-        UserError: the file is missing, unreadable or not YAML, or has a key twice.
+        UserError: The file is missing, cannot be read, is not YAML or has a key twice.
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)

@@ -1,4 +1,4 @@
-"""The cache: one entry for one key, whole or not there, whoever makes it and whatever happens."""
+"""The cache has one entry for each key, complete or missing, whoever makes it."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blocklora import locks
-from blocklora.cache import ENTRY, Cache, content_digest, place, read_entry
+from blocklora.cache import ENTRY, Cache, content_digest, place, read_entry, remove
 from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.files import file_digest
@@ -50,7 +50,7 @@ def test_a_second_study_gets_what_the_first_one_made(cache, tmp_path, link):
     assert [output.is_symlink() for output in outputs] == [link, link]
     (entry,) = cache.entries()
     assert (entry.kind, entry.about) == (KIND, "some pixels")
-    assert entry.digests == {"content.npy": file_digest(outputs[0])}
+    assert entry.files == {"content.npy": {"bytes": 6, "sha256": file_digest(outputs[0])}}
 
 
 def test_other_contents_are_another_entry(cache, tmp_path):
@@ -83,7 +83,7 @@ def test_an_entry_that_was_removed_leaves_a_link_that_counts_as_missing(cache, t
     output = tmp_path / "pixels.npy"
     provide(cache, output)
     (entry,) = cache.entries()
-    cache.remove(entry)
+    remove(entry.folder)
     assert list(cache.entries()) == []
     assert not output.exists()
     assert provide(cache, output) == 1

@@ -60,10 +60,8 @@ def test_a_second_process_is_told_who_works_on_the_run_and_since_when(path):
         with pytest.raises(LockedError) as caught, hold(path, RUN):
             pass
         assert caught.value.exit_status == 75
-        assert f"{RUN} is in work" in str(caught.value)
-        assert f"process {os.getpid()} on {locks.socket.gethostname()}, since {since}" in str(
-            caught.value
-        )
+        holder = f"process {os.getpid()} on {locks.socket.gethostname()}, since {since}"
+        assert str(caught.value).startswith(f"{RUN}: {holder} is working on it")
         assert read_holder(path).since == since
 
 
@@ -159,8 +157,7 @@ def test_a_holder_whose_lock_was_taken_over_notices_and_leaves_the_new_one(path)
         path.unlink()
         with hold(path, "another run"):
             time.sleep(0.2)
-            assert "the loss of its lock" in lock.lost
-            with pytest.raises(Interrupted, match="to another process, which finishes it"):
+            with pytest.raises(Interrupted, match="another process took over the lock"):
                 lock.require()
             assert read_holder(path).what == "another run"
 
@@ -204,7 +201,7 @@ def test_of_many_processes_at_once_exactly_one_gets_a_dead_lock(path):
 def test_a_folder_that_cannot_be_written_is_named(path):
     path.parent.write_text("a file where the folder should be")
     with (
-        pytest.raises(UserError, match=re.escape(f"{path}: {RUN} cannot be locked")),
+        pytest.raises(UserError, match=re.escape(f"{path}: cannot write this lock file for {RUN}")),
         hold(path, RUN),
     ):
         pass

@@ -1,9 +1,9 @@
-"""CLIP checkpoints of every accepted form, turned into open_clip's names in fp32.
+"""Reading CLIP checkpoints of several forms into fp32 tensors under open_clip's names.
 
-Accepted are a state dict saved by torch (also one of a training checkpoint or of a data-parallel
-model), OpenAI's TorchScript archive, and safetensors. Nothing of a file is executed: state dicts
-are read with `weights_only`, archives by `blocklora.backbones.torchscript`. A checkpoint must fit
-the model exactly; in particular no tensor is interpolated, ignored or made up.
+A checkpoint may be a state dict saved by torch (also inside a training checkpoint, or of a
+data-parallel model), OpenAI's TorchScript archive, or a safetensors file. No code in a file is
+executed: state dicts are read with `weights_only`, archives by `blocklora.backbones.torchscript`. A
+checkpoint must fit the model exactly. In particular, no tensor is interpolated, ignored or made up.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from blocklora.errors import UserError
 from blocklora.files import read_json
 from blocklora.tensorfiles import read_tensors
 
-# Scalars of OpenAI's archive that open_clip keeps in the configuration instead.
+# Scalars in OpenAI's archive that open_clip has in the configuration instead.
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
 
 NAMES_SHOWN = 5
@@ -29,7 +29,7 @@ NAMES_SHOWN = 5
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors as they lie in a file; `quick_gelu` is None where the file does not tell."""
+    """The tensors in a file, and the activation, which is None if the file does not tell it."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -37,13 +37,13 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read the tensors of a checkpoint file and what it says of the activation.
+    """Read the tensors in a checkpoint file, and the activation if the file tells it.
 
-    OpenAI's archives are of models with QuickGELU; a safetensors file written by this project
-    and an `open_clip_config.json` beside a file say which activation its model has.
+    The models in OpenAI's archives use QuickGELU. For other files, the activation is in the facts
+    of a safetensors file that this project wrote, or in an `open_clip_config.json` beside the file.
 
     Raises:
-        UserError: the file is missing, damaged, or holds more than tensors.
+        UserError: The file is missing, damaged, or contains more than tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,17 +63,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             quick_gelu = bool(read_json(beside)["model_cfg"].get("quick_gelu", False))
         except (KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{path}: {beside.name} beside it is no configuration of open_clip; mend or "
-                "remove it"
+                f"{path}: {beside.name} beside it is not a configuration of open_clip; correct "
+                "or remove it"
             ) from None
     return Checkpoint(path, tensors, quick_gelu)
 
 
 def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, Tensor]:
-    """Return the checkpoint's tensors under open_clip's names, in fp32, for the model `config`.
+    """Return the checkpoint's tensors in fp32 under open_clip's names for the model `config`.
 
     Raises:
-        UserError: the activation, a name or a shape does not fit the model; all faults are named.
+        UserError: The activation, a name or a shape does not fit; the message has all faults.
     """
     found = {
         name.removeprefix("module."): value
@@ -102,7 +102,7 @@ def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, T
             f"{checkpoint.path}: not a checkpoint of {config.name}: {'; '.join(faults)}. "
             "Use the checkpoint of this model, or name the model of this checkpoint in the study"
         )
-    # A copy, since tensors of a file may share memory, which safetensors refuses to write.
+    # Copied because tensors in a file may share memory, which safetensors refuses to write.
     return {
         name: found[name].reshape(shape).to(torch.float32, copy=True).contiguous()
         for name, shape in expected.items()
@@ -112,10 +112,10 @@ def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, T
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch's own message would advise to execute the file
+    except Exception:  # torch's own message suggests executing the file
         raise UserError(
-            f"{path}: not a readable state dict: the file is damaged or holds more than tensors. "
-            "Fetch it again, or save model.state_dict() of the loaded model and use that"
+            f"{path}: not a readable state dict; the file is damaged or holds more than tensors. "
+            "Fetch it again, or load the model, save its model.state_dict() and use that"
         ) from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
@@ -123,8 +123,8 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         isinstance(value, Tensor) for value in loaded.values()
     ):
         raise UserError(
-            f"{path}: no state dict, that is a mapping of names to tensors; "
-            "save model.state_dict() of the loaded model and use that"
+            f"{path}: no state dict, which would be a mapping from names to tensors; load the "
+            "model, save its model.state_dict() and use that"
         )
     return dict(loaded)
 
@@ -132,7 +132,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
 def _wrong_tensors(found: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> set[str]:
     faults = set()
     for name in found.keys() & expected.keys():
-        # The temperature is a scalar in some files and a vector of length 1 in others.
+        # The temperature is a scalar in some files, and a vector of length 1 in others.
         shape = () if name == "logit_scale" and found[name].shape == (1,) else found[name].shape
         if tuple(shape) != expected[name]:
             faults.add(f"{name} is {tuple(shape)} in place of {expected[name]}")

@@ -1,4 +1,4 @@
-"""The shape of a CLIP model, as far as this project needs it."""
+"""The configuration of a CLIP model, and its conversion from and to open_clip's."""
 
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from blocklora.fields import Count, from_values
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Of open_clip's descriptions: everything by which a plain CLIP is told from another one.
+# The keys of open_clip's configurations that describe a plain CLIP; others mean another model.
 OPEN_CLIP_KEYS = {
     *("embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "image_size", "patch_size", "width"),
     *("layers", "heads", "head_width", "context_length", "vocab_size"),
@@ -23,7 +23,7 @@ PREFIXES = {"vision": "visual.transformer.resblocks", "text": "transformer.resbl
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """One transformer: `layers` pre-norm blocks of `width` channels and `heads` heads."""
+    """A transformer of `layers` pre-norm blocks with `width` channels and `heads` heads."""
 
     width: Count
     layers: Count
@@ -34,9 +34,10 @@ class TowerConfig:
 class ClipConfig:
     """A CLIP model with two transformers, in the conventions of open_clip.
 
-    `image_size` and `patch_size` are in pixels, `context_length` in tokens; `embed_dim` is the
-    width of the joint space. `quick_gelu` says whether the activation is x·sigmoid(1.702 x), as
-    in OpenAI's weights, or the exact GELU. `mean` and `std` normalise RGB values in [0, 1].
+    `image_size` and `patch_size` are in pixels, `context_length` is in tokens, and `embed_dim` is
+    the width of the space that images and texts share. The activation is x·sigmoid(1.702 x) if
+    `quick_gelu`, as in OpenAI's weights, or else the exact GELU. RGB values in [0, 1] are
+    normalised by `mean` and `std`.
     """
 
     name: str
@@ -53,7 +54,7 @@ class ClipConfig:
 
     @property
     def tower_shapes(self) -> dict[str, tuple[int, int]]:
-        """The layers and the width of both towers."""
+        """The numbers of layers and channels of both towers."""
         return {
             "vision": (self.vision.layers, self.vision.width),
             "text": (self.text.layers, self.text.width),
@@ -61,16 +62,16 @@ class ClipConfig:
 
     @classmethod
     def from_open_clip(cls, name: str, config: dict[str, Any]) -> "ClipConfig":
-        """Return the shape described by open_clip's JSON `config` of model `name`.
+        """Return the configuration of model `name` from open_clip's JSON `config`.
 
         Raises:
-            ValueError: the model has parts that this project does not compute.
+            ValueError: The model has parts that this project does not compute.
         """
         vision, text = config["vision_cfg"], config["text_cfg"]
         keys = config.keys() | vision.keys() | text.keys()
         if (unknown := keys - OPEN_CLIP_KEYS) or not isinstance(vision["layers"], int):
             found = min(unknown, default="convolutions")
-            raise ValueError(f"this is no plain CLIP with two transformers: it has {found}")
+            raise ValueError(f"this is not a plain CLIP with two transformers; it has {found}")
         return cls(
             name=name,
             embed_dim=config["embed_dim"],
@@ -86,7 +87,7 @@ class ClipConfig:
         )
 
     def to_open_clip(self) -> dict[str, Any]:
-        """Return the keyword arguments of `open_clip.model.CLIP` for this shape."""
+        """Return the keyword arguments of `open_clip.model.CLIP` for this configuration."""
         return {
             "embed_dim": self.embed_dim,
             "quick_gelu": self.quick_gelu,
@@ -107,7 +108,7 @@ class ClipConfig:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON-serialisable values."""
+        """Return the configuration as a JSON-serialisable dictionary."""
         return asdict(self)
 
     @classmethod
@@ -118,7 +119,7 @@ class ClipConfig:
 
 
 def open_clip_file(name: str) -> Path:
-    """Return a file of the installed open_clip, which is located, not imported: that costs 6 s.
+    """Return the path of a file in the installed open_clip, whose import would take 6 s.
 
     Raises:
         UserError: open_clip is not installed.

@@ -1,4 +1,4 @@
-"""The families of backbones there are, a line each."""
+"""The list of all families of backbones."""
 
 from collections.abc import Mapping
 
@@ -14,4 +14,4 @@ FAMILIES: Mapping[str, Family] = {
     )
     for source in family.sources
 }
-"""By the values of `source` in study files."""
+"""Each family by the values of `source` that it has in study files."""

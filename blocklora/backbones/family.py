@@ -1,8 +1,8 @@
-"""What a family of backbones is: the answers to everything that the rest asks about a backbone.
+"""The type `Family`, which describes where backbones come from and how they are made.
 
-A family is one module with one `Family`, listed in `blocklora/backbones/families.py`. The schema of
-study files, their validation, digests, the theory and the workflow follow from it. Describing a
-family imports nothing heavy.
+Each family is defined in a module of its own and listed in `blocklora/backbones/families.py`. The
+schema of study files, their validation, digests, the theory and the workflow use its definition,
+which should therefore import quickly.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from blocklora.miniature.settings import Settings
 
 Drawing = Union["Settings", None]
-"""The section `miniature` of a study, if it has one."""
+"""The section `miniature` of a study, or None if it has none."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A way to come by the weights of backbones.
+    """A way to obtain the weights of backbones.
 
     Attributes:
-        sources: who provides the weights, in words, by the values of `source` in study files.
-        command: the subcommand, and with `_` the rule, that writes the backbone file.
-        code: the module whose code decides the weights.
-        config: returns the shape of a backbone, by its name in the study.
-        definition: returns what the weights depend on beside their name, their source and the code.
-        names: returns the names that a source has; None where any name will do.
-        published_as: returns the name in published tables, if their accuracies are comparable.
-        drawn: True if the weights come from drawn images, which needs the section `miniature`.
+        sources: A name for people of each value of `source` in study files.
+        command: The subcommand that writes the backbone file. With `_`, it is the rule's name.
+        code: The module whose code decides the weights.
+        config: Returns the configuration of a backbone by its name in the study.
+        definition: Returns what the weights depend on besides their name, source and code.
+        names: Returns the names of the backbones from a source. None if any name is allowed.
+        published_as: Returns the name in published tables, if their accuracies are comparable.
+        drawn: True if the weights come from drawn images, which need the section `miniature`.
     """
 
     sources: Mapping[str, str]

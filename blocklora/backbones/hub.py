@@ -1,10 +1,10 @@
-"""Checkpoints of published models: found, downloaded, and trusted by their digest."""
+"""Finding, downloading and verifying the checkpoints of published models."""
 
 from pathlib import Path
 
 from blocklora.backbones.published import PublishedModel
 from blocklora.data.download import Downloader, locked
-from blocklora.data.registry import RemoteFile
+from blocklora.data.registry import Address, RemoteFile
 from blocklora.errors import UserError
 from blocklora.files import file_digest
 
@@ -12,13 +12,13 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def obtain_checkpoint(model: PublishedModel, weights_root: Path, downloader: Downloader) -> Path:
-    """Return the file below `weights_root` that holds a model.
+    """Return the checkpoint of a model below `weights_root`, after downloading it if need be.
 
-    If there is none, it is downloaded from the hub under the name of the model. The repositories
-    are public: no token is looked for, so none can leak.
+    It is downloaded from the hub and named after the model. The repositories are public, so no
+    token is used, and none can leak.
 
     Raises:
-        UserError: the hub cannot be reached, or what it sends has another checksum.
+        UserError: The hub cannot be reached, or sends a file with another checksum.
     """
     found = find_checkpoint(model, weights_root)
     if found is not None:
@@ -28,21 +28,21 @@ def obtain_checkpoint(model: PublishedModel, weights_root: Path, downloader: Dow
         if not target.exists():  # another process may have fetched it
             try:
                 checksum = f"sha256:{model.sha256}"
-                file = RemoteFile(target.name, None, checksum, (model.hub_address,))
+                file = RemoteFile(target.name, None, checksum, (Address(model.hub_address),))
                 downloader.fetch(file, target)
             except UserError as error:
                 raise UserError(
-                    f"{error}\nTry again, or fetch {model.archive or model.hub_address} by other "
-                    f"means and put it into {weights_root}"
+                    f"{error}\nTry again, or fetch {model.archive or model.hub_address} in another "
+                    f"way and put it into {weights_root}"
                 ) from None
     return target
 
 
 def find_checkpoint(model: PublishedModel, weights_root: Path) -> Path | None:
-    """Return the file below `weights_root` that holds a model, if there is one.
+    """Return the checkpoint of a model below `weights_root`, or None if there is none.
 
-    Looked for, in this order: the model's name with each of `SUFFIXES`; the publisher's file name;
-    the hub client's cache layout.
+    Possible names are, in this order, the model's name with each of `SUFFIXES`, the publisher's own
+    file name, and the path in the cache of Hugging Face's client.
     """
     folder = f"models--{model.repository.replace('/', '--')}/snapshots/{model.revision}"
     names = [*(f"{model.name}{suffix}" for suffix in SUFFIXES), model.archive_file]
@@ -53,13 +53,13 @@ def find_checkpoint(model: PublishedModel, weights_root: Path) -> Path | None:
 
 
 def verify_checkpoint(path: Path, model: PublishedModel) -> str | None:
-    """Check a file against the digests that are known for it and say in words what it is.
+    """Return a description of a file whose SHA-256 is known, or None if it is not.
 
-    Known are the published digests and that in `<file>.sha256`, as written by `sha256sum`.
-    Returns None where neither tells about the file.
+    It is known if it has been published, or if the file `<file>.sha256`, as written by `sha256sum`,
+    has it.
 
     Raises:
-        UserError: the digest differs from that in `<file>.sha256`.
+        UserError: `<file>.sha256` has another digest.
     """
     digest = file_digest(path)
     if digest == model.sha256:
@@ -79,6 +79,6 @@ def verify_checkpoint(path: Path, model: PublishedModel) -> str | None:
 
 
 def published_origin(model: PublishedModel) -> str:
-    """Return in words what the published file of a model is."""
+    """Return a description of the published file of a model."""
     place = f"{model.repository}@{model.revision}"
     return f"{model.publisher}'s weights from {place}, SHA-256 {model.sha256}"

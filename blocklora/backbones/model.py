@@ -1,7 +1,7 @@
-"""A CLIP model as its weights by name, and the open_clip module of the same weights.
+"""The weights of a CLIP model by name, and the open_clip module with these weights.
 
-Importing open_clip costs seconds, so that the module is built only for the reference engine,
-pretraining and tests.
+Importing open_clip takes seconds, so the module is built only for the reference engine, pretraining
+and tests.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from blocklora.errors import UserError
 
 @dataclass(frozen=True)
 class Backbone:
-    """CLIP weights: `weights` maps open_clip's parameter names to fp32 tensors."""
+    """A CLIP model, with `weights` in fp32 by open_clip's parameter names."""
 
     config: ClipConfig
     weights: dict[str, Tensor]
@@ -22,7 +22,7 @@ class Backbone:
 
 
 def tensor_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of each tensor of `open_clip.model.CLIP` with this shape."""
+    """Return the name and shape of each tensor of `open_clip.model.CLIP`."""
     vision, text = config.vision, config.text
     tokens = (config.image_size // config.patch_size) ** 2 + 1
     return {
@@ -63,10 +63,10 @@ def _transformer_shapes(name: str, tower: TowerConfig) -> dict[str, tuple[int, .
 
 
 def build_open_clip(config: ClipConfig, weights: dict[str, Tensor] | None = None) -> nn.Module:
-    """Return the open_clip module of this shape in eval mode, with `weights` if given.
+    """Return the open_clip module in eval mode, with `weights` if they are given.
 
     Raises:
-        UserError: a tensor is missing, left over or of the wrong shape.
+        UserError: A tensor is missing, left over or of the wrong shape.
     """
     from open_clip.model import CLIP
 

@@ -1,4 +1,4 @@
-"""Class prompts, and texts as the token ids that CLIP's text tower reads."""
+"""Class prompts, and the token ids that CLIP's text tower reads."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -10,18 +10,18 @@ from blocklora.errors import UserError
 
 
 def class_prompts(classnames: Iterable[str], template: str) -> list[str]:
-    """Return one prompt per class; underscores of the names become spaces.
+    """Return a prompt for each class, with spaces for underscores in class names.
 
-    MaxZanella/CLIP-LoRA@358f0d7:lora.py.
+    Source: MaxZanella/CLIP-LoRA@358f0d7:lora.py.
     """
     return [template.format(name.replace("_", " ")) for name in classnames]
 
 
 def tokenize(texts: Sequence[str], context_length: int) -> list[list[int]]:
-    """Return CLIP's token ids of each text, from start to end of text, without padding.
+    """Return CLIP's token ids of each text, with start and end of text but without padding.
 
     Raises:
-        UserError: a text does not fit `context_length` tokens (open_clip would cut it silently).
+        UserError: A text has more than `context_length` tokens; open_clip would silently cut it.
     """
     tokenizer = _tokenizer()
     tokens = []
@@ -29,23 +29,19 @@ def tokenize(texts: Sequence[str], context_length: int) -> list[list[int]]:
         ids = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
         if len(ids) > context_length:
             raise UserError(
-                f"the prompt {text!r} has {len(ids)} tokens, more than the {context_length} of "
-                "the text tower; shorten the class name or the template"
+                f"the prompt {text!r} has {len(ids)} tokens, but the text tower reads at most "
+                f"{context_length}; shorten the class name or the template"
             )
         tokens.append(ids)
     return tokens
 
 
 def prompt_tokens(classnames: Sequence[str], template: str, context_length: int) -> list[list[int]]:
-    """Return the token ids of every class prompt.
-
-    Raises:
-        UserError: a prompt does not fit `context_length` tokens.
-    """
+    """Return the token ids of the class prompts; see `tokenize` for errors."""
     return tokenize(class_prompts(classnames, template), context_length)
 
 
 @cache
 def _tokenizer() -> Any:
-    """Return open_clip's tokenizer from its own file: importing the package costs 4 s more."""
+    """Return open_clip's tokenizer by running its file, which is 4 s faster than an import."""
     return run_path(str(open_clip_file("tokenizer.py")))["SimpleTokenizer"]()

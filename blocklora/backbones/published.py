@@ -1,4 +1,4 @@
-"""Published CLIP models: which there are, and where their files are (`models.yaml`)."""
+"""The published CLIP models in `models.yaml`, and their configurations."""
 
 import json
 import os
@@ -18,7 +18,7 @@ MODELS = Path(__file__).with_name("models.yaml")
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A published model; the fields are explained in `models.yaml`."""
+    """A published model; `models.yaml` explains the fields."""
 
     name: str
     publisher: str
@@ -37,13 +37,13 @@ class PublishedModel:
 
     @property
     def hub_address(self) -> str:
-        """Where the hub, or the mirror named by HF_ENDPOINT, holds the weights."""
+        """The address of the weights on the hub, or on the mirror that HF_ENDPOINT names."""
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         return f"{endpoint}/{self.repository}/resolve/{self.revision}/{self.file}"
 
     @property
     def hub_file(self) -> str:
-        """The name that the hub's file gets in the folder of weights."""
+        """The name of the hub's file in the folder of weights."""
         return f"{self.name}{PurePosixPath(self.file).suffix}"
 
     @property
@@ -54,10 +54,10 @@ class PublishedModel:
 
 @cache
 def models() -> dict[str, PublishedModel]:
-    """Return every published model by its name in study files.
+    """Return all published models by their names in study files.
 
     Raises:
-        UserError: an entry has a wrong key, or a source that is not listed.
+        UserError: An entry lacks a key, or has a wrong one or an unknown source.
     """
     found, document = {}, read_yaml(MODELS)
     for name, entry in document["models"].items():
@@ -70,10 +70,10 @@ def models() -> dict[str, PublishedModel]:
 
 
 def published_model(name: str) -> PublishedModel:
-    """Return the published model that study files call `name`.
+    """Return the published model with this name in study files.
 
     Raises:
-        UserError: there is no such model, or the name asks for the exact GELU.
+        UserError: There is no such model, or the name means a model with the exact GELU.
     """
     known = models()
     if name in known:
@@ -91,11 +91,11 @@ def published_model(name: str) -> PublishedModel:
 
 @cache
 def published_config(name: str) -> ClipConfig:
-    """Return the shape of a published model from the files of the installed open_clip.
+    """Return the configuration of a published model from the files of the installed open_clip.
 
     Raises:
-        UserError: there is no such model, or open_clip describes it with another activation, not
-            at all, or with parts that this project does not compute.
+        UserError: There is no such model, or open_clip does not describe it, or describes it with
+            another activation or with parts that this project does not compute.
     """
     model = published_model(name)
     path = open_clip_file(f"model_configs/{model.architecture}.json")

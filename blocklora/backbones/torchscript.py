@@ -1,10 +1,10 @@
-"""The tensors of a TorchScript archive, read without running anything it brings along.
+"""Reading the tensors in a TorchScript archive without running any code in it.
 
-`torch.jit.load` compiles the archive's code and runs its `__setstate__` methods, which may read
-and write files. OpenAI's CLIP weights are published in this form only, but nothing of their code
-is needed: an archive is a ZIP file whose `data.pkl` describes nested module objects and whose
-`data/<key>` members hold the bytes of the tensor storages. A restricted unpickler that knows
-these few constructors, and refuses every other name, suffices to read the parameters.
+`torch.jit.load` compiles the archive's code and runs its `__setstate__` methods, which may read and
+write files. OpenAI publishes CLIP's weights in this form only, but the code is not needed. An
+archive is a ZIP file in which `data.pkl` describes nested module objects, and `data/<key>` has the
+bytes of a tensor storage. So an unpickler that knows a few constructors, and refuses all other
+names, can read the parameters.
 """
 
 import io
@@ -21,7 +21,7 @@ from blocklora.errors import UserError
 
 
 class _Module:
-    """Stands in for a scripted module; unpickling fills its `__dict__` with the attributes."""
+    """A stand-in for a scripted module; unpickling puts the attributes into its `__dict__`."""
 
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
@@ -32,7 +32,7 @@ def _same(value: Any, *_: Any) -> Any:
     return value
 
 
-# All that an archive may name, beside its own modules.
+# All names that an archive may use besides its own modules.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch", "HalfStorage"): torch.float16,
     ("torch", "BFloat16Storage"): torch.bfloat16,
@@ -52,9 +52,9 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 def _read_stored(archive: zipfile.ZipFile, name: str) -> bytearray:
-    """Return a member's bytes, whose checksum `ZipFile` verifies.
+    """Return a member's bytes, after `ZipFile` has verified the checksum.
 
-    torch compresses code but never data, so a compressed member can only be meant to fill memory.
+    torch never compresses data, so a compressed member can only be meant to fill the memory.
     """
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise zipfile.BadZipFile(f"{name} is compressed")
@@ -89,17 +89,17 @@ def is_torchscript(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:  # of no zip, or a damaged one
+    except zipfile.BadZipFile:  # not a zip file, or a damaged one
         return False
 
 
 def read_torchscript(path: str | Path) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a TorchScript archive by their dotted names.
+    """Return the parameters and buffers in a TorchScript archive by their dotted names.
 
-    No code of the archive is compiled or run. Tensors keep their stored dtype and lie on the CPU.
+    Tensors are on the CPU and keep their dtype.
 
     Raises:
-        UserError: the archive is damaged, or holds something other than modules and tensors.
+        UserError: The archive is damaged, or contains more than modules and tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:

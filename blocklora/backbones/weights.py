@@ -1,7 +1,7 @@
-"""CLIP weights in one canonical file, whatever they came from.
+"""Backbone files, which have CLIP weights in one canonical form, wherever they came from.
 
-The file is safetensors with fp32 tensors under open_clip's names; the metadata holds the
-configuration, so that nothing about the model has to be inferred.
+They are safetensors files with fp32 tensors under open_clip's names. The configuration of the model
+is in the metadata.
 """
 
 from pathlib import Path
@@ -18,16 +18,16 @@ from blocklora.tensorfiles import read_tensors, write_tensors
 def save_backbone(
     path: str | Path, config: ClipConfig, weights: dict[str, Tensor], source: str
 ) -> None:
-    """Write a backbone file; `source` says in words where the weights came from."""
+    """Write a backbone file; `source` describes for people where the weights came from."""
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
     write_tensors(path, tensors, {"config": config.to_json(), "source": source})
 
 
 def load_backbone(path: str | Path) -> Backbone:
-    """Read a backbone file.
+    """Return the model in a backbone file.
 
     Raises:
-        UserError: the file is missing, cut short or not a backbone file.
+        UserError: The file is missing, cut short or not a backbone file.
     """
     kind, remedy = "backbone file", "delete it and run again"
     facts, weights = read_tensors(path, kind, remedy, framework="pt")

@@ -84,7 +84,7 @@ def _fetch_dataset(options: Namespace) -> None:
     registry = load_registry()
     if name in study.own_datasets:
         own = study.own_datasets[name]
-        source = fetch.use_own(name, own.images, own.csv)
+        source = fetch.use_own(name, Path(own.images), Path(own.csv) if own.csv else None)
     elif name not in registry:
         raise UserError(f"{name}: no such dataset; known are {', '.join(registry)}")
     elif registry[name].layout == "drawn":

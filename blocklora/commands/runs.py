@@ -9,7 +9,8 @@ from blocklora.commands.arguments import add_command, add_options, natural, posi
 from blocklora.engine.engines import ENGINES
 from blocklora.errors import UserError
 from blocklora.runs.interruption import catch_interruption
-from blocklora.study.model import Run, Study, Test, load_study
+from blocklora.study.model import Study, load_study
+from blocklora.study.run import Run, Test
 
 if TYPE_CHECKING:
     from blocklora.runs.job import Job

@@ -1,4 +1,4 @@
-"""Writing the pixel stores that `blocklora.data.pixels` reads, in one stream."""
+"""Decoding images into the pixel stores that `blocklora.data.pixels` reads."""
 
 import logging
 import shutil
@@ -22,8 +22,8 @@ from blocklora.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-# Pillow keeps this many blocks of freed images (16 MB at most each) for the next ones. Without, the
-# system clears fresh memory for every image, which takes as long as decoding a small one.
+# Lets Pillow reuse this many blocks of memory (of at most 16 MB each). Otherwise the system clears
+# fresh memory for every image, which takes as long as decoding a small one.
 Image.core.set_blocks_max(8)
 
 Item = TypeVar("Item")
@@ -40,11 +40,11 @@ def write_test_store(
 ) -> None:
     """Decode the images `paths` below `image_root` into a test store.
 
-    Memory stays at a few images per worker. A store of more than `budget` bytes is not made: the
-    file then lists what is decoded on the fly.
+    Only a few images per worker are in memory at a time. If the pixels would take more than
+    `budget` bytes, the store lists the images instead, which are then decoded on the fly.
 
     Raises:
-        UserError: an image cannot be read, or there is no room for the store.
+        UserError: An image cannot be read, or there is no room for the store.
     """
     shape = (len(paths), size, size, 3)
     total = int(np.prod(shape, dtype=np.int64))
@@ -69,7 +69,7 @@ def write_shots_store(
 ) -> None:
     """Decode `images` below `image_root` at full resolution into a training store.
 
-    Memory, budget and errors are those of `write_test_store`.
+    See `write_test_store` for memory, budget and errors.
     """
     files = [Path(image_root, image.path) for image in images]
     shapes = np.array(list(ordered_map(_header_shape, files, workers)), np.int64).reshape(-1, 2)
@@ -92,9 +92,9 @@ def write_shots_store(
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """Map with `workers` threads, yielding in order with a bounded number of results waiting.
+    """Map with `workers` threads; yield results in order, with few of them waiting in memory.
 
-    Threads are enough: Pillow releases the interpreter lock while it decodes and resizes.
+    Threads suffice because Pillow releases the interpreter lock while it decodes and resizes.
     """
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
@@ -112,10 +112,10 @@ def ordered_map(
 def _fits(output: str | Path, images: int, total: int, budget: float) -> bool:
     size, limit = f"{total / 1e9:.2f} GB", f"{budget / 1e9:.2f} GB"
     if total > budget:
-        logger.info("%s: %d images would take %s, over the budget of %s: they are decoded on the "
-                    "fly", output, images, size, limit)  # fmt: skip
+        logger.info("%s: %d images would take %s, which is over the budget of %s, so they are "
+                    "decoded on the fly", output, images, size, limit)  # fmt: skip
         return False
-    logger.info("%s: %d images, %s (budget %s)", output, images, size, limit)
+    logger.info("%s: %d images take %s (budget %s)", output, images, size, limit)
     free = shutil.disk_usage(Path(output).parent).free
     if total > free:
         raise UserError(
@@ -138,7 +138,7 @@ def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def _write_member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    # A fixed ZipInfo date keeps the store byte-equal when it is made again.
+    # ZipInfo has a fixed date, so the same images always give the same bytes.
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as stream:
         np.lib.format.write_array(stream, array, allow_pickle=False)
 

@@ -1,13 +1,14 @@
-"""Downloads that resume, retry, try every address, and only then take their name."""
+"""Downloading files from the first of several addresses that works, with resumption and retries.
 
-import fcntl
+A file takes its name only when it is complete and has the expected size and checksum.
+"""
+
 import hashlib
 import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,89 +19,79 @@ from tqdm import tqdm
 from blocklora import __version__
 from blocklora.data.registry import RemoteFile
 from blocklora.errors import UserError
+from blocklora.locks import Lock, hold_when_free
 
 logger = logging.getLogger(__name__)
 
-WORK = ".downloads"  # unfinished work and locks, below the folder that is being filled
+WORK = ".downloads"  # folder for unfinished downloads and locks, inside the one that is filled
 
 _BLOCK = 2**20
-_GIVE_UP = (400, 401, 403, 404, 405, 410, 451)  # asking again would not change the answer
+_PERMANENT = (400, 401, 403, 404, 405, 410, 451)  # asking again would not change the answer
 
 
 class _BadAddressError(Exception):
-    """This address does not have the file; the next one may."""
+    """This address does not have the file, but the next one may."""
 
 
 class _InterruptedError(Exception):
-    """The transfer broke off; asking again may complete it."""
-
-
-def drive_download(identifier: str, target: Path) -> None:
-    """Download a Google Drive file by its id, through the page that confirms large files."""
-    import gdown
-
-    try:
-        gdown.download(id=identifier, output=str(target), quiet=True)
-    except (gdown.exceptions.DownloadError, OSError) as error:
-        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        raise _BadAddressError(first) from None
+    """The transfer was interrupted, and a new request may complete it."""
 
 
 @dataclass(frozen=True)
 class Downloader:
-    """How to download.
+    """Settings of downloads.
 
     Attributes:
-        attempts: per address; the wait between them doubles, starting at `backoff` seconds.
-        timeout: seconds to connect, and seconds without any data.
-        drive: gets the id of a Google Drive file and the path to write.
+        attempts: Attempts per address.
+        backoff: Seconds to wait after the first attempt, doubled after each further one.
+        timeout: Seconds to connect, and seconds without any data.
     """
 
     attempts: int = 5
     backoff: float = 2.0
     timeout: tuple[float, float] = (20.0, 60.0)
-    drive: Callable[[str, Path], None] = drive_download
 
     def fetch(self, file: RemoteFile, target: Path) -> None:
-        """Download `file` to `target`, from the first address that yields the right bytes.
+        """Download `file` to `target` from the first address that yields the right bytes.
 
-        What an interrupted transfer left beside `target` is continued, also by a later call, if
-        a checksum can tell whether the parts belong together.
+        If the file has a checksum, an interrupted transfer is continued, also by a later call.
 
         Raises:
-            UserError: no address has the file; the reason is given for each. Or the disk is full.
+            UserError: No address has the file, for reasons that are listed, or the disk is full.
         """
         part = target.with_name(f"{target.name}.part")
         reasons = []
         for address in file.addresses:
-            logger.info("%s: downloading from %s", file.name, _without_password(address))
+            url = address.url
+            logger.info("%s: downloading from %s", file.name, _without_password(url))
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._fetch_from(address, file, part)
+                self._fetch_from(url, file, part)
                 part.replace(target)
             except _BadAddressError as error:
-                reasons.append(_without_password(f"  {address}: {error}"))
+                reasons.append(_without_password(f"  {url}: {error}"))
                 logger.info("%s:%s", file.name, reasons[-1])
             except OSError as error:
                 raise UserError(f"{part}: cannot be written: {error.strerror}") from None
             else:
                 return
-        raise UserError(f"{file.name} cannot be downloaded:\n" + "\n".join(reasons))
+        raise UserError("\n".join([f"{file.name} cannot be downloaded:", *reasons]))
 
-    def _fetch_from(self, address: str, file: RemoteFile, part: Path) -> None:
+    def _fetch_from(self, url: str, file: RemoteFile, part: Path) -> None:
         failures = 0
         while True:
-            if not file.checksum:  # nothing could tell whether two halves belong together
+            if not file.checksum:  # nothing could tell whether two parts belong together
                 part.unlink(missing_ok=True)
             have = _size(part)
             try:
-                if address.startswith("gdrive:"):
-                    self.drive(address.removeprefix("gdrive:"), part)
+                if url.startswith("gdrive:"):
+                    _download_from_drive(url.removeprefix("gdrive:"), part)
                 else:
-                    self._transfer(address, file, part)
+                    self._transfer(url, file, part)
                 _check_part(part, file, resumed=have > 0)
+                return
             except _InterruptedError as error:
-                # A transfer that moves on may be interrupted any number of times.
+                # A transfer that makes progress may be interrupted any number of times.
                 failures = 1 if file.checksum and _size(part) > have else failures + 1
                 if failures == self.attempts:
                     raise _BadAddressError(f"{error} ({failures} attempts)") from None
@@ -108,34 +99,27 @@ class Downloader:
                 reason = _without_password(str(error))
                 logger.info("%s: %s; trying again in %g s", file.name, reason, wait)
                 time.sleep(wait)
-            else:
-                return
 
-    def _transfer(self, address: str, file: RemoteFile, part: Path) -> None:
-        """Append to `part` what it lacks; raise `_BadAddressError` or `_InterruptedError`."""
+    def _transfer(self, url: str, file: RemoteFile, part: Path) -> None:
+        """Append to `part` what it lacks, or raise `_BadAddressError` or `_InterruptedError`."""
         have = _size(part)
         headers = {
             "User-Agent": f"blocklora/{__version__}",
             "Accept-Encoding": "identity",  # the bytes of the archive, not a decoded copy
         } | ({"Range": f"bytes={have}-"} if have else {})
         try:
-            with requests.get(
-                address, headers=headers, stream=True, timeout=self.timeout
-            ) as response:
+            with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
                 status, place = response.status_code, response.headers.get("Content-Range", "")
                 if status == 416 and place == f"bytes */{have}":
-                    return  # all of it is here already
-                if status == 416:
+                    return  # the part is complete
+                if status == 416 or (status == 206 and not place.startswith(f"bytes {have}-")):
                     part.unlink(missing_ok=True)
                     raise _InterruptedError("the server cannot continue the transfer")
                 if status not in (200, 206):
-                    kind = _BadAddressError if status in _GIVE_UP else _InterruptedError
+                    kind = _BadAddressError if status in _PERMANENT else _InterruptedError
                     raise kind(f"HTTP status {status} {response.reason}")
                 if response.headers.get("Content-Type", "").startswith("text/html"):
-                    raise _BadAddressError("a web page came instead of the file")
-                if status == 206 and not place.startswith(f"bytes {have}-"):
-                    part.unlink()
-                    raise _InterruptedError("the server continued at the wrong place")
+                    raise _BadAddressError("the server sent a web page instead of the file")
                 self._append(response, file, part, have if status == 206 else 0)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _InterruptedError(f"{type(error).__name__}: {error}") from None
@@ -157,35 +141,27 @@ class Downloader:
                     break  # an endless answer must not fill the disk
 
 
-@contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold a lock below `folder`, so that two processes do not put `name` there at once.
+def _download_from_drive(identifier: str, target: Path) -> None:
+    import gdown
+
+    try:  # gdown knows the page that confirms large files
+        gdown.download(id=identifier, output=str(target), quiet=True)
+    except (gdown.exceptions.DownloadError, OSError) as error:
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise _BadAddressError(first) from None
+
+
+def locked(folder: Path, name: str) -> AbstractContextManager[Lock]:
+    """Let no other process put `name` into `folder` during the block; wait for one that does.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: The folder cannot be written to.
     """
-    path = folder / WORK / f"{name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-    except OSError as error:
-        raise UserError(
-            f"{folder}: {name} is not there and cannot be put there ({error.strerror}); choose a "
-            "writable folder, or put it there by other means"
-        ) from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("%s: another process is fetching it; waiting", name)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning("%s: this file system has no locks (%s)", path, error.strerror)
-        yield
+    return hold_when_free(folder / WORK / f"{name}.lock", name)
 
 
 def _without_password(text: str) -> str:
-    """Return `text` without the user and password that an address in it may carry."""
+    """Return `text` without the user and password that an address in it may contain."""
     return re.sub(r"//[^/\s@]*@", "//", text)
 
 
@@ -198,15 +174,15 @@ def _check_part(part: Path, file: RemoteFile, resumed: bool) -> None:
         check_file(part, file)
     except UserError as error:
         part.unlink()
-        # The first half may have come from elsewhere, so a whole transfer may still succeed.
+        # If the first part came from elsewhere, downloading all of it may still succeed.
         raise (_InterruptedError if resumed else _BadAddressError)(str(error)) from None
 
 
 def check_file(path: Path, file: RemoteFile) -> None:
-    """Hold a file against the expected size and checksum.
+    """Check that a file has the expected size and checksum.
 
     Raises:
-        UserError: it is another file, saying what was expected and what was found.
+        UserError: It has not; the message has the expected and the actual value.
     """
     size = path.stat().st_size
     if file.bytes and size != file.bytes:
@@ -219,12 +195,12 @@ def check_file(path: Path, file: RemoteFile) -> None:
 
 
 def digest(path: Path, algorithm: str) -> str:
-    """Return the hexadecimal digest of a file; `git-blob-sha1` is the id git gives its content."""
+    """Return the hexadecimal digest of a file; `git-blob-sha1` is git's id of its content."""
     size = path.stat().st_size
-    if algorithm == "git-blob-sha1":
-        value = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    else:
-        value = hashlib.new(algorithm, usedforsecurity=False)
+    is_git = algorithm == "git-blob-sha1"
+    value = hashlib.new("sha1" if is_git else algorithm, usedforsecurity=False)
+    if is_git:
+        value.update(b"blob %d\0" % size)
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"check {path.name}", disable=None)
     with bar, path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -234,10 +210,10 @@ def digest(path: Path, algorithm: str) -> str:
 
 
 def require_space(folder: Path, size: int, what: str) -> None:
-    """Raise `UserError` if the disk of `folder` has not `size` bytes left."""
+    """Raise `UserError` if the disk of `folder` has less than `size` bytes left."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UserError(
-            f"{folder}: {what} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make "
-            "room or choose another folder"
+            f"{folder}: {what} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "
+            "make room or choose another folder"
         )

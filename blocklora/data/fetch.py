@@ -1,7 +1,7 @@
-"""`fetch-dataset`: where the images of a dataset are, downloaded and unpacked if they are nowhere.
+"""Finding the images of a dataset, after downloading and unpacking them if they are missing.
 
-Archives are found or downloaded, verified, unpacked and counted; then the tree takes its name.
-Nothing in image folders and split files that are already there is written to.
+Archives are found or downloaded, verified and unpacked, and the images counted. Only then does the
+folder get its name. Image folders and split files that exist already are never written to.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from blocklora.data.download import WORK, Downloader, check_file, locked, requir
 from blocklora.data.imagenet import DEVKIT, is_flat
 from blocklora.data.layouts import list_images
 from blocklora.data.manifest import SPLITS
-from blocklora.data.registry import Archive, Dataset, RemoteFile, Tree, readable
+from blocklora.data.registry import Archive, Dataset, Download, RemoteFile, Tree
 from blocklora.data.source import Source
 from blocklora.data.unpack import unpack
 from blocklora.errors import UserError
@@ -25,28 +25,28 @@ from blocklora.files import file_digest, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-MARKER = ".blocklora.json"  # in a dataset's folder: the archives it was made from
+MARKER = ".blocklora.json"  # file in a dataset's folder that lists the archives it was made from
 
 
 def fetch_published(dataset: Dataset, data_root: Path, downloader: Downloader | None) -> Source:
-    """Return where a dataset of the registry is below `data_root`, fetching it if it is nowhere.
+    """Return the place of a dataset below `data_root`, after downloading it if it is missing.
 
-    Without a downloader nothing is asked of the network.
+    Without a downloader, the network is not used.
 
     Raises:
-        UserError: the images or the split file are missing and cannot be had.
+        UserError: The images or the split file are missing and cannot be obtained.
     """
     fetcher = _Fetcher(dataset, data_root.absolute(), downloader)
     tree = fetcher.find_tree()
     if tree is None:
         with locked(fetcher.data_root, dataset.name):
-            # Another process may have made it.
+            # Another process may have made it meanwhile.
             tree = fetcher.find_tree() or fetcher.make_first_tree()
     folder = fetcher.data_root / tree.folder
     split = fetcher.find_split(folder)
     marker = folder / MARKER
     archives = read_json(marker)["files"] if marker.exists() else []
-    logger.info("%s: %s layout in %s", dataset.display_name, tree.convention, folder)
+    logger.info("%s: found in %s, as %s lays it out", dataset.display_name, folder, tree.convention)
     return Source(
         dataset=dataset.name,
         image_root=str(folder / tree.images),
@@ -57,10 +57,10 @@ def fetch_published(dataset: Dataset, data_root: Path, downloader: Downloader | 
 
 
 def use_own(name: str, images: Path, csv: Path | None) -> Source:
-    """Return where a dataset of the user's is.
+    """Return the place of a user's own dataset.
 
     Raises:
-        UserError: the folder or the CSV file is missing.
+        UserError: The folder or the CSV file is missing.
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; own_datasets.{name}.images must name one")
@@ -77,7 +77,7 @@ def use_own(name: str, images: Path, csv: Path | None) -> Source:
 
 @dataclass(frozen=True)
 class _Fetcher:
-    """Finds and makes one dataset below `data_root`; without a downloader it stays offline."""
+    """Finds or makes a dataset below `data_root`; without a downloader it stays offline."""
 
     dataset: Dataset
     data_root: Path
@@ -85,7 +85,7 @@ class _Fetcher:
 
     @property
     def archives(self) -> Path:
-        """The folder of files that the user put there; they are read, never changed."""
+        """The folder for files from the user, which are read but never changed."""
         return self.data_root / "archives"
 
     @property
@@ -93,7 +93,7 @@ class _Fetcher:
         return self.data_root / WORK / self.dataset.name
 
     def find_tree(self) -> Tree | None:
-        """Return the first known layout whose folders are below `data_root`."""
+        """Return the first known layout whose folders exist below `data_root`."""
         for tree in self.dataset.trees:
             if all((self.data_root / tree.folder / need).exists() for need in tree.needs):
                 return tree
@@ -102,13 +102,13 @@ class _Fetcher:
     def find_split(self, folder: Path) -> Path | None:
         """Return the file that assigns the images in `folder` to labels and splits.
 
-        That is the published split file, wherever a true copy is: in the dataset's folder, in the
-        registry, below `data_root`, or, given a downloader, at its address. A file of that name
-        with other content is left alone and not used. For ImageNet it is the devkit if the
-        validation folder is flat. None where folders or lists inside the archive say it all.
+        This is a true copy of the published split file: from the dataset's folder, from the other
+        folders below `data_root`, from the registry, or from the network. A file of the same name
+        with other content is not used. For ImageNet with a flat validation folder it is the devkit.
+        Returns None if folders or lists beside the images tell everything.
 
         Raises:
-            UserError: there is no true copy, or no devkit.
+            UserError: There is no true copy, or no devkit.
         """
         if self.dataset.layout == "imagenet":
             return self._find_devkit(folder)
@@ -116,7 +116,7 @@ class _Fetcher:
         if file is None:
             return None
         downloaded = self.data_root / "splits" / file.name
-        remark = "not the published split, possibly one that CoOp made anew: not used"
+        remark = "not used, because it is not the published split (CoOp may have made it anew)"
         for path in (folder / file.name, self.archives / file.name, downloaded):
             if path.exists() and _is_sound(path, file, remark):
                 return path
@@ -129,10 +129,10 @@ class _Fetcher:
                 )
             return packaged
         if self.downloader is None:
-            links = " or ".join(map(readable, file.addresses))
+            links = " or ".join(address.link for address in file.addresses)
             raise UserError(
-                f"{self.dataset.display_name}: {file.name} is missing; a split is never "
-                "regenerated, since another one gives other results. Put the published file into "
+                f"{self.dataset.display_name}: {file.name} is missing. It is never regenerated, "
+                "because another split gives other results. Put the published file into "
                 f"{self.archives} (from {links}) and run again"
             )
         self.downloader.fetch(file, downloaded)
@@ -147,28 +147,28 @@ class _Fetcher:
                 if devkit.exists():
                     return devkit
         raise UserError(
-            f"{validation}: the images lie flat, so {DEVKIT}.tar.gz is needed to tell their "
-            f"classes: get it from https://image-net.org and put it into {self.archives}"
+            f"{validation}: the images are not in class folders, so {DEVKIT}.tar.gz is needed to "
+            f"tell their classes: get it from https://image-net.org and put it into {self.archives}"
         )
 
     def make_first_tree(self) -> Tree:
         """Make the first layout of the dataset.
 
-        Each alternative of `dataset.downloads` is tried in order, first those whose archives the
-        user has put into `archives/` or the dataset's folder. Offline only those count.
+        Alternative downloads are tried in order, beginning with those whose archives the user has
+        put into `archives/` or into the dataset's folder. Offline, only those can work.
 
         Raises:
-            UserError: no alternative worked; the message says why each did not and what to do.
+            UserError: No alternative worked; the message says why and what to do.
         """
         places = [self.archives, *(self.data_root / tree.folder for tree in self.dataset.trees)]
         reasons = []
 
-        def has_to_be_downloaded(archives: Sequence[Archive]) -> bool:
-            return not all(_local(archive, places) for archive in archives)
+        def has_to_be_downloaded(download: Download) -> bool:
+            return not all(_local(archive, places) for archive in download.archives)
 
-        for archives in sorted(self.dataset.downloads, key=has_to_be_downloaded):
+        for download in sorted(self.dataset.downloads, key=has_to_be_downloaded):
             try:
-                self._make_tree(self._find_archives(archives, places))
+                self._make_tree(self._find_archives(download.archives, places))
             except UserError as error:
                 reasons.append(str(error))
             else:
@@ -179,14 +179,16 @@ class _Fetcher:
     def _find_archives(
         self, archives: Sequence[Archive], places: Sequence[Path]
     ) -> dict[Path, Archive]:
-        """Return the archives of one alternative, verified, by where they are."""
+        """Return the archives of one alternative by their paths, after verifying them."""
         found = {}
         for archive in archives:
             path = _local(archive, [*places, self.cache])
-            if path is not None and not (self.downloader and archive.addresses):
-                check_file(path, archive)  # nothing could take its place
+            if path is None:
+                continue
+            if not (self.downloader and archive.addresses):
+                check_file(path, archive)  # there is nothing else to try
                 found[path] = archive
-            elif path is not None and _is_sound(path, archive, "not used"):
+            elif _is_sound(path, archive, "not used"):
                 found[path] = archive
         absent = [archive for archive in archives if archive not in found.values()]
         size = sum(archive.bytes or 0 for archive in [*archives, *absent])
@@ -207,15 +209,15 @@ class _Fetcher:
                 unpack(path, unpacked, archive.unpack)
                 if not archive.checksum:
                     logger.warning(
-                        "%s: no checksum has been published for this archive; its files are held "
-                        "against the split",
+                        "%s: no checksum has been published for this archive; only its list of "
+                        "files is compared with the split",
                         archive.name,
                     )
             self._check_complete(unpacked / tree.images, self.find_split(unpacked))
         except OSError as error:
             raise UserError(f"{unpacked}: cannot be written: {error.strerror}") from None
         except UserError:
-            # What came without a checksum may be the culprit and must come anew.
+            # An archive without a checksum may be damaged, so the next call has to download it.
             for path, archive in files.items():
                 if path.parent == self.cache and not archive.checksum:
                     path.unlink()
@@ -244,18 +246,21 @@ class _Fetcher:
                 raise UserError(f"{name}: {image.path} of the split is not in the archive")
 
     def _what_to_do(self, reasons: Sequence[str]) -> str:
-        names = " or ".join(" + ".join(a.name for a in group) for group in self.dataset.downloads)
+        names = " or ".join(
+            " + ".join(archive.name for archive in download.archives)
+            for download in self.dataset.downloads
+        )
         trees = " or ".join(
             f"{self.data_root / tree.folder} with {', '.join(tree.needs)}"
             for tree in self.dataset.trees
         )
-        lines = [f"{self.dataset.display_name} is neither below {self.data_root} nor to be had:"]
-        lines += [f"- {reason}" for reason in reasons]
-        if self.dataset.gated:
-            lines.append(self.dataset.gated)
-        lines.append(
-            f"Put {names} into {self.archives}, or the unpacked images into {trees}, and run again."
-        )
+        lines = [
+            f"{self.dataset.display_name} is not below {self.data_root} and cannot be obtained:",
+            *(f"- {reason}" for reason in reasons),
+            *([self.dataset.gated] if self.dataset.gated else []),
+            f"Put {names} into {self.archives}, or the unpacked images into {trees}, "
+            "and run again.",
+        ]
         return "\n".join(lines)
 
 
@@ -264,7 +269,7 @@ def _local(archive: Archive, places: Sequence[Path]) -> Path | None:
 
 
 def _is_sound(path: Path, file: RemoteFile, remark: str) -> bool:
-    """Return whether a file is the one it is to be; if not, say so and add the remark."""
+    """Return whether a file is the expected one; if not, log why, followed by the remark."""
     try:
         check_file(path, file)
     except UserError as error:
@@ -276,7 +281,7 @@ def _is_sound(path: Path, file: RemoteFile, remark: str) -> bool:
 def _describe(path: Path, verified: str | None = None) -> dict:
     """Return name, sha256 and bytes of a file, as recorded in `source.json`.
 
-    `verified` is a checksum the file was found to have; a SHA-256 is not computed twice.
+    The SHA-256 is not computed again if it is in the checksum `verified`.
     """
     algorithm, _, value = (verified or "").partition(":")
     sha256 = value if algorithm == "sha256" else file_digest(path)
@@ -291,7 +296,7 @@ def _move_into_place(unpacked: Path, folder: Path) -> None:
     for child in children:
         if (folder / child.name).is_dir():
             raise UserError(
-                f"{folder / child.name}: an incomplete tree is in the way; complete it or move it"
+                f"{folder / child.name}: this incomplete folder is in the way; complete or move it"
             )
     for child in children:
         if not (folder / child.name).exists():

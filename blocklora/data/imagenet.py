@@ -1,4 +1,7 @@
-"""ImageNet's own layout: class folders named by WordNet ids, and the flat validation folder."""
+"""Listing the images of ImageNet, whose class folders are named by WordNet ids.
+
+The validation images may also lie in one flat folder. The development kit then tells their classes.
+"""
 
 import io
 import os
@@ -16,9 +19,9 @@ _TRUTH = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
 
 
 def read_classes(path: Path) -> dict[str, str]:
-    """Return WordNet id and class name of every class in label order.
+    """Return the class names by WordNet id, in label order.
 
-    The file has one class per line, the id first; lines that begin with `#` are comments.
+    Each line of the file has an id and a class name; lines that begin with `#` are comments.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     return dict(line.split(" ", 1) for line in lines if not line.startswith("#"))
@@ -27,13 +30,13 @@ def read_classes(path: Path) -> dict[str, str]:
 def scan_imagenet(
     root: Path, classes: dict[str, str], devkit: Path | None
 ) -> Iterator[LabelledImage]:
-    """Yield the training images in `train/` and, as test images, those in `val/`.
+    """Yield the training images in `train/` and, as test images, the images in `val/`.
 
-    Both are listed as torchvision's ImageFolder lists them. A flat `val/` is sorted by the
-    ground truth of the devkit, into the order it would have in class folders; no file is moved.
+    Both come in the order of torchvision's ImageFolder. If `val/` is flat, its images come in the
+    order that they would have in class folders, which the devkit's ground truth gives.
 
     Raises:
-        UserError: the class folders are not those of `classes`, or one is empty, or a flat
+        UserError: The class folders are not those of `classes`, one is empty, or a flat
             validation image has no ground truth.
     """
     yield from _scan_folders(root, "train", classes, "train")
@@ -49,7 +52,7 @@ def scan_imagenet(
         number = name.rpartition(".")[0].rpartition("_")[2]
         if not number.isdecimal() or not 0 < int(number) <= len(truth):
             raise UserError(
-                f"{root / 'val' / name}: not a validation image the devkit knows "
+                f"{root / 'val' / name}: not a validation image that the devkit knows "
                 f"(ILSVRC2012_val_00000001.JPEG to {len(truth):08d}); remove it"
             )
         wnid = truth[int(number) - 1]
@@ -72,7 +75,7 @@ def _scan_folders(
         raise UserError(
             f"{root / folder}: {len(found)} class folders instead of {len(classes)}; missing or "
             f"not of this dataset: {', '.join(odd[:5])}. Labels number the sorted folders, so "
-            "exactly these must be there"
+            "add or remove them"
         )
     for label, (wnid, name) in enumerate(classes.items()):
         for file in scan_images(root / folder / wnid):
@@ -80,7 +83,7 @@ def _scan_folders(
 
 
 def _read_truth(devkit: Path) -> list[str]:
-    """Return the WordNet id of each validation image in the order of their numbers."""
+    """Return the WordNet id of each validation image, in the order of the images' numbers."""
     import scipy.io
 
     try:

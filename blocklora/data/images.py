@@ -1,4 +1,4 @@
-"""Image files, decoded."""
+"""Opening and decoding image files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from blocklora.errors import UserError
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image file, of which the header is read.
+    """Open an image file and read its header.
 
     Raises:
-        UserError: the file is missing, or it cannot be read inside the block.
+        UserError: The file is missing, or something in the block cannot read it.
     """
     try:
         with Image.open(path) as image:
@@ -26,10 +26,10 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Return an image file fully decoded as RGB; EXIF orientation is ignored, as in the protocol.
+    """Return a decoded RGB image; its EXIF orientation is ignored, as in the protocol.
 
     Raises:
-        UserError: the file is missing or cannot be decoded.
+        UserError: The file is missing or cannot be decoded.
     """
     with open_image(path) as image:
         return image.convert("RGB")

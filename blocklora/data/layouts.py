@@ -1,4 +1,4 @@
-"""The images of a dataset, whatever its layout."""
+"""Listing the images of a dataset, whatever its layout."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def list_images(source: Source, registry: Mapping[str, Dataset]) -> Iterator[Lab
     """Yield the images of a dataset in manifest order: training, validation, test.
 
     Raises:
-        UserError: whatever the reader of its layout finds wrong.
+        UserError: A file or folder of the dataset is missing or has a fault.
     """
     root, split_file = Path(source.image_root), source.split_file
     if source.origin == "user":

@@ -1,10 +1,11 @@
-"""The two CSV files that list images: the manifest of a dataset and a shots list.
+"""Reading and writing the CSV files that list images: manifests and shots lists.
 
-A manifest has the columns `path,label,classname,split` with one row per image: the training
-images first, then validation, then test, each in the order of the split. That order matters,
-because few-shot sampling visits classes in order of first appearance. A shots list has the
-columns `part,path,label,classname`. Paths are POSIX paths below the `image_root` of
-`source.json`; names that are not UTF-8 survive as surrogate escapes.
+A manifest lists all images of a dataset, with the columns `path,label,classname,split`: training,
+then validation, then test images, each in the order of the split. The order matters because
+few-shot sampling visits classes in the order in which they first appear. A shots list, with the
+columns `part,path,label,classname`, lists the images drawn for training and validation. Paths are
+POSIX paths below the `image_root` of `source.json`. Names that are not UTF-8 are kept as surrogate
+escapes.
 """
 
 import csv
@@ -21,7 +22,7 @@ SHOTS_COLUMNS = ("part", "path", "label", "classname")
 
 
 class LabelledImage(NamedTuple):
-    """One image of a dataset; `split` is `train`, `val` or `test`."""
+    """An image of a dataset; `split` is "train", "val" or "test"."""
 
     path: str
     label: int
@@ -33,40 +34,40 @@ MANIFEST_COLUMNS = LabelledImage._fields
 
 
 def write_manifest(path: str | Path, images: Iterable[LabelledImage]) -> None:
-    """Write a manifest, streaming over `images`."""
+    """Write a manifest, without holding all images in memory."""
     _write_csv(path, MANIFEST_COLUMNS, images)
 
 
 def write_shots(path: str | Path, images: Iterable[LabelledImage]) -> None:
-    """Write a shots list; the split of an image is its part."""
+    """Write a shots list, whose column `part` is the split of an image."""
     _write_csv(path, SHOTS_COLUMNS, ((i.split, i.path, i.label, i.classname) for i in images))
 
 
 def iterate_manifest(path: str | Path) -> Iterator[LabelledImage]:
-    """Yield the images of a manifest without holding them all.
+    """Yield the images of a manifest, without holding all of them in memory.
 
     Raises:
-        UserError: the file is missing, has other columns or holds a malformed row.
+        UserError: The file is missing, has other columns or has a malformed row.
     """
     return _iterate_csv(path, MANIFEST_COLUMNS, "make-manifest")
 
 
 def read_manifest(path: str | Path) -> list[LabelledImage]:
-    """Return the images of a manifest; same errors as `iterate_manifest`."""
+    """Return the images of a manifest; see `iterate_manifest` for errors."""
     return list(iterate_manifest(path))
 
 
 def read_shots(path: str | Path, part: str | None = None) -> list[LabelledImage]:
-    """Return the images of a shots list in drawing order, optionally of one part alone."""
+    """Return the images of a shots list, or of one part of it, in the order of drawing."""
     images = _iterate_csv(path, SHOTS_COLUMNS, "shots")
     return [image for image in images if part in (None, image.split)]
 
 
 def classnames(images: Iterable[LabelledImage]) -> list[str]:
-    """Return the class names by label.
+    """Return the class names in the order of the labels.
 
     Raises:
-        UserError: labels are not 0, 1, 2, … or one label has two names.
+        UserError: Labels are not 0, 1, 2, …, or a label has two names.
     """
     names: dict[int, str] = {}
     for image in images:
@@ -85,7 +86,7 @@ def check_relative(path: str, where: str | Path) -> str:
     """Return `path` if it stays below the image root.
 
     Raises:
-        UserError: it is empty, absolute, or climbs out by `..`.
+        UserError: It is empty or absolute, or contains `..`.
     """
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\0" in path:
@@ -99,8 +100,8 @@ def _write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[tuple]) 
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         writer = csv.writer(stream, lineterminator="\n")
-        # Before Python 3.13 the writer leaves a lone carriage return unquoted, which the reader
-        # then takes for the end of a row.
+        # Before Python 3.13, the writer does not quote a lone carriage return, which the reader
+        # would take for the end of a row.
         quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(columns)
         for row in rows:
@@ -120,7 +121,7 @@ def _iterate_csv(path: str | Path, columns: Sequence[str], command: str) -> Iter
             for row in reader:
                 if len(row) != len(columns) or row[split] not in SPLITS:
                     raise UserError(f"{path}, line {reader.line_num}: unexpected {row}; {remedy}")
-                # A name is stored once, not once for each of a million images.
+                # Each name is kept in memory once, not once for each of a million images.
                 names = intern(row[name]), intern(row[split])
                 yield LabelledImage(row[place], int(row[label]), *names)
     except OSError as error:

@@ -1,22 +1,22 @@
-"""Decoded images: the two pixel stores.
+"""Reading the two kinds of files with decoded images, called pixel stores.
 
-**Test store**, `test-<size>px.npy`: an uncompressed NumPy array, uint8 (images, size, size, 3),
-RGB, the test images of a manifest in its order after `evaluation_transform`.
+**Test store**, `test-<size>px.npy`: the test images of a manifest in its order, after
+`evaluation_transform`, as an uncompressed NumPy array, RGB, uint8 (images, size, size, 3).
 
-**Training store**, `seed<s>.npz`: the training images of a shots list in drawing order at full
-resolution, an uncompressed zip of
+**Training store**, `seed<s>.npz`: the training images of a shots list in the order of drawing, at
+full resolution. It is an uncompressed zip file of
 
-- `pixels.npy`, uint8 (bytes): the (H, W, 3) RGB pixels of all images one after the other,
-- `index.npy`, int64 (images, 3): offset into `pixels`, height, width,
+- `pixels.npy`, uint8 (bytes): the RGB pixels (height, width, 3) of all images one after the other,
+- `index.npy`, int64 (images, 3): offset into `pixels`, height and width,
 - `labels.npy`, int64 (images,),
 - `paths.npy`, uint8: the image paths as UTF-8 JSON, relative to the image root.
 
-`pixels` is memory-mapped in place, which works because members are stored uncompressed.
+`pixels` is memory-mapped inside the zip file, which works because members are not compressed.
 
-**Over the pixel budget** both files hold only what decoding on the fly needs, and the objects
-returned here behave alike: the `.npy` is then one-dimensional uint8, the UTF-8 JSON of
-`{"image_root", "size", "paths"}`; the `.npz` has `image_root.npy` (UTF-8 JSON) in place of
-`pixels` and `index`.
+If the pixels are **over the pixel budget**, the files only have what is needed to decode images on
+the fly, and the objects that are returned here behave in the same way. The `.npy` file is then
+one-dimensional uint8, the UTF-8 JSON of `{"image_root", "size", "paths"}`. The `.npz` file has
+`image_root.npy` (UTF-8 JSON) instead of `pixels` and `index`.
 """
 
 import json
@@ -34,10 +34,7 @@ from blocklora.errors import UserError
 
 
 class LazyTestPixels:
-    """Test pixels decoded on the fly, indexed like the (N, size, size, 3) array of a test store.
-
-    An index is an integer, a slice or a sequence of integers; the result is uint8.
-    """
+    """Test images that are decoded when they are indexed, like an array (n, size, size, 3)."""
 
     dtype = np.dtype(np.uint8)
 
@@ -63,12 +60,12 @@ class LazyTestPixels:
 
 @dataclass(frozen=True)
 class ShotImages:
-    """The training images of one shots list at full resolution.
+    """The training images of a shots list at full resolution.
 
     Attributes:
-        paths: the paths of the images, relative to the image root, in drawing order.
+        paths: Paths relative to the image root, in the order of drawing.
         labels: int64 (images,).
-        image: returns the image of an index as uint8 (H, W, 3), RGB; a store's is read-only.
+        image: Returns the image with an index as RGB, uint8 (height, width, 3), maybe read-only.
     """
 
     paths: Sequence[str]
@@ -80,10 +77,10 @@ class ShotImages:
 
 
 def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTestPixels:
-    """Open a test store: a read-only memory map, or `LazyTestPixels` using `workers` threads.
+    """Open a test store as a read-only memory map, or as `LazyTestPixels` with `workers` threads.
 
     Raises:
-        UserError: the file is missing, cut short or not a test store.
+        UserError: The file is missing, cut short or not a test store.
     """
     try:
         pixels = np.lib.format.open_memmap(path, mode="r")
@@ -98,10 +95,10 @@ def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTes
 
 
 def open_shot_images(path: str | Path) -> ShotImages:
-    """Open a training store, memory-mapped, or decoding on the fly where it was over budget.
+    """Open a training store; images are memory-mapped, or decoded on the fly.
 
     Raises:
-        UserError: the file is missing, cut short or not a training store.
+        UserError: The file is missing, cut short or not a training store.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -125,7 +122,7 @@ def open_shot_images(path: str | Path) -> ShotImages:
 
 
 def pack_json(value: object) -> np.ndarray:
-    """Return the JSON of `value` as uint8, which NumPy reads back without unpickling."""
+    """Return the JSON of `value` as uint8, which NumPy can load without unpickling."""
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
@@ -141,7 +138,8 @@ def _map_member(path: str | Path, name: str) -> np.ndarray:
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is compressed")
     with Path(path).open("rb") as stream:
-        # Local file header: 30 bytes, then a name and an extra field of the lengths at 26 and 28.
+        # The local file header has 30 bytes, then a name and an extra field, whose lengths are
+        # at bytes 26 and 28.
         lengths = np.fromfile(stream, "<u2", 2, offset=info.header_offset + 26)
         start = info.header_offset + 30 + int(lengths.sum())
         stream.seek(start)

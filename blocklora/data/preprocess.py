@@ -1,4 +1,4 @@
-"""What CLIP sees of an image when it is tested."""
+"""Preprocessing of test images: RGB, resize and centre crop."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ AT_A_TIME = 256
 
 
 def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
-    """Return an image as uint8 (size, size, 3): RGB, bicubic resize, centre crop.
+    """Return an image after bicubic resize and centre crop, RGB, uint8 (size, size, 3).
 
-    The short side becomes `size` and the long side is cut to an integer. Equals torchvision's
-    `Resize(size, BICUBIC)` and `CenterCrop(size)` on PIL images bit for bit, which is what
-    CLIP-LoRA evaluates on (MaxZanella/CLIP-LoRA@358f0d7 `clip/clip.py`, `_transform`).
+    The short side becomes `size`, and the long side is rounded down. The result equals that of
+    torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)` on PIL images bit for bit, on which
+    CLIP-LoRA evaluates (MaxZanella/CLIP-LoRA@358f0d7 `clip/clip.py`, `_transform`).
     """
-    if image.mode != "RGB":  # a copy otherwise
+    if image.mode != "RGB":  # convert would copy the image
         image = image.convert("RGB")
     width, height = image.size
     scale = min(width, height)
@@ -30,7 +30,7 @@ def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
 
 
 def preprocessed(images: "ShotImages", size: int) -> Iterator[np.ndarray]:
-    """Yield training images preprocessed like test images, uint8 (some, size, size, 3)."""
+    """Yield batches of training images preprocessed like test images, uint8 (n, size, size, 3)."""
     for start in range(0, len(images), AT_A_TIME):
         chosen = range(start, min(start + AT_A_TIME, len(images)))
         yield np.stack(

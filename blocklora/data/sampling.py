@@ -1,9 +1,9 @@
-"""Few-shot sampling in CLIP-LoRA's exact order.
+"""Drawing training and validation images for few-shot learning, exactly as CLIP-LoRA does.
 
-Source of the order: MaxZanella/CLIP-LoRA@358f0d7 `datasets/utils.py`
-(`generate_fewshot_dataset`), `datasets/imagenet.py` and the dataset classes beside them. Python's
-`random` module is part of the protocol: its `sample` gives the same values on every CPython
-since 3.6, and another generator would give other images.
+The order of the draws follows MaxZanella/CLIP-LoRA@358f0d7: `generate_fewshot_dataset` in
+`datasets/utils.py`, `datasets/imagenet.py` and the dataset classes beside them. Python's `random`
+module is part of the protocol. Its `sample` returns the same values on every CPython since 3.6,
+whereas another generator would draw other images.
 """
 
 import random
@@ -20,12 +20,12 @@ VALIDATION_SHOTS = 4  # at most; CLIP-LoRA draws min(shots, 4) validation images
 def draw_shots(images: Iterable[LabelledImage], shots: int, seed: int) -> list[LabelledImage]:
     """Return the few-shot validation images followed by the training images.
 
-    One fresh generator serves both lists, the validation list first. Each class gives one draw
-    without replacement, or with replacement if it has too few images, and classes are visited in
-    order of first appearance in their list. A dataset without validation images follows
-    CLIP-LoRA's ImageNet instead: one draw per class, in ascending label order, whose first
-    `shots` images are for training and the rest for validation. `split` of a returned image is
-    the part it belongs to.
+    Both are drawn from one new generator, the validation images first. There is one draw per class,
+    in the order in which classes first appear in the list. It is without replacement, unless a
+    class has too few images. A dataset without validation images is treated like ImageNet in
+    CLIP-LoRA: there is one draw per class in ascending label order, whose first `shots` images are
+    for training and the others for validation. The `split` of a returned image is "train" or "val"
+    accordingly.
 
     Raises:
         UserError: `shots` is below 1, there are no training images, or a class of a dataset

@@ -1,4 +1,4 @@
-"""`source.json`: where the images of a dataset are and what they came from."""
+"""Reading and writing `source.json`, which tells where the images of a dataset are."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ ORIGINS = ("existing", "downloaded", "drawn", "user")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of a dataset are.
+    """The place of a dataset's images.
 
     Attributes:
-        image_root: absolute folder that image paths are relative to.
-        split_file: absolute path of the split file, or None.
-        origin: one of `ORIGINS`.
-        files: name, sha256 and bytes of every file the dataset was made from, where known.
+        image_root: The absolute path of the folder that image paths are relative to.
+        split_file: The absolute path of the split file, or None.
+        origin: One of `ORIGINS`.
+        files: Name, sha256 and bytes of the files that the dataset was made from, if known.
     """
 
     dataset: str
@@ -29,15 +29,15 @@ class Source:
 
 
 def write_source(path: str | Path, source: Source) -> None:
-    """Write `source.json`."""
+    """Write a source to `path` as JSON."""
     write_json(path, asdict(source))
 
 
 def read_source(path: str | Path) -> Source:
-    """Read `source.json`.
+    """Return the source in the file that `write_source` wrote.
 
     Raises:
-        UserError: the file is missing or malformed, or the folder is gone.
+        UserError: The file is missing or malformed, or the folder of the images is gone.
     """
     record = read_json(path)
     try:

@@ -1,4 +1,4 @@
-"""Readers of everything that assigns the images of a dataset to labels and splits."""
+"""Reading the files and folders that assign images to labels and splits."""
 
 import json
 import lzma
@@ -10,18 +10,18 @@ from blocklora.csvfiles import read_rows
 from blocklora.data.manifest import SPLITS, LabelledImage, check_relative
 from blocklora.errors import UserError
 
-# What torchvision's ImageFolder takes for an image (torchvision/datasets/folder.py): the few-shot
-# draws depend on the exact file list.
+# The suffixes of images in torchvision's ImageFolder (torchvision/datasets/folder.py). The few-shot
+# draws depend on the exact list of files.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
 
 def read_split_file(path: str | Path) -> list[LabelledImage]:
-    """Read a `split_zhou_*.json` file (or `.json.xz`): lists of (path, label, class name).
+    """Read a `split_zhou_*.json` file (or `.json.xz`), which lists (path, label, class name).
 
     Raises:
-        UserError: the file is missing or not of that form.
+        UserError: The file is missing or of another form.
     """
     path = Path(path)
     try:
@@ -34,8 +34,8 @@ def read_split_file(path: str | Path) -> list[LabelledImage]:
         ]
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such split file; a split is never regenerated, since another split "
-            "gives other few-shot lists and another test set: fetch the published file"
+            f"{path}: no such split file; fetch the published one, because another split has "
+            "another test set and other few-shot lists"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, lzma.LZMAError) as error:
         raise UserError(
@@ -46,11 +46,11 @@ def read_split_file(path: str | Path) -> list[LabelledImage]:
 def read_aircraft_lists(folder: str | Path) -> list[LabelledImage]:
     """Read the official variant-level lists of FGVC-Aircraft in `folder`, beside `images/`.
 
-    The label is the line number in `variants.txt`, the class name the text after the image id
-    (MaxZanella/CLIP-LoRA@358f0d7 `datasets/fgvc.py`).
+    The label is the line number of the variant in `variants.txt`, and the class name is the text
+    after the image id (MaxZanella/CLIP-LoRA@358f0d7 `datasets/fgvc.py`).
 
     Raises:
-        UserError: a list is missing or names an unknown variant.
+        UserError: A list is missing or names an unknown variant.
     """
     folder = Path(folder)
     labels = {name: label for label, name in enumerate(_lines(folder / "variants.txt"))}
@@ -67,13 +67,13 @@ def read_aircraft_lists(folder: str | Path) -> list[LabelledImage]:
 
 
 def scan_image_folder(root: str | Path) -> Iterator[LabelledImage]:
-    """Scan `<root>/<split>/<class name>/**`, in the order of torchvision's ImageFolder.
+    """Yield the images in `<root>/<split>/<class name>/`, in the order of ImageFolder.
 
-    Splits are `train`, `val` (may be absent) and `test`. Labels number the sorted class folders
-    of `train`.
+    The splits are `train`, `val` (optional) and `test`. Labels number the sorted class folders of
+    `train`.
 
     Raises:
-        UserError: `train` or `test` is missing, a class is empty or only in `val` or `test`.
+        UserError: `train` or `test` is missing, or a class is empty or not in `train`.
     """
     root = Path(root)
     names = class_folders(root / "train")
@@ -84,13 +84,13 @@ def scan_image_folder(root: str | Path) -> Iterator[LabelledImage]:
             continue
         for name in class_folders(folder):
             if name not in labels:
-                raise UserError(f"{folder / name}: a class without a folder in {root / 'train'}")
+                raise UserError(f"{folder / name}: this class has no folder in {root / 'train'}")
             for file in scan_images(folder / name):
                 yield LabelledImage(f"{split}/{name}/{file}", labels[name], name, split)
 
 
 def class_folders(folder: str | Path) -> list[str]:
-    """Return the sorted names of the class folders below `folder`; hidden ones are no classes."""
+    """Return the sorted names of the class folders in `folder`, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
@@ -99,15 +99,15 @@ def class_folders(folder: str | Path) -> list[str]:
             f"{folder}: {error.strerror}; images are expected in <split>/<class name>/ below it"
         ) from None
     if not names:
-        raise UserError(f"{folder}: no class folders in it")
+        raise UserError(f"{folder}: there are no class folders in it")
     return names
 
 
 def scan_images(folder: str | Path) -> list[str]:
-    """Return the POSIX paths of the images below `folder`, in ImageFolder's order.
+    """Return the POSIX paths of the images below `folder`, in the order of ImageFolder.
 
     Raises:
-        UserError: there is none.
+        UserError: There are no images.
     """
     folder = Path(folder)
     found = []
@@ -116,18 +116,20 @@ def scan_images(folder: str | Path) -> list[str]:
         prefix = "" if inner == "." else f"{inner}/"
         found += [prefix + f for f in sorted(files) if f.lower().endswith(IMAGE_SUFFIXES)]
     if not found:
-        raise UserError(f"{folder}: an empty class: no image in it ({', '.join(IMAGE_SUFFIXES)})")
+        raise UserError(
+            f"{folder}: this class has no images (with one of {', '.join(IMAGE_SUFFIXES)})"
+        )
     return found
 
 
 def read_csv_split(path: str | Path) -> list[LabelledImage]:
-    """Read an own dataset's CSV file with the columns `path,label,split` and maybe `classname`.
+    """Read a user's CSV file with the columns `path`, `label`, `split` and maybe `classname`.
 
-    A label is an integer with the class name beside it, or, without a `classname` column, the
-    class name itself; names are then numbered in sorted order.
+    With a `classname` column, labels are integers. Without, a label is the class name itself, and
+    sorted class names are numbered.
 
     Raises:
-        UserError: a column is missing or a row does not make sense.
+        UserError: A column is missing or a row has a fault.
     """
     rows = read_rows(path, ("path", "label", "split"), "correct it")
     numbers = {}
@@ -153,5 +155,5 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: an official list of the dataset cannot be read ({error}); fetch it again"
+            f"{path}: cannot read this official list of the dataset ({error}); fetch it again"
         ) from None

@@ -1,13 +1,13 @@
-"""Safe unpacking of zip and tar archives that came from anywhere.
+"""Safe unpacking of zip and tar archives from untrusted sources.
 
-Rules say which members are wanted and where they go: a mapping from a path in the archive to a
-path in the target folder. A key matches a member of that name and everything below it; `""`
-matches all members, and `**/name` the first path component `name` wherever it is. A mapping in
-place of the target path makes the member a tar archive of its own with rules of its own, in which
-`{archive}` stands for its name without suffixes; such a key may be a pattern such as `*.tar`.
+Rules tell which members are unpacked, and where to. They map a path in the archive to a path in the
+target folder. A key matches a member of that name and everything below it. The key `""` matches all
+members, and `**/name` matches the first path component `name` anywhere. If a mapping takes the
+place of the target path, the member is itself a tar archive with these rules. `{archive}` then
+stands for the member's name without suffixes, and the key may be a pattern such as `*.tar`.
 
-Only regular files are written, each opened exclusively by this module, so nothing depends on
-what an archive says about modes, owners or links.
+Only regular files are written, and each is created by this module, so the modes, owners and links
+in an archive have no effect.
 """
 
 import fnmatch
@@ -24,21 +24,20 @@ from tqdm import tqdm
 
 from blocklora.errors import UserError
 
-# JPEGs do not compress; an archive that grows more than this is not one of images.
+# JPEGs do not compress, so an archive of images cannot grow more than this.
 MAXIMUM_GROWTH = 10
 MAXIMUM_MEMBERS = 3_000_000
-MAXIMUM_HEADER = 2**20  # bytes of a tar header that carries a long name
-_SLACK = 64 * 2**20  # lets tiny archives of small drawings grow more
+MAXIMUM_HEADER = 2**20  # bytes of a tar header for a long name
+_SLACK = 64 * 2**20  # bytes by which tiny archives of small drawings may grow more
 _BLOCK = 2**20
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
-
-# A regular file of an archive: its name, open for reading, and the size the archive declares.
+# The name, stream and declared size of a regular file in an archive.
 _Member = tuple[str, IO[bytes], int]
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A member that refuses what tarfile lets pass: a cut header, and one of any size."""
+    """A member that refuses truncated and huge headers, which tarfile accepts."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
@@ -48,7 +47,7 @@ class _StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError("it ends in the middle of a header") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        # The hook that tarfile documents for subclasses that customise how members are read.
+        # tarfile documents this method as a hook for subclasses.
         extended = not (self.isreg() or self.isdir() or self.issym() or self.islnk())
         if extended and self.size > MAXIMUM_HEADER:
             raise tarfile.ReadError(f"a header of {self.size} bytes")
@@ -67,7 +66,7 @@ _DAMAGE = (
 
 
 class _Budget:
-    """What one archive, with all that is nested in it, may still yield."""
+    """The limits of an archive, including the archives nested in it."""
 
     def __init__(self, archive: Path, bar: tqdm):
         self.archive = archive
@@ -76,7 +75,7 @@ class _Budget:
         self._members = MAXIMUM_MEMBERS
 
     def admit(self, name: str, plain: bool) -> str:
-        """Return the path of a member, if it is `plain`, a file or a folder, and stays inside."""
+        """Return the path of a member if it is inside the folder and `plain`, a file or folder."""
         self._members -= 1
         if self._members < 0:
             raise self.refusal(f"it has more than {MAXIMUM_MEMBERS} members")
@@ -102,12 +101,11 @@ class _Budget:
 
 
 def unpack(archive: Path, folder: Path, rules: Mapping[str, Any]) -> None:
-    """Unpack the members of `archive` that `rules` name into `folder`.
+    """Unpack the members of `archive` that match `rules` into `folder`.
 
     Raises:
-        UserError: the archive is not a whole zip or tar file, has a member with an absolute path
-            or `..`, a link or a device, the same file twice, grows too much, or lacks what a
-            rule names.
+        UserError: The archive is not a complete zip or tar file; it contains a link, a device, an
+            absolute path, `..` or a file twice; it grows too much; or nothing matches a rule.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bar = tqdm(desc=f"unpack {archive.name}", unit="file", disable=None)
@@ -130,7 +128,7 @@ def _unpack(
     for path, stream, size in members:
         rule = _rule(path, rules)
         if rule is None:
-            budget.take(size)  # a tar has to be read through all the same
+            budget.take(size)  # it has to be read to get to the next member of a tar
             continue
         key, rest = rule
         used.add(key)
@@ -140,18 +138,18 @@ def _unpack(
             budget.bar.update()
         else:
             inner = path.rpartition("/")[2]
-            # A tar: a zip would have to be sought in, which a member of a tar does not allow.
+            # Not a zip, which needs to seek, but a member of a tar is a stream.
             _unpack(_tar_members(stream, budget), inner, folder, rules[key], budget)
     for key in rules:
         if key not in used:
             raise UserError(
-                f"{budget.archive}: {name} has nothing at {key!r}; it is not the expected "
-                "archive: delete it and fetch it again"
+                f"{budget.archive}: {name} has nothing at {key!r}, so it is not the expected "
+                "archive; delete it and fetch it again"
             )
 
 
 def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the key that matches a member and the rest of its path below that key."""
+    """Return the key that matches a member, and the member's path below that key."""
     path = f"/{name}/"
     for key, target in rules.items():
         if not isinstance(target, str):
@@ -181,7 +179,7 @@ def _tar_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictInfo) as archive:
         for info in archive:
             name = budget.admit(info.name, info.isreg() or info.isdir())
-            # A stream keeps the header of every member it has passed otherwise.
+            # Otherwise, the headers of all members would stay in memory.
             archive.members = []
             if info.isreg():
                 yield name, archive.extractfile(info), info.size

@@ -1,7 +1,7 @@
-"""`verify-data`: what is wrong with the images and labels of a dataset, before they are used.
+"""Checking the images and labels of a dataset before they are used, for `verify-data`.
 
-An error would change or break results and stops the workflow; a warning is worth knowing, and
-some hold for the published datasets themselves. `docs/datasets.md` explains each code.
+An error would change or break results, so it stops the workflow. A warning is worth knowing, and
+some published datasets have warnings. `docs/datasets.md` explains each code.
 """
 
 import filecmp
@@ -22,12 +22,12 @@ from blocklora.data.source import Source
 from blocklora.errors import UserError
 
 EXAMPLES = 5
-_EDGE = 4096  # bytes at either end of a file that tell most different files apart
+_EDGE = 4096  # bytes at either end of a file, which differ between most different files
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: `level` is "error" or "warning", `count` how often, with some examples."""
+    """A problem of the level "error" or "warning", found `count` times, with some examples."""
 
     level: str
     code: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify-data` found; `passed` means without errors."""
+    """The findings about a dataset, and its expected and actual numbers of images."""
 
     source: Source
     classes: int
@@ -48,15 +48,15 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing stands against using the dataset."""
+        """True if there are no errors."""
         return all(finding.level != "error" for finding in self.findings)
 
     def to_json(self) -> dict:
-        """Return the report as JSON values."""
+        """Return the report as a JSON-serialisable dictionary."""
         return {"dataset": self.source.dataset, "passed": self.passed} | asdict(self)
 
     def text(self) -> str:
-        """Return the report for people."""
+        """Return the report as text to read."""
         counts = ", ".join(f"{number} {split}" for split, number in self.images.items())
         lines = [f"{self.source.dataset}: {self.classes} classes, images: {counts}"]
         for finding in self.findings:
@@ -77,11 +77,11 @@ def verify(
     """Check the manifest of a dataset and every image file in it.
 
     Args:
-        source: the place of the images.
-        manifest: the manifest that will be used.
-        listed: the split as the dataset's split file or folders say it now.
-        dataset: the entry of the registry, None for a dataset of the user's.
-        workers: threads that read the files.
+        source: The place of the images.
+        manifest: The images that will be used.
+        listed: The images according to the dataset's split file or folders as they are now.
+        dataset: The dataset's entry in the registry, or None for a user's own dataset.
+        workers: The number of threads that read files.
     """
     counts = Counter(image.split for image in manifest)
     images = {split: counts[split] for split in SPLITS}
@@ -125,13 +125,13 @@ def _check_labels(
         seen = {image.label for image in manifest if image.split == split}
         absent = [name for label, name in enumerate(names) if label not in seen]
         yield from _finding(level, code, f"classes without {split} images", absent)
-    groups: dict[str, tuple[int, ...]] = {}
+    groups = defaultdict(tuple)
     for label, name in enumerate(names):
-        groups[name] = (*groups.get(name, ()), label)
+        groups[name] += (label,)
     yield from _finding(
         "warning",
         "same-name",
-        "class names shared by several labels: their prompts, hence their scores, are equal",
+        "class names shared by several labels, which get equal prompts and hence equal scores",
         [
             f"{name}: labels {labels}"
             for name, labels in groups.items()
@@ -161,13 +161,13 @@ def _check_files(manifest: Sequence[LabelledImage], root: Path, workers: int) ->
             faults[outcome].append(image.path)
         else:
             (tested if image.split == "test" else others)[outcome].append(image.path)
-    yield from _finding("error", "missing", "image files that are not there", faults["missing"])
-    yield from _finding("error", "empty", "image files of no bytes", faults["empty"])
-    yield from _finding("error", "unreadable", "files that are no images", faults["unreadable"])
+    yield from _finding("error", "missing", "image files that do not exist", faults["missing"])
+    yield from _finding("error", "empty", "empty image files", faults["empty"])
+    yield from _finding("error", "unreadable", "files that are not images", faults["unreadable"])
     yield from _finding(
         "warning",
         "same-content",
-        "test images that are byte for byte also in train or val",
+        "test images with exactly the same bytes as one in train or val",
         [
             f"{test} = {other}"
             for fingerprint in others
@@ -179,9 +179,9 @@ def _check_files(manifest: Sequence[LabelledImage], root: Path, workers: int) ->
 
 
 def _inspect(path: Path) -> str | bytes:
-    """Return what is wrong with an image file, or a fingerprint of it.
+    """Return the code of what is wrong with an image file, or a fingerprint of it.
 
-    The header is parsed, the pixels are not decoded: that happens once, in `decode-images`.
+    Only the header is parsed, because `decode-images` decodes the pixels.
     """
     try:
         with path.open("rb") as stream:

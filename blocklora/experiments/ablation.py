@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from blocklora.publish.catalogue import figure, table
-from blocklora.study.model import Study, Test
+from blocklora.study.model import Study
+from blocklora.study.run import Test
 
 name = "ablation"
 measures = ()

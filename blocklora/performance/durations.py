@@ -11,7 +11,8 @@ from math import ceil
 
 from blocklora.backbones.config import ClipConfig
 from blocklora.data.registry import load_registry
-from blocklora.study.model import Method, Study
+from blocklora.study.entries import Method
+from blocklora.study.model import Study
 from blocklora.theory.flops import step_flops
 
 # Guesses of the operations per second of a training step. They do no harm if they are too high: a

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from blocklora.publish.places import PREDICTIONS, evidence_file, final_tests, predictions_file
-from blocklora.study.model import Study, Test
+from blocklora.study.model import Study
+from blocklora.study.run import Test
 
 CURVES = 7  # as many methods as readers can tell apart in a figure
 MATRICES = 4  # as many methods as fit side by side

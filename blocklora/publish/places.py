@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from blocklora.study.model import Study, Test
+from blocklora.study.model import Study
+from blocklora.study.run import Test
 
 PREDICTIONS = "predictions"
 

@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from blocklora.runs.predictions import Predictions
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 
 # The cost of a method that is not trained, beside the cost of its test.
 UNTRAINED = {

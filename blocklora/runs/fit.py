@@ -14,7 +14,7 @@ from blocklora.runs.device import Meter
 from blocklora.runs.keeper import CheckpointKeeper
 from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
 from blocklora.study.digests import fit_code, fit_digest
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 
 if TYPE_CHECKING:
     from blocklora.runs.job import Job

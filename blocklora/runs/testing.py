@@ -12,7 +12,7 @@ from blocklora.methods import METHODS
 from blocklora.runs.device import Meter
 from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.study.digests import test_digest
-from blocklora.study.model import Run, Test
+from blocklora.study.run import Run, Test
 
 if TYPE_CHECKING:
     from blocklora.runs.job import Job

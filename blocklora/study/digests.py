@@ -14,7 +14,8 @@ from blocklora.fields import to_values
 from blocklora.files import file_digest, json_digest
 from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
-from blocklora.study.model import Run, Study, Test, drawn_datasets, registry
+from blocklora.study.model import Study, drawn_datasets, registry
+from blocklora.study.run import Run, Test
 
 PROMPTS = "blocklora.backbones.prompts"
 READING = "blocklora.data.images"

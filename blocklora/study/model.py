@@ -1,23 +1,19 @@
 """Studies: their backbones, datasets, methods, shots and seeds, and the runs that follow from them.
 
-The types of the fields in this module are also the rules for study files. `validation.py` checks a
-file against them, and the JSON schema for editors is generated from them.
+The types of the fields of `Study` are also the rules for study files. `validation.py` checks a file
+against them, and the JSON schema for editors is generated from them.
 """
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property, reduce
-from operator import or_
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, PrivateAttr, create_model, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.families import FAMILIES
-from blocklora.backbones.family import Family
 from blocklora.engine.recipe import Recipe
 from blocklora.errors import UserError
 from blocklora.fields import (
@@ -29,166 +25,19 @@ from blocklora.fields import (
     described,
     list_of,
     mapping_of,
-    one_of,
     refuse,
     text,
-    to_values,
 )
-from blocklora.files import file_digest, folder_state, json_digest
+from blocklora.files import json_digest
 from blocklora.methods import METHODS
 from blocklora.miniature.settings import Settings
+from blocklora.study.entries import AnyMethod, BackboneSource, OwnDataset
 from blocklora.study.files import read_study
+from blocklora.study.run import Run
 from blocklora.validation import Section, closest, show, validated
 
 if TYPE_CHECKING:
     from blocklora.data.registry import Dataset
-
-
-@dataclass(frozen=True)
-class BackboneSource:
-    """The source of the weights of a backbone, such as "openai" or "miniature"."""
-
-    source: one_of(*FAMILIES)
-
-    @property
-    def family(self) -> Family:
-        """The family that the source belongs to."""
-        return FAMILIES[self.source]
-
-
-@dataclass(frozen=True)
-class OwnDataset:
-    """A dataset of the user's own: a folder of images with a sub-folder per class, or a CSV file.
-
-    Attributes:
-        images: The path of the folder.
-        csv: The path of the CSV file that lists the images; empty if there is none.
-    """
-
-    images: text("the path of a folder of images")
-    csv: text("the path of a CSV file with the columns path, label, split") = ""
-
-    @property
-    def state(self) -> str:
-        """A digest of the names, sizes and times of all files; it changes when a file does."""
-        listed = file_digest(self.csv) if os.path.exists(self.csv) else None
-        return json_digest([folder_state(self.images), listed])
-
-    def absent(self) -> Iterator[str]:
-        """Yield a message for each path that does not exist."""
-        if not os.path.isdir(self.images):
-            yield f"images: {self.images} is not a folder"
-        if self.csv and not os.path.isfile(self.csv):
-            yield f"csv: {self.csv} is not a file"
-
-
-# The fields of a recipe, all optional: a method may override some of the study's values.
-OwnRecipe = create_model(
-    "OwnRecipe",
-    __base__=Section,
-    **{n: (hint, None) for n, hint in get_type_hints(Recipe, include_extras=True).items()},
-)
-
-
-class Method(Section):
-    """A method of a study; `_method_of` adds the fields of the configuration of its kind.
-
-    Attributes:
-        kind: The name of the kind of method in `METHODS`.
-        own_recipe: The hyperparameters that override those of the study.
-    """
-
-    kind: str
-    own_recipe: described(
-        OwnRecipe, "a mapping of the hyperparameters in which a method has its own values"
-    ) = Field(OwnRecipe(), alias="recipe")
-    _config: Any = PrivateAttr(None)
-    _recipe: Recipe = PrivateAttr()
-
-    @model_validator(mode="after")
-    def _values_go_together(self) -> "Method":
-        if described := METHODS[self.kind].config:
-            self._config = described(**{f.name: getattr(self, f.name) for f in fields(described)})
-        return self
-
-    @property
-    def config(self) -> Any:
-        """The configuration of the method, of the type in `METHODS`; None if it has none."""
-        return self._config
-
-    @property
-    def recipe(self) -> Recipe:
-        """The hyperparameters of the study, overridden by the method's own."""
-        return self._recipe
-
-    @property
-    def adapter(self) -> AdapterConfig | None:
-        """The configuration of the adapter; None if the method learns no adapter."""
-        return self.config if METHODS[self.kind].low_rank else None
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The kind and the configuration, as they are written in a study file."""
-        return {"kind": self.kind, **({} if self.config is None else to_values(self.config))}
-
-
-def _method_of(kind: str) -> type[Method]:
-    """Return the type of methods of a kind, with the fields of its configuration."""
-    config = METHODS[kind].config
-    hints = {} if config is None else get_type_hints(config, include_extras=True)
-    described = {name: (hint, ...) for name, hint in hints.items()}
-    return create_model(kind, __base__=Method, kind=(one_of(kind), ...), **described)
-
-
-AnyMethod = Annotated[
-    reduce(or_, map(_method_of, METHODS)),
-    Field(discriminator="kind"),
-    Allowed(f"a mapping with the key kind, one of {', '.join(METHODS)}"),
-]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run: one fit and its tests. A method that is not trained has 0 shots and seed 0."""
-
-    backbone: str
-    dataset: str
-    method: str
-    shots: int
-    seed: int
-
-    @property
-    def folder(self) -> str:
-        """The run's folder below `runs/`."""
-        return f"{self.backbone}/{self.dataset}/{self.method}/{self.shots}shot/seed{self.seed}"
-
-    @property
-    def own_tests(self) -> tuple["Test", ...]:
-        """The tests on the run's dataset: on its test images and, after a fit, training images."""
-        tested = Test(self, self.dataset)
-        return (tested, Test(self, self.dataset, "train")) if self.shots else (tested,)
-
-
-@dataclass(frozen=True)
-class Test:
-    """A test of a run on the images of its own dataset or of another one.
-
-    Attributes:
-        run: The run.
-        dataset: The dataset whose images are classified.
-        part: "test", or "train" for the training images of the run without augmentation.
-    """
-
-    __test__ = False  # keeps pytest from collecting it
-
-    run: Run
-    dataset: str
-    part: str = "test"
-
-    @property
-    def file(self) -> str:
-        """The path of the predictions below `runs/`."""
-        return f"{self.run.folder}/tests/{self.dataset}/{self.part}.safetensors"
 
 
 class Study(Section):
@@ -370,7 +219,7 @@ class Study(Section):
         """Return the shape of a backbone.
 
         Raises:
-            UserError: The installed open_clip describes another model by this name.
+            UserError: open_clip's description of the model does not fit its weights.
         """
         return self.backbones[backbone].family.config(backbone, self.miniature)
 

@@ -19,7 +19,7 @@ from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.pixels import open_shot_images
 from blocklora.data.preprocess import preprocessed
 from blocklora.engine.classifier import Classifier
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 from blocklora.theory.coding import compress
 from blocklora.theory.context import Context, adapted_runs
 from blocklora.theory.risk import guessing_error

@@ -8,7 +8,8 @@ from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
 from blocklora.methods.adapter import ADAPTER_FILE
 from blocklora.study import places
-from blocklora.study.model import Run, Study
+from blocklora.study.model import Study
+from blocklora.study.run import Run
 from blocklora.theory.measures import RUN
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 from blocklora.theory.context import Context, adapted_runs
 
 RUN_COLUMNS = ("train_accuracy", "test_accuracy", "trainable_parameters")

@@ -6,8 +6,8 @@ from typing import Any
 from tqdm import tqdm
 
 from blocklora.adapters.store import load_adapter
-from blocklora.study.model import Run
 from blocklora.study.pairs import block_pairs, merged_pairs
+from blocklora.study.run import Run
 from blocklora.theory.context import Context, adapted_runs
 from blocklora.theory.decomposition import overlap_rows, spectra, spectrum_rows
 

@@ -112,8 +112,8 @@ def test_entries_are_published_under_names_of_the_published_tables():
     [
         ({"architecture": "ViT-B-16"}, "QuickGELU mismatch: this open_clip describes ViT-B-16 "
          "with the exact GELU, but OpenAI's weights of .* were trained with QuickGELU"),
-        ({"architecture": "ViT-B-16-SigLIP"}, "no plain CLIP with two transformers: it has"),
-        ({"architecture": "RN50-quickgelu"}, "no plain CLIP with two transformers: it has convo"),
+        ({"architecture": "ViT-B-16-SigLIP"}, "not a plain CLIP with two transformers; it has"),
+        ({"architecture": "RN50-quickgelu"}, "not a plain CLIP with two transformers; it has con"),
         ({"architecture": "ViT-C-16"}, "the installed open_clip has no model ViT-C-16"),
     ],
 )  # fmt: skip
@@ -214,7 +214,7 @@ def test_a_quickgelu_mismatch_told_by_a_config_beside_is_an_error(weights, tmp_p
     config.write_text(json.dumps({"model_cfg": {"embed_dim": 24}}))
     assert "trained with the exact GELU" in refusal(path)
     config.write_text("[]")
-    assert "open_clip_config.json beside it is no configuration" in refusal(path)
+    assert "open_clip_config.json beside it is not a configuration" in refusal(path)
 
 
 def test_a_name_without_quickgelu_is_an_error():

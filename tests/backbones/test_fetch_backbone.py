@@ -18,7 +18,7 @@ from blocklora.backbones.weights import load_backbone
 from blocklora.commands.backbones import add_commands
 from blocklora.data.download import WORK
 from blocklora.errors import UserError
-from blocklora.study.model import BackboneSource
+from blocklora.study.entries import BackboneSource
 from tests.backbones.checkpoint_files import (
     CONFIG,
     NAME,
@@ -148,7 +148,7 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(
 def test_a_folder_that_cannot_be_written_is_named(fetch, hub, published):
     published.root.rmdir()
     published.root.touch()
-    with pytest.raises(UserError, match=r"weights: .*cannot be put there"):
+    with pytest.raises(UserError, match=r"weights/.*cannot write this lock file"):
         fetch()
 
 

@@ -19,7 +19,7 @@ from blocklora.data.download import Downloader
 from blocklora.data.fetch import fetch_published, use_own
 from blocklora.data.manifest import read_manifest, read_shots
 from blocklora.data.pixels import open_shot_images, open_test_pixels
-from blocklora.data.registry import VARIABLE, load_registry
+from blocklora.data.registry import VARIABLE, Address, Download, load_registry
 from blocklora.data.source import read_source, write_source
 from blocklora.errors import UserError
 from tests.data.dataset_archives import (
@@ -115,10 +115,10 @@ def test_the_next_alternative_is_used_when_the_first_is_gone(site, tmp_path):
 def test_a_hostile_archive_gives_way_to_the_next(site, server, tmp_path):
     dataset = site("oxford_flowers", [0, 1])
     hostile = pack("oxford_flowers.zip", {"jpg/image_1.jpg": b"", "../../evil.jpg": b""})
-    archive = replace(dataset.downloads[1][0], name="hostile.zip")
+    archive = replace(dataset.downloads[1].archives[0], name="hostile.zip")
     server.add("hostile.zip", hostile)
-    first = replace(archive, addresses=(server.url("hostile.zip"),))
-    dataset = replace(dataset, downloads=((first,), *dataset.downloads))
+    first = replace(archive, addresses=(Address(server.url("hostile.zip")),))
+    dataset = replace(dataset, downloads=(Download((first,)), *dataset.downloads))
     source = fetch_published(dataset, tmp_path / "data", QUICK)
     assert source.files[0]["name"] == "102flowers.tgz"
     assert server.routes["/hostile.zip"].requests
@@ -238,7 +238,7 @@ def test_an_archive_that_lacks_images_of_the_split_is_refused(site, server, tmp_
 def test_an_incomplete_tree_in_the_way_is_not_overwritten(site, tmp_path):
     dataset = site("stanford_cars", [0])
     (tmp_path / "stanford_cars" / "cars_train").mkdir(parents=True)
-    with pytest.raises(UserError, match="cars_train: an incomplete tree is in the way"):
+    with pytest.raises(UserError, match="cars_train: this incomplete folder is in the way"):
         fetch_published(dataset, tmp_path, QUICK)
     assert [p.name for p in (tmp_path / "stanford_cars").iterdir()] == ["cars_train"]
 
@@ -255,7 +255,7 @@ def test_an_interrupted_unpacking_is_started_over(site, tmp_path):
 def test_too_little_disk_is_said_before_the_download(site, server, tmp_path, monkeypatch):
     dataset = site("dtd", [0])
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
-    with pytest.raises(UserError, match=r"dtd-r1\.0\.1\.tar\.gz needs .* GB and 0\.0 GB are free"):
+    with pytest.raises(UserError, match=r"dtd-r1\.0\.1\.tar\.gz needs .* GB, but only 0\.0 GB are"):
         fetch_published(dataset, tmp_path, QUICK)
     assert not server.routes["/dtd-r1.0.1.tar.gz"].requests
 
@@ -282,7 +282,7 @@ def test_two_processes_fetch_one_dataset_once(site, server, tmp_path):
 
 def test_a_data_root_that_cannot_be_written_is_named(site, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be put there"):
+    with pytest.raises(UserError, match="cannot write this lock file for dtd"):
         fetch_published(site("dtd"), tmp_path / "file", QUICK)
 
 
@@ -365,7 +365,7 @@ def test_the_command_fetches_a_published_dataset(site, study, tmp_path):
     arguments += ("--output", tmp_path / "source.json")
     failed = command(*arguments, "--offline")
     assert failed.returncode == 1
-    assert "Oxford-IIIT Pets is neither below" in failed.stderr
+    assert "Oxford-IIIT Pets is not below" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "source.json").exists()
     assert command(*arguments).returncode == 0

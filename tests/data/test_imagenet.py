@@ -104,7 +104,7 @@ def test_without_archives_the_message_says_what_to_get_where(imagenet, tmp_path)
 
 def test_a_flat_validation_folder_needs_the_devkit(imagenet, tmp_path):
     write_tree(tmp_path / "imagenet", flat=True)
-    with pytest.raises(UserError, match=rf"the images lie flat, so {DEVKIT}\.tar\.gz is needed"):
+    with pytest.raises(UserError, match=rf"not in class folders, so {DEVKIT}\.tar\.gz is needed"):
         fetch_published(imagenet, tmp_path, None)
 
 

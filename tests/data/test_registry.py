@@ -1,15 +1,13 @@
-"""The registry's schema, and its entries against the facts of the datasets."""
+"""The definitions of datasets: its entries against the facts of the datasets."""
 
 import hashlib
-import json
 
-import jsonschema
 import pytest
 import yaml
 
 from blocklora.data.imagenet import read_classes
 from blocklora.data.manifest import SPLITS, classnames
-from blocklora.data.registry import PACKAGED, VARIABLE, load_registry, readable
+from blocklora.data.registry import PACKAGED, VARIABLE, Address, load_registry
 from blocklora.data.splits import read_split_file
 from blocklora.errors import UserError
 from blocklora.study import digests, model
@@ -36,16 +34,11 @@ def paper():
     return yaml.safe_load((PACKAGED / "paper.yaml").read_text(encoding="utf-8"))
 
 
-def schema():
-    return json.loads((PACKAGED / "schema.json").read_text(encoding="utf-8"))
-
-
-def test_the_schema_is_valid_and_every_file_follows_it():
-    jsonschema.Draft202012Validator.check_schema(schema())
+def test_the_registry_has_the_datasets_of_every_packaged_file():
     files = sorted(PACKAGED.glob("*.yaml"))
     assert PACKAGED / "paper.yaml" in files
-    for file in files:
-        jsonschema.validate(yaml.safe_load(file.read_text(encoding="utf-8")), schema())
+    names = [name for file in files for name in yaml.safe_load(file.read_text(encoding="utf-8"))]
+    assert list(load_registry(PACKAGED)) == names
 
 
 def test_the_eleven_datasets_have_their_published_numbers():
@@ -109,8 +102,12 @@ def test_imagenet_class_names_are_those_of_clip():
     ("text", "message"),
     [
         ("a: [", "not valid YAML"),
-        ("a: {layout: split_file}", r"\$\.a: '.*' is a required property"),
-        ("a: {layout: drawn, shots: 1}", r"\$\.a: Additional properties are not allowed"),
+        (
+            "a: {layout: split_file}",
+            r"a\.classes: missing; it must be a whole number",
+        ),
+        ("[a, b]", r'the file: \["a", "b"\] is not allowed; it must be a mapping from names'),
+        ("A: 1", r'A: 1 is not allowed; .*\n.*: "A" is not allowed; it must be a name of small'),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
     ],
 )
@@ -120,9 +117,97 @@ def test_a_faulty_registry_is_refused_with_its_place(tmp_path, text, message):
         load_registry(tmp_path)
 
 
+COMPLETE = {
+    "display_name": "A",
+    "layout": "drawn",
+    "classes": 2,
+    "licence": "MIT",
+    "images": {"train": 1, "val": 0, "test": 1},
+}
+FILE = {"name": "a.zip", "bytes": None, "checksum": None, "addresses": []}
+ARCHIVE = FILE | {"unpack": {"": "."}}
+TREE = {"convention": "CoOp", "folder": "a", "images": ".", "needs": ["a"]}
+FETCHED = COMPLETE | {
+    "layout": "split_file",
+    "template": "a {}.",
+    "class_names": "in the split",
+    "citation": "A",
+    "trees": [TREE],
+    "split_file": FILE,
+    "downloads": [{"archives": [ARCHIVE]}],
+}
+
+
+def download(**changes):
+    return FETCHED | {"downloads": [{"archives": [ARCHIVE | changes]}]}
+
+
+def test_the_least_definitions_are_complete(tmp_path):
+    entries = {"a": COMPLETE, "b": FETCHED, "c": download()}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(entries))
+    assert list(load_registry(tmp_path)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        (COMPLETE | {"classes": 1}, "classes: 1 is not allowed; it must be a whole number of "
+         "at least 2"),
+        (COMPLETE | {"classes": 2.0}, "classes: 2.0 is not allowed; it must be a whole number"),
+        (COMPLETE | {"classes": True}, "classes: true is not allowed; it must be a whole number"),
+        (COMPLETE | {"display_name": ""}, 'display_name: "" is not allowed; it must be the name '
+         "of the dataset in tables"),
+        (COMPLETE | {"layout": "flat"}, "layout: \"flat\" is not allowed; it must be one of "
+         "split_file, aircraft, imagenet, drawn"),
+        (COMPLETE | {"images": {"train": 1, "val": 0, "test": 1, "x": 1}},
+         'images: "x" is not allowed; it must be one of train, val, test'),
+        (COMPLETE | {"name": "a"}, "name: unknown key (allowed: layout, display_name, classes, "
+         "images, licence, template, class_names, classes_file, same_names, trees, split_file, "
+         "downloads, gated, citation)"),
+        (COMPLETE | {"images": {"train": 1, "test": 1}}, 'images: {"test": 1, "train": 1} is not '
+         "allowed; it must be the numbers of images in train and test, at least 1, and in val"),
+        (COMPLETE | {"trees": [TREE]}, "layout: a drawn dataset has no trees"),
+        (COMPLETE | {"same_names": [[1]]}, "same_names[0]: [1] is not allowed; "),
+        ({key: value for key, value in FETCHED.items() if key != "template"},
+         "template: missing; the layout split_file needs it"),
+        (FETCHED | {"template": "a {} {}"}, 'template: "a {} {}" is not allowed; '),
+        (FETCHED | {"layout": "imagenet"},
+         "classes_file: missing; the layout imagenet needs it"),
+        (FETCHED | {"trees": [TREE | {"needs": []}]}, "trees[0].needs: [] is not allowed; "),
+        (download(name="a/b"), 'downloads[0].archives[0].name: "a/b" is not allowed; '),
+        (download(bytes=0), "downloads[0].archives[0].bytes: 0 is not allowed; "),
+        (download(checksum="md5:0"), 'downloads[0].archives[0].checksum: "md5:0" is not allowed; '),
+        (download(addresses=[{"url": "ftp://a", "status": "live"}]),
+         'downloads[0].archives[0].addresses[0].url: "ftp://a" is not allowed; '),
+        (download(addresses=[{"url": "http://a", "state": "live"}]),
+         "downloads[0].archives[0].addresses[0].state: unknown key; did you mean status?"),
+        (download(unpack={}), "downloads[0].archives[0].unpack: {} is not allowed; "),
+        (download(unpack={"a": {"b": 1}}), "downloads[0].archives[0].unpack: "),
+    ],
+)  # fmt: skip
+def test_each_fault_of_a_definition_is_one_line(tmp_path, entry, line):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({"a": entry}))
+    with pytest.raises(UserError) as caught:
+        load_registry(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'x.yaml'}: a.{line}")
+    assert "\n" not in str(caught.value)
+
+
+def test_all_faults_of_all_files_are_told_at_once(tmp_path):
+    for name in ("x", "y"):
+        faulty = COMPLETE | {"classes": name, "licence": "", "trees": [TREE | {"folder": 1}]}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({name: faulty}))
+    with pytest.raises(UserError) as caught:
+        load_registry(tmp_path)
+    lines = str(caught.value).splitlines()
+    places = ("classes", "licence", "trees[0].folder")
+    expected = [f"{tmp_path}/{name}.yaml: {name}.{place}: " for name in "xy" for place in places]
+    assert len(lines) == len(expected)
+    assert all(line.startswith(place) for line, place in zip(lines, expected, strict=True))
+
+
 def test_a_name_may_be_defined_once(tmp_path):
-    entry = "a: {display_name: A, layout: drawn, classes: 2, licence: MIT, "
-    entry += "images: {train: 1, val: 0, test: 1}}"
+    entry = yaml.safe_dump({"a": COMPLETE})
     (tmp_path / "x.yaml").write_text(entry)
     assert load_registry(tmp_path)["a"].images == {"train": 1, "val": 0, "test": 1}
     (tmp_path / "y.yaml").write_text(entry)
@@ -162,5 +247,5 @@ def test_lists_of_images_follow_class_names_and_splits_but_not_addresses(
 
 
 def test_drive_ids_are_shown_as_links():
-    assert readable("gdrive:abc") == "https://drive.google.com/uc?id=abc"
-    assert readable("https://x.org/a") == "https://x.org/a"
+    assert Address("gdrive:abc").link == "https://drive.google.com/uc?id=abc"
+    assert Address("https://x.org/a").link == "https://x.org/a"

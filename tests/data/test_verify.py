@@ -166,7 +166,7 @@ def test_the_command_writes_the_report_prints_it_and_stops(tmp_path, images, cap
     assert report["findings"][0] == {
         "level": "error",
         "code": "empty",
-        "message": "image files of no bytes",
+        "message": "empty image files",
         "count": 1,
         "examples": [repr(listed[0].path)],
     }

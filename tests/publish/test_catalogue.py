@@ -9,7 +9,8 @@ from blocklora.cli import build_parser, main
 from blocklora.errors import UserError
 from blocklora.experiments import EXPERIMENTS, chosen, entries, further_tests, items, measures
 from blocklora.publish.catalogue import Item
-from blocklora.study.model import Test, load_study
+from blocklora.study.model import load_study
+from blocklora.study.run import Test
 from blocklora.theory.measures import Measure
 from tests.publish.samples import (
     CLIP_LORA,

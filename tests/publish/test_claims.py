@@ -21,7 +21,8 @@ from blocklora.publish.claims import (
 from blocklora.publish.published import load_published
 from blocklora.publish.results import Results, load_results
 from blocklora.publish.verdicts import write_verdicts
-from blocklora.study.model import Run, load_study
+from blocklora.study.model import load_study
+from blocklora.study.run import Run
 from tests.publish.samples import (
     BACKBONE,
     CLIP_LORA,

@@ -11,7 +11,7 @@ from blocklora.publish.figures.canvas import write_drawing
 from blocklora.publish.figures.confusions import confusions_figure
 from blocklora.publish.results import load_results
 from blocklora.publish.tables.classes import class_frame, per_class_table
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 from tests.publish.samples import BACKBONE, CLIP_LORA, METHODS, write_predicted, write_study
 
 NAMES = ["a_cat", "a dog", "a fox", "nothing"]

@@ -9,7 +9,8 @@ from blocklora.errors import UserError
 from blocklora.publish.published import REFERENCE, dataset_label, names
 from blocklora.publish.render import to_markdown
 from blocklora.publish.tables.fewshot import fewshot_table
-from blocklora.study.model import Run, load_study
+from blocklora.study.model import load_study
+from blocklora.study.run import Run
 from tests.publish.samples import PAPER, made_results
 
 BACKBONE = "ViT-B-16-quickgelu"

@@ -16,7 +16,7 @@ from blocklora.publish.figures.canvas import WIDTH, looks, style, write_drawing
 from blocklora.publish.figures.cost import cost_figure, efficiency_figure
 from blocklora.publish.figures.theory import bounds_figure, spectra_figure
 from blocklora.publish.results import load_results
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 from tests.publish.latex import compile_latex
 from tests.publish.samples import (
     BACKBONE,

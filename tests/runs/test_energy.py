@@ -1,5 +1,5 @@
-import ctypes
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -9,23 +9,32 @@ from blocklora.runs.energy import energy_joules, energy_since
 IDENTIFIER = "01234567-89ab-cdef-0123-456789abcdef"
 
 
-def driver(drawn, status=0):
-    """Return a stand-in for NVML: one card that has drawn some millijoules, or does not say."""
+class NVMLError(Exception):
+    pass
 
-    def find(identifier, card):
-        card._obj.value = 7
-        return 0 if identifier == f"GPU-{IDENTIFIER}".encode() else 6
 
-    def read(card, millijoules):
-        assert card.value == 7
-        millijoules._obj.value = drawn
-        return status
+def driver(drawn, fails=""):
+    """Return a stand-in for pynvml with one card, in which the function `fails` raises an error."""
+    module = ModuleType("pynvml")
 
-    return SimpleNamespace(
-        nvmlInit_v2=lambda: 0,
-        nvmlDeviceGetHandleByUUID=find,
-        nvmlDeviceGetTotalEnergyConsumption=read,
-    )
+    def function(name, answer):
+        def call(*arguments):
+            if name == fails:
+                raise NVMLError(name)
+            return answer(*arguments)
+
+        setattr(module, name, call)
+
+    def find(identifier):
+        if identifier != f"GPU-{IDENTIFIER}":
+            raise NVMLError("no such card")
+        return "card"
+
+    module.NVMLError = NVMLError
+    function("nvmlInit", lambda: None)
+    function("nvmlDeviceGetHandleByUUID", find)
+    function("nvmlDeviceGetTotalEnergyConsumption", {"card": drawn}.__getitem__)
+    return module
 
 
 @pytest.fixture
@@ -34,7 +43,7 @@ def card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     properties = SimpleNamespace(uuid=IDENTIFIER)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: properties)
-    return lambda nvml: monkeypatch.setattr(ctypes, "CDLL", lambda name: nvml)
+    return lambda nvml: monkeypatch.setitem(sys.modules, "pynvml", nvml)
 
 
 def test_energy_is_that_of_the_card_in_joules(card):
@@ -42,25 +51,23 @@ def test_energy_is_that_of_the_card_in_joules(card):
     before = energy_joules("cuda")
     card(driver(4000))
     assert (before, energy_since(before, "cuda")) == (1.5, 2.5)
+    assert energy_since(None, "cuda") is None
 
 
-def test_a_driver_that_does_not_count_reports_nothing(card):
-    card(driver(1500, status=3))
+@pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetTotalEnergyConsumption"])
+def test_energy_is_unknown_without_a_driver_or_a_counter(card, fails):
+    card(driver(1500, fails))
     assert energy_joules("cuda") is None
     assert energy_since(1.0, "cuda") is None
 
 
-def test_another_card_is_not_taken_for_it(card, monkeypatch):
+def test_energy_of_another_card_is_not_taken(card, monkeypatch):
     card(driver(1500))
     other = SimpleNamespace(uuid="another")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: other)
     assert energy_joules("cuda") is None
 
 
-def test_without_a_driver_or_a_gpu_nothing_is_reported(monkeypatch):
-    def missing(name):
-        raise OSError(name)
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert energy_joules("cuda") is None
+def test_energy_of_a_cpu_is_unknown_and_needs_no_driver(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert energy_joules("cpu") is None

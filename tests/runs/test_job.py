@@ -18,7 +18,7 @@ from blocklora.engine.fast import FastEngine
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.locks import hold
 from blocklora.runs.record import failure_log
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 from tests.runs.small_study import (
     arguments_of,
     files_of,

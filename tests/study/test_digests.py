@@ -9,7 +9,8 @@ import pytest
 from blocklora import provenance
 from blocklora.adapters.config import Cut
 from blocklora.study import digests
-from blocklora.study.model import Run, load_study
+from blocklora.study.model import load_study
+from blocklora.study.run import Run
 
 ROOT = Path(__file__).parents[2]
 STUDY = load_study(ROOT / "studies/mini.yaml")

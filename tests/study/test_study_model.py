@@ -11,7 +11,8 @@ from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 from blocklora.study.config import resolve_device
 from blocklora.study.digests import test_digest as digest_of_test
-from blocklora.study.model import Run, load_study
+from blocklora.study.model import load_study
+from blocklora.study.run import Run
 from blocklora.study.schemas import schema_text
 
 ROOT = Path(__file__).parents[2]

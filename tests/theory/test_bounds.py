@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from blocklora.adapters.adapter import Adapter
 from blocklora.csvfiles import read_rows, write_rows
 from blocklora.errors import UserError
-from blocklora.study.model import Run
+from blocklora.study.run import Run
 from blocklora.theory.bounds import bound_rows, counts, factor_parameters, information_bound
 from blocklora.theory.gaps import gap_rows
 from blocklora.theory.measures import columns_of

@@ -428,8 +428,8 @@ def test_efficiency_makes_the_manifest_of_a_dataset_whose_prompts_are_not_listed
     ("setting", "message"),
     [
         ("study=papr", "study: papr is neither a file nor a study in"),
-        ("job_hours=0", "config.yaml or --config: job_hours: 0 is not allowed"),
-        ("precison=fp32", "config.yaml or --config: precison: unknown key; did you mean prec"),
+        ("job_hours=0", "config.yaml and --config: job_hours: 0 is not allowed"),
+        ("precison=fp32", "config.yaml and --config: precison: unknown key; did you mean prec"),
     ],
 )
 def test_a_fault_of_the_configuration_ends_snakemake_with_one_line(

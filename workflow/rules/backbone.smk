@@ -1,4 +1,4 @@
-# CLIP weights, fetched or pretrained, in one canonical file.
+# Rules that fetch or pretrain CLIP weights and write them to one canonical file.
 
 
 rule fetch_backbone:

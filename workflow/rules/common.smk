@@ -1,4 +1,4 @@
-# What the rules share: the study, the machine, and what makes a job be redone.
+# Definitions that the rules share: the study, the machine, and what makes Snakemake redo a job.
 
 import re
 import sys
@@ -23,18 +23,19 @@ from blocklora.runs.status import what_is_missing
 from blocklora.study import digests, places
 from blocklora.study.config import read_configuration, resolve_device
 from blocklora.study.files import find_study
-from blocklora.study.model import Run, Test, load_study
+from blocklora.study.model import load_study
+from blocklora.study.run import Run, Test
 from blocklora.theory.sources import unlisted_datasets
 
 
 def load_configured_study():
-    """Return the study of the configuration; end Snakemake with one message if either is wrong.
+    """Load the study that the configuration names, or end Snakemake with one message.
 
-    The configuration is read here and not by `configfile`, which would take the last of two equal
-    keys in silence. The user's own images may be elsewhere if there are finished runs.
+    The configuration is read here and not by `configfile`, which would silently take the last of two
+    equal keys. The user's own images may be missing if there are finished runs.
     """
     given = workflow.config_settings
-    files = [Path(workflow.basedir) / "config.yaml", *given.configfiles]
+    files = ["config.yaml", *given.configfiles]
     try:
         config.update(read_configuration(files, given.config))
         path = find_study(config["study"], Path(workflow.basedir) / "studies")
@@ -44,47 +45,48 @@ def load_configured_study():
 
 
 STUDY = load_configured_study()
-# What the texts of the report say of the study.
+# The texts of the report show these facts about the study.
 config["title"] = STUDY.title
 config["miniature"] = STUDY.miniature is not None
 RESULTS = f"results/{STUDY.name}"
 DEVICE = resolve_device(config["device"])
 GPUS = 1 if DEVICE == "cuda" else 0
 HOW = config["precision"], config["engine"]
-# Threads that prepare batches beside a GPU. A CPU computes with one thread: the number of threads
-# changes the order of sums, and with it the last digits of results.
+# Threads that prepare batches while a GPU computes. A CPU computes with one thread, because the
+# number of threads changes the order of sums and with it the last digits of results.
 WORKERS = 4 if DEVICE == "cuda" else 0
-# What is computed from the runs depends on them, not on when they were made.
+# Everything computed from the runs depends on their content, not on when they were made.
 RESULTS_DIGEST = digests.results_digest(STUDY, *HOW)
-# Which runs share a job.
+# The runs that share a job.
 FIT_UNITS = fit_units(STUDY, DEVICE, config["job_hours"])
-# No rule makes this file; a rule that asks for it does not apply, and Snakemake takes another one,
-# or what is there.
+# No rule makes this file. A rule that needs it does not apply, so Snakemake takes another rule or
+# the existing file.
 NEVER = f"{RESULTS}/no-such-file"
 
 if workflow.output_settings.dryrun and not workflow.output_settings.printshellcmds:
-    # A dry run is a page: the jobs of each rule are counted. With --printshellcmds all are listed.
+    # A dry run counts the jobs of each rule, so that it fits a page; --printshellcmds lists them
+    # all.
     workflow.output_settings.quiet = {Quietness.RULES, Quietness.PROGRESS}
 
-# What Snakemake says of its own work while a job fits many runs, which nobody needs to follow it.
+# Beginnings of Snakemake's messages about its own work, which would hide the progress of the jobs.
 NOISE = "Select jobs to execute...", "Execute ", "Cannot restore "
 logger.addFilter(lambda record: not record.getMessage().startswith(NOISE))
 
 
 def say_what_is_missing():
-    """Say which runs are finished, and in words why others have to be made."""
+    """Log how many runs are finished, and in words why the others have to be made."""
     logger.info(what_is_missing(STUDY, Path(RESULTS) / places.RUNS, *HOW))
 
 
 def closed(names):
-    """Return the constraint of a wildcard that takes these values only."""
+    """Return a wildcard constraint that allows only these values."""
     return "|".join(re.escape(str(name)) for name in names) or "(?!)"
 
 
 def untracked(value):
-    """Return a parameter that says how to compute, not what: a change of it redoes nothing.
+    """Return a parameter that says how to compute something, so that changing it redoes nothing.
 
-    Snakemake does not record a parameter whose function asks for the input.
+    Snakemake does not record a parameter whose function has the argument `input`.
     """
 
     def parameter(wildcards, input):
@@ -94,7 +96,7 @@ def untracked(value):
 
 
 def growing(megabytes):
-    """Return a resource that grows when a job is tried again, perhaps for lack of memory."""
+    """Return a resource that grows with each attempt, since memory may have run out."""
 
     def resource(wildcards, attempt):
         return attempt * megabytes
@@ -103,7 +105,7 @@ def growing(megabytes):
 
 
 def of_dataset(digest):
-    """Return the parameter with a digest that depends on the dataset alone."""
+    """Return a parameter with a digest that depends only on the study and the dataset."""
 
     def parameter(wildcards):
         return digest(STUDY, wildcards.dataset)
@@ -116,21 +118,21 @@ def backbone_digest(wildcards):
 
 
 def is_asked_for(*files):
-    """Return whether the command line names one of these files, or one below these folders."""
+    """Return True if the command line names one of these files, or a file below these folders."""
     asked = {Path(target) for target in workflow.dag_settings.targets}
     places = {Path(file.replace("<results>", RESULTS)) for file in files}
     return any(places & {target, *target.parents} for target in asked)
 
 
 def is_everything_due():
-    """Return whether rules apply although what they make is there: in jobs, reports and graphs."""
+    """Return True if rules apply although their output exists: in jobs, reports and graphs."""
     settings = workflow.dag_settings
     forced = settings.forceall or settings.forcerun or settings.forcetargets
     return forced or not workflow.is_main_process or workflow.executor_plugin is None
 
 
 def run_files(run, kind=None):
-    """Return the files of a run, whose method is of this kind where its name is a wildcard."""
+    """Return the files of a run. `kind` is the kind of its method if the name is a wildcard."""
     method = METHODS[kind or STUDY.methods[run.method].kind]
     names = [*method.files, HISTORY, RECORD] if method.trained else []
     left = [f"{run.folder}/{name}" for name in names]
@@ -138,19 +140,19 @@ def run_files(run, kind=None):
 
 
 MEASURES = measures().values()
-# The tables and figures of the study, as the catalogue describes them.
+# The tables and figures of the study, described by the catalogue.
 TABLES = [item for item in items(STUDY) if item.kind == "table"]
 FIGURES = [item for item in items(STUDY) if item.kind == "figure"]
 
 
 def publishing_code(module):
-    """Return the digest of what decides a table or figure: code, published numbers, names."""
+    """Return a digest of the code, published numbers and names behind a table or figure."""
     data = ("publish/reference/*", "publish/*.mplstyle", "data/registry/*.yaml")
     return code_digest(module, data=data)
 
 
 def table_files(item):
-    """Return the files of a table; the report shows the last one."""
+    """Return the files of a table, of which the report shows the last one."""
     stem = f"<results>/tables/{item.name}"
     labels = {"item": f"table of {item.name}"}
     shown = report(f"{stem}.html", caption=caption(item), category=item.section, labels=labels)
@@ -158,7 +160,7 @@ def table_files(item):
 
 
 def figure_files(item, backbone):
-    """Return the files of a figure; the report shows the last one."""
+    """Return the files of a figure, of which the report shows the last one."""
     stem = f"<results>/figures/{backbone}/{item.name}"
     labels = {"item": f"figure of {item.name}, {backbone}"}
     shown = report(f"{stem}.png", caption=caption(item), category=item.section, labels=labels)
@@ -166,30 +168,30 @@ def figure_files(item, backbone):
 
 
 def caption(item):
-    """Return the file of an item's text in the report, if it has one beside its own caption."""
+    """Return the file with an item's text in the report, or None if there is none."""
     file = Path(workflow.basedir) / "workflow" / "report" / f"{item.entry}.rst"
     return str(file) if file.exists() else None
 
 
 def own_csv(wildcards):
-    """Return the CSV file that lists an own dataset, if there is one."""
+    """Return the CSV file that lists a dataset of the user's own, if there is one."""
     own = STUDY.own_datasets.get(wildcards.dataset)
     return str(own.csv) if own and own.csv else []
 
 
 def verification_digest(wildcards, input):
-    """Return the key of a verification, which asks for the input to be untracked."""
+    """Return the cache key of a verification. The argument `input` leaves it untracked."""
     return digests.verification_digest(STUDY, wildcards.dataset)
 
 
 def of_lists(place):
-    """Return the files of all shots lists of a dataset, of the first number of shots first."""
+    """Return the files of all shots lists of a dataset, those of the fewest shots first."""
     files = [place("{dataset}", shots, seed) for shots in STUDY.shots for seed in STUDY.seeds]
     return [f"<results>/{file}" for file in files]
 
 
 def how_to_compute(wildcards, input):
-    """Return the options of fits and tests that say how and where, not what."""
+    """Return the options of fits and tests that say how and where to compute."""
     options = {
         "study": STUDY.path,
         "results": RESULTS,
@@ -205,7 +207,7 @@ def how_to_compute(wildcards, input):
 
 
 def test_pixels(wildcards):
-    """Return the store of test images at the size a backbone sees."""
+    """Return the store of test images at the input size of the backbone."""
     return pixels_of(wildcards.dataset, wildcards.backbone)
 
 
@@ -218,7 +220,7 @@ def pixels_of(dataset, backbone):
 
 
 def run_digests(run):
-    """Return the digests of a fit and of the tests on its own dataset."""
+    """Return the digest of a run's fit and those of the tests on its own dataset."""
     tests = [digests.test_digest(STUDY, test, *HOW) for test in run.own_tests]
     return [digests.fit_digest(STUDY, run, *HOW), *tests]
 
@@ -234,10 +236,10 @@ def elsewhere_digest(wildcards):
 
 
 def measure_inputs(measure, params):
-    """Return the input of the rule of a measure, if the rule applies.
+    """Return a function for the input of a measure's rule, which decides whether the rule applies.
 
-    It does not where its tables are there, unless Snakemake remembers that they were made with
-    other parameters. So tables that were carried here need nothing that they were made from.
+    The rule does not apply if its tables exist, unless Snakemake remembers that they were made with
+    other parameters. Tables that were copied here therefore need none of the files behind them.
     """
 
     def inputs(wildcards):
@@ -253,7 +255,7 @@ def measure_inputs(measure, params):
 
 
 def measure_params(measure):
-    """Return what a measure depends on; the age of files makes nothing be redone."""
+    """Return everything a measure depends on. The age of files redoes nothing."""
     return [
         list(measure.tables.values()),
         RESULTS_DIGEST if "runs" in measure.needs else STUDY.digest,
@@ -263,12 +265,12 @@ def measure_params(measure):
 
 
 def evidence(items):
-    """Return the files that tables or figures are made from."""
+    """Return the files that these tables or figures are made from."""
     return list(dict.fromkeys(f"<results>/{file}" for item in items for file in item.files(STUDY)))
 
 
 def evidence_if_alone(item):
-    """Return the input of the rule of a single item, which applies if it is asked for alone."""
+    """Return a function for the input of an item's own rule, which applies if it is a target."""
 
     def inputs(wildcards):
         alone = table_files(item) if item.kind == "table" else figure_files(item, *wildcards)

@@ -1,4 +1,4 @@
-# From the source of a dataset to decoded pixels.
+# Rules that find, list, verify, sample and decode the images of a dataset.
 
 
 rule fetch_dataset:

@@ -1,6 +1,6 @@
-# Which fits share a job, what they need, and whether anything is to be done.
+# Functions that tell which fits share a job, what they need, and whether anything is missing.
 
-# Targets are not known yet when rules are read, but the words of the command line are.
+# Snakemake does not know its targets yet when it reads the rules, so look at the command line.
 IS_RUN_ASKED_FOR = any(word.startswith(f"{RESULTS}/runs/") for word in sys.argv)
 
 
@@ -10,7 +10,7 @@ def is_to_be_made(run):
 
 
 def runs_of(wildcards):
-    """Return the runs of a job: all that fit its wildcards."""
+    """Return the runs of a job, which are all that match its wildcards."""
     given = dict(wildcards.items())
 
     def values(name, every):
@@ -24,10 +24,10 @@ def runs_of(wildcards):
 
 
 def closed_by_unit(unit):
-    """Return the constraint of the backbone of a rule to where its unit was chosen.
+    """Return a constraint of the wildcard `backbone` to the cells for which this unit was chosen.
 
-    A run that is asked for by its path may be a job of its own anywhere, and so may the job that a
-    cluster's node is given.
+    There is no such limit for a run that is a target by its path, nor within the jobs that
+    Snakemake starts, for example on a node of a cluster.
     """
     if not workflow.is_main_process or unit == "run" and IS_RUN_ASKED_FOR:
         return closed(STUDY.backbones)
@@ -43,10 +43,10 @@ def closed_by_unit(unit):
 
 
 def fit_inputs(unit):
-    """Return the input of the rule whose jobs fit this unit, if the rule applies.
+    """Return a function for the input of the rule that fits this unit, if the rule applies.
 
-    It does not where nothing is to be made. So a study whose fits are finished, here or elsewhere,
-    needs nothing that they were made from.
+    The rule does not apply if nothing is missing. A study whose fits are finished, here or
+    elsewhere, therefore needs none of the files that they were made from.
     """
 
     def applies(runs):
@@ -79,37 +79,37 @@ def fit_inputs(unit):
 
 
 def outdated(wildcards):
-    """Return the digests of a job's runs that were made otherwise than the study says now.
+    """Return the digests of those runs of a job that differ from what the study says now.
 
-    What is missing needs no digest to be made, and what is finished has none: so runs that join a
-    job, or leave it, make nothing be redone.
+    Missing runs are made anyway and finished runs are left out, so a run that joins or leaves the
+    job redoes nothing.
     """
     made = [run for run in runs_of(wildcards) if Path(RESULTS, "runs", run.folder, RECORD).exists()]
     return [run_digests(run) for run in made if is_to_be_made(run)]
 
 
 def which_fits(wildcards, input):
-    """Return the options that say which runs of the study a job fits."""
+    """Return the options that select the runs of a job."""
     given = dict(wildcards.items())
     options = {"method": "methods", "shots": "shots", "seed": "seeds"}
     return " ".join(f"--{options[name]} {given[name]}" for name in options if name in given)
 
 
 def missing_fits(wildcards, input):
-    """Return in words how many runs of a job are not finished."""
+    """Return in words how many runs of a job are missing, for messages."""
     runs = runs_of(wildcards)
     missing = sum(map(is_to_be_made, runs))
     return f"{missing} of {len(runs)} runs" if len(runs) > 1 else runs[0].folder
 
 
 def fit_runtime(wildcards):
-    """Return how long a job may take; one with a single fit may take longer if it has to."""
+    """Return the time limit of a job, which is above `job_hours` if a single fit needs more."""
     units = [FIT_UNITS[run.backbone, run.dataset, run.shots] for run in runs_of(wildcards)]
     return f"{max(unit.job_minutes(config['job_hours']) for unit in units)}m"
 
 
 def runs_in(unit):
-    """Return the runs whose fits share a job, as patterns of their files, by kind of method."""
+    """Return, for each rule of a unit, the kind of method and the patterns of runs in a job."""
     shots = STUDY.shots if unit == "dataset" else ["{shots}"]
     seeds = ["{seed}"] if unit == "run" else STUDY.seeds
     if unit == "run":
@@ -119,7 +119,7 @@ def runs_in(unit):
 
 
 def fitted_files(kind, patterns):
-    """Return the files that fits leave, tests on their own dataset included."""
+    """Return the files that fits write, including the tests on their own dataset."""
     return [
         file
         for method, shots, seed in patterns

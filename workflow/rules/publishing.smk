@@ -1,4 +1,4 @@
-# From the runs to tables, figures and verdicts on the claims.
+# Rules that collect the runs and write tables, figures and the verdicts on the claims.
 
 FOLDER_OF = {"table": "", "figure": "{backbone}/"}
 
@@ -35,8 +35,8 @@ rule aggregate:
         " > {log:q} 2>&1"
 
 
-# All tables are written by one process, and all figures are drawn by one. A single one that is
-# asked for by its path is made alone, by a rule of its own.
+# One process writes all tables, and one draws all figures. A single table or figure that is asked
+# for by its path is made alone, by a rule of its own.
 rule tables:
     input:
         evidence(TABLES),

@@ -1,4 +1,5 @@
-# Parts of a study, each a target as the rules tables and figures are: snakemake fetch, data, runs.
+# Targets that make a part of a study, for example `snakemake runs`. `tables` and `figures` are
+# others.
 
 
 # The only steps that need the network.
@@ -25,7 +26,7 @@ rule runs:
         [f"<results>/runs/{test.file}" for test in further_tests(STUDY)],
 
 
-# How fast this machine is; no result depends on it.
+# The benchmark of this machine. No result depends on it.
 rule bench:
     output:
         json="<results>/bench.json",

@@ -1,6 +1,6 @@
-# What can be said about the runs: bounds, measured gaps, spectra, compressed size, cost.
+# One rule for each measure of the theory: bounds, measured gaps, spectra, compression, efficiency.
 
-# The files behind the words by which measures say what they need.
+# The files for each word in `Measure.needs`.
 NEEDED_FILES = {
     "runs": "<results>/runs.csv",
     "adapters": [
@@ -16,10 +16,10 @@ NEEDED_FILES = {
         shots=STUDY.shots,
         seed=STUDY.seeds,
     ),
-    # Numbers of classes and lengths of prompts are known of what is published.
+    # Manifests of datasets whose number of classes or prompt lengths are not known beforehand.
     "class_counts": expand("<results>/data/{name}/manifest.csv", name=STUDY.local_datasets),
     "prompts": expand("<results>/data/{name}/manifest.csv", name=unlisted_datasets(STUDY)),
-    # A measure may need the table of another one.
+    # A measure may need the table of another measure.
     **{table: f"<results>/theory/{table}.csv" for measure in MEASURES for table in measure.tables},
 }
 

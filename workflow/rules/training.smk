@@ -1,4 +1,4 @@
-# Fits and tests, and the gate that zero-shot accuracy has to pass before them.
+# Rules that fit and test methods, and the gate that zero-shot accuracy has to pass before any fit.
 
 LOG_OF = {
     "dataset": "{dataset}",
@@ -7,7 +7,7 @@ LOG_OF = {
 }
 
 
-# A method that is not trained has no shots, no seeds and no fit.
+# A method without training has no shots, no seeds and no fit, only a test.
 rule test_untrained:
     input:
         backbone="<results>/backbones/{backbone}.safetensors",
@@ -38,7 +38,7 @@ rule test_untrained:
         " --dataset {wildcards.dataset} --method {wildcards.method} > {log:q} 2>&1"
 
 
-# A check decides no number: neither its code nor its mode makes anything be done again.
+# The gate decides no number, so a change of its code or mode redoes nothing.
 rule gate:
     input:
         f"<results>/runs/{{backbone}}/{{dataset}}/{STUDY.zero_shot}/0shot/seed0/tests/{{dataset}}/test.safetensors",
@@ -64,8 +64,8 @@ rule gate:
         " --dataset {wildcards.dataset} --mode {params.mode} --output {output:q} > {log:q} 2>&1"
 
 
-# A rule for each unit, of which a single run may also be asked for by its path. A job fits what is
-# not fitted and tests what is not tested. Files marked by update() are not deleted before the job,
+# One rule for each unit: dataset, shots, run. A single run may also be a target by its path. A job
+# fits and tests only what is missing. Files marked with update() are not deleted before the job
 # and come back if it fails.
 for unit in UNITS:
     for kind, patterns in runs_in(unit):
@@ -103,12 +103,12 @@ for unit in UNITS:
                 " --dataset {wildcards.dataset} {params.which} > {log:q} 2>&1"
 
 
-# A run that is asked for by its path is made alone.
+# A run that is asked for by its path is made alone, so the rule for single runs comes first.
 FIT_RULES = [f"fit_{unit}_{kind}".removesuffix("_") for unit in UNITS for kind, _ in runs_in(unit)]
 workflow.ruleorder(*reversed(FIT_RULES))
 
 
-# What was fitted on one dataset, on the test images of another one.
+# Tests a run that was fitted on one dataset on the test images of another one.
 rule test_elsewhere:
     input:
         fit="<results>/runs/{backbone}/{dataset}/{method}/{shots}shot/seed{seed}/fit.json",

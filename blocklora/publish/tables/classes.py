@@ -13,7 +13,7 @@ from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.render import Table
 from blocklora.publish.results import Results
 from blocklora.runs.predictions import Predictions
-from blocklora.study.model import Run, Test
+from blocklora.study.run import Run, Test
 
 WORST = 3
 CELL = ["backbone", "dataset", "method"]
