@@ -66,6 +66,10 @@ def forecast(
             shots: steps_per_shot * shots * mean_flops(setting, chosen.chunks, shots)
             for shots in study.shots
         }
+        runs = [
+            {"shots": k, "seeds": seeds, "training_flops": n, "training_seconds": seconds(n)}
+            for k, n in training.items()
+        ]
         entry = registry.get(dataset)
         test_flops = entry and entry.images["test"] * forward_flops(clip, config)
         kinds.append(
@@ -83,15 +87,7 @@ def forecast(
                 "test_flops": test_flops,
                 "test_seconds": seconds(test_flops),
                 "total_flops": sum(training.values()) + len(training) * seeds * (test_flops or 0),
-                "runs": [
-                    {
-                        "shots": shots,
-                        "seeds": seeds,
-                        "training_flops": flops,
-                        "training_seconds": seconds(flops),
-                    }
-                    for shots, flops in training.items()
-                ],
+                "runs": runs,
             }
         )
     total = sum(kind["total_flops"] for kind in kinds)

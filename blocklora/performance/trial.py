@@ -61,10 +61,9 @@ class Training:
         self.scaler = torch.amp.GradScaler(device, enabled=self.engine.scaled)
         generator = torch.Generator().manual_seed(0)
         shape = (setting.batch_size, clip.image_size, clip.image_size, 3)
-        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        self.images = self.images.to(device)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, len(setting.prompts), shape[:1], generator=generator)
-        self.labels = labels.to(device)
+        self.images, self.labels = images.to(device), labels.to(device)
         self.done = 0
 
     def step(self) -> float:

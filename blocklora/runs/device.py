@@ -22,11 +22,7 @@ class Meter:
     """Checks the device, and measures the memory and the energy that it takes from then on."""
 
     def __init__(self, compute: Compute, resumed: bool = False) -> None:
-        """Start to measure.
-
-        Args:
-            compute: The device and the precision.
-            resumed: True if the energy is unknown, because an earlier attempt has used some.
+        """Start to measure; the energy of a `resumed` fit is unknown.
 
         Raises:
             UserError: The device is not available or cannot compute in the precision.
@@ -39,10 +35,8 @@ class Meter:
 
     def cost(self) -> dict[str, float | None]:
         """Return memory in bytes and energy in joules, by the names of columns of runs.csv."""
-        return {
-            **peak_memory(self.device),
-            "energy_joules": energy_since(self._energy, self.device),
-        }
+        energy = energy_since(self._energy, self.device)
+        return {**peak_memory(self.device), "energy_joules": energy}
 
     def identity(self) -> dict[str, Any]:
         """Return the device and the time of the start, for records."""

@@ -1,20 +1,24 @@
-"""Fitting the method of a run, and writing what it learned, its history and its record."""
+"""Fitting and testing the method of a run, and writing what it learned and what it predicts."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from blocklora.csvfiles import write_rows
+from blocklora.data.preprocess import preprocessed
 from blocklora.fields import to_values
 from blocklora.files import write_json
 from blocklora.methods import METHODS
 from blocklora.provenance import package_versions
 from blocklora.runs.device import Meter
 from blocklora.runs.keeper import CheckpointKeeper
+from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
-from blocklora.study.digests import fit_code, fit_digest
-from blocklora.study.run import Run
+from blocklora.study.digests import fit_code, fit_digest, test_digest
+from blocklora.study.run import Run, Test
 
 if TYPE_CHECKING:
     from blocklora.runs.job import Job
@@ -82,3 +86,48 @@ def fit_run(job: "Job", run: Run, inputs: Mapping[str, str], keeper: CheckpointK
     }
     write_json(folder / RECORD, record)
     logger.info("run %s: fitted in %.1f s", run.folder, seconds)
+
+
+def run_tests(job: "Job", run: Run, keys: Mapping[Test, str]) -> None:
+    """Do tests of a run and write their predictions; `keys` has what identifies each of them.
+
+    Raises:
+        UserError: The device is not available, or the fit is damaged.
+    """
+    (task, test_images), compute, clock = job.loaded, job.compute, monotonic()
+    meter, named = Meter(compute), job.study.methods[run.method]
+    method = METHODS[named.kind]
+    learned = None
+    if method.trained:
+        learned = method.load(job.runs / run.folder, task.backbone, named.config)
+    classifier = method.classifier(learned, named.recipe, task, compute.device, compute.precision)
+    for test, key in keys.items():
+        if test.part == "test":
+            batches: Iterable[np.ndarray] = [test_images.pixels]
+            labels, images = test_images.labels, "test"
+        else:
+            shots = job.shots(run)
+            batches = preprocessed(shots.images, task.backbone.config.image_size)
+            labels, images = shots.labels, "training"
+        found = [classifier.predict(batch) for batch in batches]
+        predicted, probability = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        facts = {
+            "run": vars(run),
+            "dataset": test.dataset,
+            "part": test.part,
+            "classnames": task.names,
+            "key": key,
+            "test_digest": test_digest(job.study, test, compute.precision, compute.engine),
+            "backbone_sha256": task.backbone.sha256,
+            "seconds": monotonic() - clock,
+            **meter.cost(),
+            "precision": compute.precision,
+            "engine": compute.engine,
+            **meter.identity(),
+        }
+        predictions = Predictions(labels, predicted, probability, facts)
+        write_predictions(job.runs / test.file, predictions)
+        share, count = 100 * predictions.accuracy, predictions.images
+        text = "run %s: %.2f %% of %d %s images of %s"
+        logger.info(text, run.folder, share, count, images, test.dataset)
+        clock = monotonic()

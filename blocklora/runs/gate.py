@@ -92,21 +92,20 @@ def compare(accuracy: float, references: list[Reference]) -> dict[str, Any]:
     """
     percent = round(100 * accuracy, 6)
     differences = [round(percent - reference.accuracy_percent, 6) for reference in references]
-    report = {
+    status, difference, allowed = "no reference value", None, None
+    if references:
+        difference, allowed = differences[0], references[0].tolerance_points
+        status = "passed" if abs(difference) <= allowed else "differs"
+    return {
         "accuracy_percent": percent,
-        "status": "no reference value",
-        "difference_points": None,
-        "tolerance_points": None,
+        "status": status,
+        "difference_points": difference,
+        "tolerance_points": allowed,
         "references": [
             {**asdict(reference), "difference_points": difference}
             for reference, difference in zip(references, differences, strict=True)
         ],
     }
-    if references:
-        difference, allowed = differences[0], references[0].tolerance_points
-        report["status"] = "passed" if abs(difference) <= allowed else "differs"
-        report |= {"difference_points": difference, "tolerance_points": allowed}
-    return report
 
 
 def _zero_shot(path: Path, backbone: str, dataset: str) -> Predictions:

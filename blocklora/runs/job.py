@@ -199,7 +199,7 @@ class Job:
         missing = self._missing(keys, restore=True)
         if not missing:
             return
-        from blocklora.runs.testing import run_tests
+        from blocklora.runs.fit import run_tests
 
         run_tests(self, run, missing)
         for test, key in missing.items():
