@@ -1,8 +1,8 @@
-"""Types of the values in study files, each with the words that describe it to a user.
+"""Types for the values in study files, each with a description for users.
 
-A configuration is a dataclass whose fields have these types. Its validation (`validation.py`), its
-part of the JSON schema of study files and every message about a wrong value follow from them. This
-module does not import pydantic, so that code that only computes does not need it.
+The fields of a configuration, which is a dataclass, have these types. Its validation
+(`validation.py`), its part of the JSON schema and all messages about wrong values follow from them.
+This module does not import pydantic, so code that only computes does not need it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 @dataclass(frozen=True, eq=False)
 class Allowed:
-    """The values that are allowed for a type, to be used in `Annotated`.
+    """An annotation of a type that says which values are allowed, for use in `Annotated`.
 
     Attributes:
         words: A description that completes the sentence "it must be ...".
         limits: Keyword arguments of pydantic's core schema of the type, such as `ge` or `pattern`.
         check: A function that returns the value, or raises `ValueError` if it is not allowed.
-        schema: Additions to the JSON schema that express `check`.
+        schema: Additions to the JSON schema that express the check.
     """
 
     words: str
@@ -41,12 +41,12 @@ class Allowed:
 
 
 def described(kind: type, words: str) -> Any:
-    """Return a type of configurations with the words that describe it."""
+    """Return a type of configurations with a description."""
     return Annotated[kind, Allowed(words)]
 
 
 def one_of(*words: str) -> Any:
-    """Return the type of a value that is one of a few words."""
+    """Return the type of a value that is one of these words."""
     return Annotated[Literal[words], Allowed(f"one of {', '.join(words)}")]
 
 
@@ -54,7 +54,7 @@ def list_of(item: Any, words: str, in_order: Callable = dict.fromkeys) -> Any:
     """Return the type of a list of one or more different items, in the order of `in_order`."""
 
     def check(values: tuple) -> tuple:
-        # `min_length` would count the items that are valid alone.
+        # `min_length` would count only the items that are valid.
         if not values or values != tuple(in_order(dict.fromkeys(values))):
             raise ValueError
         return values
@@ -79,7 +79,7 @@ def text(words: str) -> Any:
 
 
 def some_of(*words: str) -> Any:
-    """Return the type of a list of different ones of a few words."""
+    """Return the type of a list of one or more different words of these."""
     return list_of(one_of(*words), f"a list of different ones of {', '.join(words)}")
 
 
@@ -104,20 +104,20 @@ ShareBelowOne = Annotated[float, Allowed("a number of at least 0 and below 1", {
 
 
 def refuse(faults: Iterable[str]) -> None:
-    """Raise the faults of a configuration whose values do not go together.
+    """Raise an error about values of a configuration that do not go together.
 
     Raises:
-        ValueError: there is at least one fault; each is a line that begins with the field's name.
+        ValueError: There is a fault. Each fault is a line that begins with the name of the field.
     """
     if lines := list(faults):
         raise ValueError("\n".join(lines))
 
 
 def from_values(config: type, values: Mapping[str, Any]) -> Any:
-    """Return a configuration from the values of a file, whose lists become tuples."""
+    """Return a configuration with the values in a file; lists become tuples."""
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def to_values(config: Any) -> dict[str, Any]:
-    """Return the fields of a configuration as values of JSON."""
+    """Return a configuration as a JSON-serialisable dictionary."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()}

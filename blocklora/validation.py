@@ -1,8 +1,8 @@
-"""Documents that users write, validated by pydantic, with every fault as one readable line.
+"""Validation of the files that users write, with a readable line for every fault.
 
-A line names the dotted key, the value that was found and what is allowed, in the words of
-`fields.Allowed`. The words are looked up in the JSON schema of the type, so that a type says once
-what it allows: to the validator, to editors and to people.
+pydantic finds the faults. A line has the dotted key, the value in the file and the words of
+`fields.Allowed` that say what is allowed. These words are looked up in the JSON schema of the type,
+so there is one definition for the validator, for editors and for people.
 """
 
 import difflib
@@ -20,14 +20,14 @@ from blocklora.errors import UserError
 T = TypeVar("T")
 
 NAME_OF_KEY = "[key]"
-"""The place that pydantic names for a key of a mapping that is not allowed."""
+"""The name that pydantic gives to the place of a wrong key of a mapping."""
 
 
 class Section(BaseModel):
-    """A mapping of a document: unknown keys and values of another type are refused.
+    """A mapping in a document, without unknown keys and without conversions of types.
 
     Attributes:
-        words: A description of a whole document that completes the sentence "it must be ...".
+        words: If it is a whole document, a description that completes "it must be ...".
     """
 
     words: ClassVar[str] = ""
@@ -36,10 +36,10 @@ class Section(BaseModel):
 
 
 class PlainSchema(GenerateJsonSchema):
-    """JSON schemas that describe types in words for users, not by names and docstrings."""
+    """Generates JSON schemas with descriptions for users instead of names and docstrings."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """Leave out the titles that pydantic makes of the names of fields."""
+        """Leave out titles, which only repeat the names of fields."""
         return False
 
     def model_schema(self, schema: Any) -> dict[str, Any]:
@@ -51,12 +51,12 @@ class PlainSchema(GenerateJsonSchema):
         return self._plain(super().dataclass_schema(schema), "")
 
     def dict_schema(self, schema: Any) -> dict[str, Any]:
-        """Refuse keys whose names are not allowed."""
+        """Say in the schema that keys whose names are not allowed are refused."""
         found = super().dict_schema(schema)
         return found | ({"additionalProperties": False} if "patternProperties" in found else {})
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
-        """Leave out defaults, which stand for keys that a document does not have."""
+        """Leave out defaults, because they are not values for users to write."""
         return self.generate_inner(schema["schema"])
 
     def _plain(self, found: dict[str, Any], words: str) -> dict[str, Any]:
@@ -65,18 +65,19 @@ class PlainSchema(GenerateJsonSchema):
 
 
 def validated(kind: type[T], document: Any, where: Any) -> T:
-    """Return a document, which consists of values of JSON, as an instance of a type.
+    """Return a document as an instance of a type.
 
     Args:
-        kind: A subclass of `Section`, or a dataclass or another type with fields of such types.
-        document: The values, as a YAML or JSON file has them.
-        where: The file, or another name of the document in messages.
+        kind: A subclass of `Section`, or a dataclass or another type of values.
+        document: The content of a YAML or JSON file.
+        where: The name of the document in messages, such as the path of the file.
 
     Raises:
-        UserError: The document has faults; each is a line that begins with `where`.
+        UserError: The document has faults. Each fault is a line that begins with `where`.
     """
     try:
-        # JSON has lists and mappings for tuples and classes, which validation is strict about.
+        # Validating JSON accepts lists for tuples and mappings for classes; a strict validation of
+        # Python objects would not.
         return _adapter(kind).validate_json(json.dumps(document), strict=True, extra="forbid")
     except ValidationError as error:
         lines = "\n".join(fault_lines(error, document, json_schema(kind))).splitlines()
@@ -102,9 +103,9 @@ def show(value: Any) -> str:
 
 
 def fault_lines(error: ValidationError, document: Any, schema: dict[str, Any]) -> list[str]:
-    """Return a line for each fault that pydantic found in a document, in the order of their keys.
+    """Return a line for each fault that pydantic found in a document, sorted by key.
 
-    A fault below another one is left out: it is about an alternative of a type that was not meant.
+    A fault below another one is left out, because it is about an alternative that was not meant.
     """
     found = {}
     for fault in error.errors(include_url=False):
@@ -120,7 +121,7 @@ def _adapter(kind: type) -> TypeAdapter:
 
 
 def _key(fault: Any, document: Any) -> tuple:
-    """Return the keys that lead to a fault, without the names that pydantic gives alternatives."""
+    """Return the keys that lead to a fault, without pydantic's names for alternative types."""
     key, value = [], document
     for part in fault["loc"]:
         with suppress(LookupError, TypeError):
@@ -136,7 +137,7 @@ def _key(fault: Any, document: Any) -> tuple:
 
 
 def _nodes(schema: dict[str, Any], key: tuple, value: Any) -> list[dict[str, Any]]:
-    """Return the parts of a JSON schema along the keys that lead to a fault in a document."""
+    """Return the parts of a JSON schema along the keys that lead to a fault."""
 
     def resolved(node: dict[str, Any]) -> dict[str, Any]:
         name = node.get("$ref", "").rpartition("/")[2]
@@ -171,7 +172,7 @@ def _below(node: dict[str, Any], part: Any) -> dict[str, Any]:
 
 
 def _explain(fault: Any, key: tuple, nodes: list[dict[str, Any]]) -> str:
-    """Return the line for a fault, or the lines that a check of several fields made."""
+    """Return the line for a fault, or several lines if a check of several fields made them."""
     words = next((n["description"] for n in nodes[::-1] if "description" in n), "a mapping")
     value = fault["input"]
     match fault["type"]:

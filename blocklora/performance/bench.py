@@ -1,11 +1,11 @@
-"""Reference and fast engine measured side by side: time, memory, operations, and where time goes.
+"""Measures the fast engine and the reference: time, memory, operations, and the parts of a step.
 
-Each is a process of its own; all of them take turns, so that a disturbance of the machine meets
-them alike, and medians over the rounds are reported.
+Each engine runs in a process of its own. The processes take turns, so a disturbance of the machine
+affects all of them, and the medians over the rounds are reported.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import product
 from statistics import median
@@ -27,7 +27,7 @@ from blocklora.theory.counting import flop_counter
 Facts = dict[str, Any]
 
 PROMPT = "a photo of a {}."
-# That of the paper.
+# The adapter in the paper.
 ADAPTER = AdapterConfig(
     rank=2,
     blocks=1,
@@ -42,7 +42,7 @@ TOWERS = {"both": ("vision", "text"), "vision": ("vision",), "text": ("text",)}
 WARM_UPS = {"cpu": 1, "cuda": 5}
 STEPS_PER_ROUND = {"cpu": 1, "cuda": 20}
 TEST_BATCHES = {"cpu": 1, "cuda": 64}
-# A training on ImageNet with 16 shots by the protocol, and its test.
+# Training on ImageNet with 16 shots by the protocol, and testing.
 IMAGENET_CLASSES, IMAGENET_BATCH, IMAGENET_STEPS, IMAGENET_TEST = 1000, 32, 8000, 50_000
 
 
@@ -53,7 +53,7 @@ def settings(
     towers: Sequence[str],
     precisions: Sequence[str],
 ) -> Iterator[Setting]:
-    """Yield every combination; n classes have the first n of ImageNet's names."""
+    """Yield every combination; the class names are the first ones of ImageNet."""
     names = list(read_classes(PACKAGED / "imagenet_classes.txt").values())
     prompts = tokenize(class_prompts(names, PROMPT), clip.context_length)
     for precision, tower, batch_size, count in product(precisions, towers, batch_sizes, classes):
@@ -68,72 +68,60 @@ def measure(
     memory_bytes: int | None,
     with_reference: bool,
 ) -> Facts:
-    """Measure one setting and return its entry in the JSON file.
+    """Measure a setting in turns of all processes, and return its entry in the JSON file.
 
-    Args:
-        setting: the setting of the training.
-        machine: the device and the number of threads that compute.
-        rounds: the number of turns that every process takes.
-        memory_bytes: the memory that tensors of the fast engine may take; None means no chunks.
-        with_reference: True if the reference engine is measured too.
+    The tensors of the fast engine may take `memory_bytes`; with None it encodes without chunks.
 
     Raises:
-        UserError: the device cannot do it, or memory is too small for the fast engine.
+        UserError: The device is not available, or memory is too small for the fast engine.
     """
     if memory_bytes is None:
         chosen = Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
     else:
         chosen = plan(setting, memory_bytes)
     device, steps = machine.device, STEPS_PER_ROUND[machine.device]
+    losses, trials = {}, {}
     with ExitStack() as stack:
 
-        def start(build: Callable[..., Any], *arguments: Any) -> Worker:
-            return stack.enter_context(closing(Worker(build, *arguments)))
+        def start(*arguments: Any) -> Worker:
+            return stack.enter_context(closing(Worker(*arguments)))
 
         size, batch_size = setting.clip.image_size, setting.batch_size
         bare = start(Device, machine, setting.precision, size, batch_size)
         rates = [bare.ask("product_rate")]
-        trials = {"fast": start(Training, machine, setting, "fast", chosen.chunks)}
-        for name, reduced in _reductions(setting).items():
-            trials[name] = start(Training, machine, reduced, "fast", chosen.chunks)
-        losses = {}
-        for name, worker in trials.items():
+        for name, part in {"fast": setting, **_reductions(setting)}.items():
+            worker = trials[name] = start(Training, machine, part, "fast", chosen.chunks)
             losses[name] = worker.ask("step")
             worker.ask("step_seconds", WARM_UPS[device])
         with flop_counter() as counter:
             fake_step(setting, chosen.chunks)
         counted = {"fast": counter.get_total_flops()}
-        if with_reference:
-            # Last, so that it takes no memory from the others.
+        if with_reference:  # the last one, so that it takes no memory from the others
             worker = start(Training, machine, setting, "reference", Chunks())
-            try:
+            with suppress(OutOfMemory):
                 losses["reference"] = worker.ask("step")
                 counted["reference"] = worker.ask("counted_flops")
                 trials["reference"] = worker
-            except OutOfMemory:
-                worker.close()
-        ran_out = with_reference and "reference" not in trials
         times: dict[str, list[float]] = {name: [] for name in trials}
         for _ in range(rounds):
             for name, worker in trials.items():
                 times[name].append(worker.ask("step_seconds", steps))
             rates.append(bare.ask("product_rate"))
-        engines = {
-            name: figures(
-                setting, times[name], trials[name].ask("peak_memory"), counted[name], losses[name]
-            )
-            for name in counted
-        }
+        engines = {}
+        for name, flops in counted.items():
+            peak = trials[name].ask("peak_memory")
+            engines[name] = figures(setting, times[name], peak, flops, losses[name])
         parts = _parts({name: median(values) for name, values in times.items()}, trials, bare)
-        if device == "cuda":  # which waits for kernels to be launched
+        if device == "cuda":  # where the GPU may wait for kernels to be launched
             busy = trials["fast"].ask("busy_seconds", steps)
             parts["launch gaps"] = engines["fast"]["step_seconds"] - busy
         tests = trials["fast"].ask("test_seconds", TEST_BATCHES[device] * batch_size)
+        ran_out = with_reference and "reference" not in trials
         return entry(setting, chosen, engines, ran_out, median(rates), parts, tests)
 
 
 def describe(setting: Setting) -> Facts:
-    """Return what a setting is, as JSON values."""
+    """Return the setting as a JSON-serialisable dictionary."""
     return {
         "model": setting.clip.name,
         "classes": len(setting.prompts),
@@ -147,14 +135,10 @@ def describe(setting: Setting) -> Facts:
 def figures(
     setting: Setting, rounds: Sequence[float], peak_memory: int, flops: int, first_loss: float
 ) -> Facts:
-    """Return what was measured of one engine, as JSON values.
+    """Return the measurements of one engine as a JSON-serialisable dictionary.
 
-    Args:
-        setting: the setting of the training.
-        rounds: the seconds per step of each round.
-        peak_memory: bytes allocated on the GPU, or resident in the engine's process.
-        flops: operations PyTorch counts in a step.
-        first_loss: the loss of the first step, the same with either engine.
+    `rounds` are the seconds per step in each round, `peak_memory` the bytes allocated on the GPU or
+    resident in the process, and `flops` the operations that PyTorch counts in a step.
     """
     return {
         "step_seconds": median(rounds),
@@ -175,16 +159,16 @@ def entry(
     parts: Mapping[str, float],
     test_seconds: tuple[float, float],
 ) -> Facts:
-    """Return what was measured in one setting, as JSON values.
+    """Return the measurements in one setting as a JSON-serialisable dictionary.
 
     Args:
-        setting: the setting of the training.
-        chosen: chunks of the fast engine and its planned memory.
-        engines: the figures of the engine "fast", and of "reference" where it was measured.
+        setting: The setting of the training.
+        chosen: The plan of the fast engine.
+        engines: The figures of the engine "fast" and, if it was measured, of "reference".
         ran_out: True if the reference engine ran out of memory.
-        product_rate: operations per second of a large matrix product.
-        parts: seconds per step by part; empty where one tower is adapted.
-        test_seconds: the seconds of encoding the prompts for tests, and of testing one image.
+        product_rate: Operations per second of a large matrix product.
+        parts: Seconds per step by part; empty if only one tower is adapted.
+        test_seconds: The seconds for encoding the prompts and for testing one image.
     """
     fast, reference = engines["fast"], engines.get("reference")
     flops = planned_flops(setting, chosen.chunks)
@@ -213,22 +197,22 @@ def entry(
 
 
 def _reductions(setting: Setting) -> dict[str, Setting]:
-    """Return the settings whose times, subtracted, tell the parts of a step.
+    """Return smaller settings; the differences of their times are the times of parts of a step.
 
-    One low-rank path in the first layer of each tower makes gradients go through all of it.
+    They have one low-rank path, in the first layer of a tower, which makes the gradients pass
+    through the whole tower.
     """
     if len(setting.adapter.towers) < 2:
         return {}
     least = replace(setting.adapter, rank=1, dropout=0.0, matrices=("q",), layers=(0, 0))
-    return {
-        "towers": replace(setting, adapter=least),
-        "vision": replace(setting, adapter=replace(least, towers=("vision",))),
-    }
+    vision = replace(least, towers=("vision",))
+    return {"towers": replace(setting, adapter=least), "vision": replace(setting, adapter=vision)}
 
 
 def _parts(
     seconds: Mapping[str, float], trials: Mapping[str, Worker], bare: Worker
 ) -> dict[str, float]:
+    """Return the seconds of the parts of a step; `seconds` are the times of all trials."""
     if "towers" not in seconds:
         return {}
     optimizer = trials["fast"].ask("optimizer_seconds", 20)

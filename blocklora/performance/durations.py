@@ -1,7 +1,8 @@
-"""About how long fits take, known before anything is there: only to share them out to jobs.
+"""Rough estimates of how long fits take, which decide the fits that share a job of the workflow.
 
-`forecast.py` plans and counts exactly, which takes minutes; here the text of a dataset is its
-number of classes times a usual length, and the rate of a device is a guess.
+They are made in an instant, before any file of a study exists. (`forecast.py` counts exactly, which
+takes minutes.) The prompts of a dataset have a typical length here, and the speed of a device is a
+guess.
 """
 
 from dataclasses import dataclass
@@ -14,38 +15,38 @@ from blocklora.study.entries import Method
 from blocklora.study.model import Study
 from blocklora.theory.flops import step_flops
 
-# Operations per second that a training step is taken to achieve. They were not measured: a job that
-# takes longer is stopped, and goes on from its checkpoint when it is tried again.
+# Guesses of the operations per second of a training step. They do no harm if they are too high: a
+# job that takes longer is stopped, and continues from its checkpoint when it is tried again.
 RATES = {"cuda": 30e12, "cpu": 50e9}
-START_SECONDS = 5.0  # of a fit, beside its steps
+START_SECONDS = 5.0  # time of a fit before its first step
 PROMPT_TOKENS = 9
 UNKNOWN_CLASSES = 100
 
 UNITS = ("dataset", "shots", "run")
-"""What a job can fit: all runs of a dataset, all of a number of shots, or a single one."""
+"""A job fits all runs on a dataset, all of them with one number of shots, or a single run."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How the fits of a backbone, a dataset and a number of shots are shared out to jobs.
+    """Which fits share a job, for a backbone, a dataset and a number of shots.
 
     Attributes:
-        name: one of `UNITS`.
-        longest_seconds: about how long the longest of these fits takes.
+        name: One of `UNITS`.
+        longest_seconds: An estimate of the time of the longest of these fits.
     """
 
     name: str
     longest_seconds: float
 
     def job_minutes(self, hours: float) -> int:
-        """Return the minutes that a job may take: `hours`, or more if a single fit needs more."""
+        """Return the time limit of a job: `hours`, or more if a single fit needs more."""
         return ceil(max(60 * hours, self.longest_seconds / 30))
 
 
 def fit_units(study: Study, device: str, hours: float) -> dict[tuple[str, str, int], Unit]:
-    """Return the largest units whose fits are expected to take so many hours at most.
+    """Return the largest units whose fits are expected to take at most `hours`.
 
-    The keys are backbone, dataset and shots; `device` is "cpu" or "cuda".
+    The keys are (backbone, dataset, shots); `device` is "cpu" or "cuda".
     """
     registry, units = load_registry(), {}
     for backbone, dataset in product(study.backbones, study.datasets):
@@ -71,15 +72,7 @@ def fit_units(study: Study, device: str, hours: float) -> dict[tuple[str, str, i
 def expected_seconds(
     shape: ClipConfig, method: Method, classes: int, shots: int, device: str
 ) -> float:
-    """Return about how long one fit takes.
-
-    Args:
-        shape: the shape of the backbone.
-        method: the method.
-        classes: number of classes.
-        shots: training images per class.
-        device: "cpu" or "cuda".
-    """
+    """Return an estimate of the time of a fit; `device` is "cpu" or "cuda"."""
     if method.adapter is None:
         return START_SECONDS
     prompts = [(classes, PROMPT_TOKENS)]

@@ -1,13 +1,13 @@
-"""Memory and time of every kind of run of a study, before anything is run.
+"""Predicts the memory and time of every kind of run of a study, before anything is run.
 
-A kind is a backbone, a dataset and a method. Memory and chunks are the planner's, operations those
-of the closed formula; time is operations divided by a rate that was measured.
+A kind of run is a backbone, a dataset and a method. The planner predicts memory and chunks, and a
+closed formula the operations. The time is the operations divided by a measured rate.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.config import ClipConfig
@@ -15,36 +15,37 @@ from blocklora.data.registry import load_registry
 from blocklora.engine.fast import Chunks, chunk_sizes
 from blocklora.engine.packing import pack
 from blocklora.engine.plan import MIB, Setting, plan
-from blocklora.performance.text import markdown
-from blocklora.study.model import Study
 from blocklora.theory.flops import step_flops
+
+if TYPE_CHECKING:
+    from blocklora.study.model import Study
 
 Prompts = Sequence[Sequence[int]]
 
 
 def forecast(
-    study: Study,
+    study: "Study",
     shapes: Mapping[str, ClipConfig],
     prompts: Mapping[str, Mapping[str, Prompts]],
     precision: str,
     budget_bytes: int,
     rate: float | None,
 ) -> dict[str, Any]:
-    """Return what every kind of run with an adapter needs, in the study's order, as JSON values.
+    """Return the needs of every kind of run with an adapter as a JSON-serialisable dictionary.
 
-    `test_flops` of a kind are those of testing once, None where the number of test images is not
-    known; `total_flops` are those of all its runs, with the tests where they are known.
+    The `test_flops` of a kind are the operations of one test, or None if the number of test images
+    is unknown. The `total_flops` are those of all its runs, with the tests if they are known.
 
     Args:
-        study: the study.
-        shapes: the shapes of its backbones.
-        prompts: one per class, as token ids, by template and dataset.
-        precision: one of `PRECISIONS`.
-        budget_bytes: memory that tensors may take.
-        rate: operations per second, None to say nothing of time.
+        study: The study.
+        shapes: The shapes of its backbones.
+        prompts: The token ids of the prompt of each class, by template and dataset.
+        precision: The precision of matrix products.
+        budget_bytes: The memory that tensors may take.
+        rate: Operations per second; None to predict no times.
 
     Raises:
-        UserError: a kind of run cannot fit.
+        UserError: A kind of run does not fit into the memory.
     """
 
     def seconds(flops: int | None) -> float | None:
@@ -65,6 +66,10 @@ def forecast(
             shots: steps_per_shot * shots * mean_flops(setting, chosen.chunks, shots)
             for shots in study.shots
         }
+        runs = [
+            {"shots": k, "seeds": seeds, "training_flops": n, "training_seconds": seconds(n)}
+            for k, n in training.items()
+        ]
         entry = registry.get(dataset)
         test_flops = entry and entry.images["test"] * forward_flops(clip, config)
         kinds.append(
@@ -82,15 +87,7 @@ def forecast(
                 "test_flops": test_flops,
                 "test_seconds": seconds(test_flops),
                 "total_flops": sum(training.values()) + len(training) * seeds * (test_flops or 0),
-                "runs": [
-                    {
-                        "shots": shots,
-                        "seeds": seeds,
-                        "training_flops": flops,
-                        "training_seconds": seconds(flops),
-                    }
-                    for shots, flops in training.items()
-                ],
+                "runs": runs,
             }
         )
     total = sum(kind["total_flops"] for kind in kinds)
@@ -107,7 +104,7 @@ def forecast(
 
 
 def planned_flops(setting: Setting, chunks: Chunks) -> int:
-    """Return the operations of one training step with these chunks, what is run again included."""
+    """Return the operations of a training step, including those that chunks make run twice."""
     groups = pack(setting.prompts)[0][0].groups
     again = [chunk.groups for chunk in pack(setting.prompts, chunks.tokens)[0][:-1]]
     sizes = chunk_sizes(setting.batch_size, chunks.images)
@@ -130,40 +127,40 @@ def mean_flops(setting: Setting, chunks: Chunks, shots: int) -> int:
 
 
 def forward_flops(clip: ClipConfig, config: AdapterConfig) -> int:
-    """Return the operations of testing one image on merged weights, the logits left out."""
+    """Return the operations of testing one image on merged weights, without the logits."""
     frozen = replace(config, towers=("text",))
     return step_flops(clip, frozen, 1, 0, ()).vision.forward
 
 
 def table(plan: Mapping[str, Any]) -> str:
-    """Return one line for each kind of a forecast, and the total, as a Markdown table."""
+    """Return a Markdown table with a line for each kind of run in a forecast, and the total."""
+    from tabulate import tabulate
+
     rate, kinds = plan["rate_flops"], plan["kinds"]
 
     def hours(flops: int) -> str:
         return "" if rate is None else f"{flops / rate / 3600:.2f}"
 
     rows = [
-        ("kind of run", "classes", "prompt tokens", "chunks", "MiB", "TFLOP/step", "s/step", "h")
-    ]
-    rows += [
-        (
-            f"{kind['backbone']}/{kind['dataset']}/{kind['method']}",
-            str(kind["classes"]),
-            str(kind["prompt_tokens"]),
-            chunks_text(kind["chunks"]),
-            f"{kind['planned_memory_bytes'] / MIB:.0f}",
-            f"{kind['flops_per_step'] / 1e12:.3f}",
-            "" if rate is None else f"{kind['step_seconds']:.3f}",
-            hours(kind["total_flops"]),
-        )
+        {
+            "kind of run": f"{kind['backbone']}/{kind['dataset']}/{kind['method']}",
+            "classes": kind["classes"],
+            "prompt tokens": kind["prompt_tokens"],
+            "chunks": chunks_text(kind["chunks"]),
+            "MiB": f"{kind['planned_memory_bytes'] / MIB:.0f}",
+            "TFLOP/step": f"{kind['flops_per_step'] / 1e12:.3f}",
+            "s/step": "" if rate is None else f"{kind['step_seconds']:.3f}",
+            "h": hours(kind["total_flops"]),
+        }
         for kind in kinds
     ]
     runs = sum(run["seeds"] for kind in kinds for run in kind["runs"])
-    rows.append((f"all {runs} runs", *[""] * 6, hours(plan["total_flops"])))
-    return markdown(rows, left=(0, 3))
+    rows.append({"kind of run": f"all {runs} runs", "h": hours(plan["total_flops"])})
+    aligned = ("left", "right", "right", "left", *["right"] * 4)[: len(rows[0])]
+    return tabulate(rows, "keys", "pipe", disable_numparse=True, colalign=aligned)
 
 
 def chunks_text(chunks: Mapping[str, int | None]) -> str:
-    """Return the sizes of chunks in words."""
+    """Return the sizes of chunks in words, such as "3430 tokens"."""
     parts = [f"{size} {what}" for what, size in chunks.items() if size is not None]
     return ", ".join(parts) or "none"

@@ -1,4 +1,4 @@
-"""The machine that is measured, and how time is taken on it."""
+"""The machine that the benchmark measures, and the clock that it uses."""
 
 import platform
 from collections.abc import Callable
@@ -14,23 +14,23 @@ from blocklora.runs.device import device_name, require_device
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes: "cpu" or "cuda", and with how many threads (None: torch's own choice)."""
+    """A device ("cpu" or "cuda") and a number of threads (None: PyTorch chooses)."""
 
     device: str
     threads: int | None = None
 
     def prepare(self, precision: str) -> None:
-        """Set this process up.
+        """Set up this process.
 
         Raises:
-            UserError: the device is not there, or does not know the precision.
+            UserError: The device is not available or cannot compute in the precision.
         """
         require_device(self.device, precision)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
     def seconds(self, work: Callable[[], object], repeats: int = 1) -> float:
-        """Return how long `work` takes on average of some repeats, waiting for the device."""
+        """Return the mean time of `work` over `repeats` calls, until the device has finished."""
         self._wait()
         start = perf_counter()
         for _ in range(repeats):
@@ -44,7 +44,7 @@ class Machine:
 
 
 def facts(machine: Machine, rounds: int) -> dict[str, Any]:
-    """Return what a report says of the machine and of the measurement."""
+    """Return the facts about the machine and the measurement that reports state."""
     return {
         "device": machine.device,
         "device_name": device_name(machine.device),

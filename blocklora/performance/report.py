@@ -1,16 +1,17 @@
-"""What the benchmark found, as JSON values and as a page of tables."""
+"""The results of the benchmark, as the content of a JSON file and as a page of tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tabulate import tabulate
+
 from blocklora.engine.plan import MIB
 from blocklora.performance.bench import IMAGENET_STEPS, IMAGENET_TEST, Facts
 from blocklora.performance.forecast import chunks_text
-from blocklora.performance.text import markdown
 
 
 def document(entries: Sequence[Facts], facts: Facts) -> Facts:
-    """Return the content of the JSON file; `facts` are those of machine and versions."""
+    """Return the content of the JSON file; `facts` are about the machine and the versions."""
     settings = []
     for entry in entries:
         reference = reference_seconds(entry, entries)
@@ -24,11 +25,11 @@ def document(entries: Sequence[Facts], facts: Facts) -> Facts:
 
 
 def reference_seconds(entry: Facts, entries: Sequence[Facts]) -> float | None:
-    """Return the reference engine's time of a step, measured or extrapolated.
+    """Return the time of a step of the reference engine, measured or extrapolated.
 
-    Where it was not measured, it is extrapolated linearly in the number of classes from the two
-    largest settings among `entries` where it was and that differ in nothing else; None if there
-    are none.
+    If it was not measured, it is extrapolated linearly in the number of classes, from the two
+    largest settings among `entries` with a measurement that differ in nothing else. The result is
+    None if there are no such settings.
     """
 
     def kind(other: Facts) -> list[Any]:
@@ -83,15 +84,15 @@ def _engines(entries: Sequence[Facts]) -> str:
         fast, reference = entry["fast"], entry["reference"]
         seconds = entry["reference_step_seconds"]
         mark = "~" if entry["reference_is_extrapolated"] else ""
-        there = "out of memory" if entry["reference_ran_out_of_memory"] else ""
+        absent = "out of memory" if entry["reference_ran_out_of_memory"] else ""
         rows.append(
             {
                 "setting": setting_name(entry),
-                "reference s": f"{mark}{seconds:.3g}" if seconds else there,
+                "reference s": f"{mark}{seconds:.3g}" if seconds else absent,
                 "fast s": f"{fast['step_seconds']:.3g}",
                 "times faster": f"{mark}{entry['speedup']:.1f}" if seconds else "",
                 "images/s": f"{fast['images_per_second']:.3g}",
-                "reference MiB": _mib(reference["peak_memory_bytes"]) if reference else there,
+                "reference MiB": _mib(reference["peak_memory_bytes"]) if reference else absent,
                 "fast MiB": _mib(fast["peak_memory_bytes"]),
                 "memory share": f"{entry['memory_share']:.2f}" if reference else "",
                 "planned MiB": _mib(entry["planned_memory_bytes"]),
@@ -102,19 +103,26 @@ def _engines(entries: Sequence[Facts]) -> str:
                 "share of rate": f"{entry['fast_share_of_product_rate']:.0%}",
             }
         )
-    return markdown([tuple(rows[0]), *(tuple(row.values()) for row in rows)])
+    return _table(rows)
 
 
 def _part_table(entries: Sequence[Facts]) -> str:
     parted = [entry for entry in entries if entry["parts_seconds"]]
-    names = list(dict.fromkeys(name for entry in parted for name in entry["parts_seconds"]))
-    rows = [("setting", *names, "step", "floor", "above the floor")]
+    rows = []
     for entry in parted:
-        parts = entry["parts_seconds"]
         step, floor = entry["fast"]["step_seconds"], entry["floor_seconds"]
-        found = [*(parts.get(name) for name in names), step, floor, step - floor]
-        rows.append((setting_name(entry), *("" if x is None else f"{x:.3g}" for x in found)))
-    return markdown(rows)
+        seconds = {name: None for other in parted for name in other["parts_seconds"]}
+        seconds |= entry["parts_seconds"]
+        seconds |= {"step": step, "floor": floor, "above the floor": step - floor}
+        shown = {name: "" if x is None else f"{x:.3g}" for name, x in seconds.items()}
+        rows.append({"setting": setting_name(entry), **shown})
+    return _table(rows)
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows, by the names of columns, as a Markdown table that is also readable as text."""
+    aligned = ("left", *["right"] * (len(rows[0]) - 1))
+    return tabulate(rows, "keys", "pipe", disable_numparse=True, colalign=aligned)
 
 
 def setting_name(entry: Facts) -> str:

@@ -1,6 +1,7 @@
-"""What is measured, each in a process of its own: trainings on random weights, the bare device.
+"""The measurements of the benchmark: trainings on random weights, and the bare device.
 
-Speed does not depend on the values of weights, so that nothing has to be downloaded.
+The values of weights do not change the speed, so random ones do, and nothing has to be downloaded.
+Each object runs in a process of its own; see `worker.py`.
 """
 
 from dataclasses import replace
@@ -28,17 +29,17 @@ from blocklora.theory.counting import flop_counter
 
 LOGIT_SCALE = 100.0
 LEARNING_RATE = 2e-4
-# Height and width of a typical image of ImageNet.
+# Height, width and channels of a typical image of ImageNet.
 IMAGE_SHAPE = (375, 500, 3)
-# Of the square matrices whose product measures the rate: large enough to reach it.
+# Width of the square matrices whose product measures the rate; smaller ones would be slower.
 PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 
 
 class Training:
-    """A training whose steps are measured, with AdamW as in a run and a batch that stays."""
+    """A training whose steps are measured, with AdamW as in a run and always the same batch."""
 
     def __init__(self, machine: Machine, setting: Setting, engine: str, chunks: Chunks) -> None:
-        """Prepare everything but the first step; `engine` is "fast" or "reference"."""
+        """Prepare the first step; `engine` is "fast" or "reference"."""
         machine.prepare(setting.precision)
         reset_peak_memory(machine.device)
         self.machine, self.setting = machine, setting
@@ -60,21 +61,20 @@ class Training:
         self.scaler = torch.amp.GradScaler(device, enabled=self.engine.scaled)
         generator = torch.Generator().manual_seed(0)
         shape = (setting.batch_size, clip.image_size, clip.image_size, 3)
-        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        self.images = self.images.to(device)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, len(setting.prompts), shape[:1], generator=generator)
-        self.labels = labels.to(device)
+        self.images, self.labels = images.to(device), labels.to(device)
         self.done = 0
 
     def step(self) -> float:
-        """Do one step and return its loss.
+        """Do a step and return its loss.
 
-        The low-rank update starts at zero, so that the first loss is the same with any engine.
+        The low-rank update is zero at first, so the first loss is the same with every engine.
         """
         return self._do_step().item()
 
     def step_seconds(self, steps: int) -> float:
-        """Return the mean time of `steps` steps, between which nothing waits for the device."""
+        """Return the mean time of `steps` steps; nothing waits for the device between them."""
         return self.machine.seconds(self._do_step, steps)
 
     def _do_step(self) -> torch.Tensor:
@@ -84,23 +84,23 @@ class Training:
         return loss
 
     def counted_flops(self) -> int:
-        """Do one step and return the operations PyTorch counts in it."""
+        """Do a step and return the operations that PyTorch counts in it."""
         with flop_counter() as counter:
             self.step()
         return counter.get_total_flops()
 
     def peak_memory(self) -> int:
-        """Return the largest memory so far: allocated on the GPU, or resident in the process."""
+        """Return the peak of memory in bytes: allocated on the GPU, or resident in the process."""
         return peak_memory(self.machine.device)["peak_memory_bytes"]
 
     def optimizer_seconds(self, steps: int) -> float:
-        """Return the time of the optimizer in one step."""
+        """Return the time of the optimizer in a step."""
         for parameter in self.adapter.parameters():
             parameter.grad = torch.zeros_like(parameter)
         return self.machine.seconds(self.optimizer.step, steps)
 
     def busy_seconds(self, steps: int) -> float:
-        """Return how long kernels run in one step on a GPU; the rest of it are gaps."""
+        """Return how long kernels run during a step on a GPU; the rest of the step are gaps."""
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             self.step_seconds(steps)
         kernels = (
@@ -111,7 +111,7 @@ class Training:
         return sum(kernels) / 1e6 / steps
 
     def test_seconds(self, images: int) -> tuple[float, float]:
-        """Return the times of encoding the prompts for tests, and of testing one image."""
+        """Return the seconds for encoding the prompts of a test, and for testing one image."""
         prepared: list[Classifier] = []
 
         def prepare() -> None:
@@ -127,7 +127,7 @@ class Training:
 
 
 class Device:
-    """What the device and its host do apart from training."""
+    """The speed of the device and of the CPU, apart from training."""
 
     def __init__(self, machine: Machine, precision: str, image_size: int, batch_size: int) -> None:
         """Prepare matrices and a batch of images."""
@@ -149,7 +149,7 @@ class Device:
         return 2 * len(self.left) ** 3 / seconds
 
     def augmentation_seconds(self) -> float:
-        """Return how long one thread of the host takes to augment a batch."""
+        """Return the time that one thread of the CPU needs to augment a batch."""
         sizes = np.array([image.shape[:2] for image in self.images])
         crops = draw_crops(sizes, (0.08, 1.0), 0.5, np.random.default_rng(0))
         start = perf_counter()
@@ -158,7 +158,7 @@ class Device:
 
 
 def random_backbone(clip: ClipConfig) -> Backbone:
-    """Return weights of a shape that let every value stay finite."""
+    """Return a backbone with random weights that keep all activations finite."""
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: 0.02 * torch.randn(shape, generator=generator)

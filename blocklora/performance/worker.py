@@ -1,4 +1,7 @@
-"""Processes that measure when they are told to, so that memory is apart and all take turns."""
+"""Processes that hold an object each and call its methods on request.
+
+So the memory of each measurement is separate, and the measurements can take turns.
+"""
 
 import multiprocessing
 import signal
@@ -11,13 +14,13 @@ from blocklora.errors import UserError
 
 
 class OutOfMemory(UserError):
-    """A worker ran out of memory and has ended."""
+    """A worker ran out of memory and was stopped."""
 
 
 MEMORY_RAN_OUT = "memory ran out; try --memory, smaller --batch-sizes or fewer --classes"
 GRACE_SECONDS = 10
 
-# PyTorch is imported once; each worker is forked from there, before it computes anything.
+# PyTorch is imported once, in a server that computes nothing and from which workers are forked.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["blocklora.performance.trial"])
 
@@ -26,7 +29,7 @@ class Worker:
     """An object in a process of its own."""
 
     def __init__(self, build: Callable[..., Any], *arguments: Any) -> None:
-        """Start the process; `build(*arguments)` makes the object there."""
+        """Start the process, where `build(*arguments)` makes the object at the first request."""
         self._pipe, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(
             target=_serve, args=(theirs, build, arguments), daemon=True
@@ -38,15 +41,15 @@ class Worker:
         """Return the result of a method of the object.
 
         Raises:
-            OutOfMemory: memory ran out.
-            UserError: the device does not do what was asked for, or the process has ended.
+            OutOfMemory: There was not enough memory.
+            UserError: The method or the making of the object raised it, or the process has ended.
         """
         try:
             self._pipe.send((method, arguments))
             answer = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join()
-            if self._process.exitcode == -signal.SIGKILL:  # so does Linux when memory runs out
+            if self._process.exitcode == -signal.SIGKILL:  # Linux sends it if memory runs out
                 raise OutOfMemory(MEMORY_RAN_OUT) from None
             raise UserError("a measuring process has ended; its error is above") from None
         if isinstance(answer, UserError):
@@ -55,7 +58,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """End the process, which hears that nobody asks any more."""
+        """End the process; closing the pipe asks it to."""
         self._pipe.close()
         self._process.join(GRACE_SECONDS)
         self._process.kill()
@@ -63,10 +66,10 @@ class Worker:
 
 
 def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Answer until the other end hangs up."""
+    """Answer requests until the other end of the pipe is closed."""
     from blocklora.engine.memory import is_out_of_memory
 
-    # An interruption of the terminal reaches all processes; the parent ends this one.
+    # Ctrl-C reaches all processes of the terminal, but the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     subject = None
     while True:

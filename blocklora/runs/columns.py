@@ -1,23 +1,29 @@
-"""The columns of `runs.csv`: what each one takes from a run's record and predictions."""
+"""The columns of `runs.csv`, and where each one takes its values from."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from blocklora.runs.predictions import Predictions
 from blocklora.study.run import Run
 
+# The cost of a method that is not trained, beside the cost of its test.
+UNTRAINED = {
+    "trainable_parameters": 0,
+    "adapted_matrices": 0,
+    "adapter_bytes": 0,
+    "iterations": 0,
+    "training_seconds": 0.0,
+}
+
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run.
+    """A finished run of the study named `study`, with the predictions on its own dataset.
 
-    Attributes:
-        study: name of the study.
-        run: the run.
-        record: its `fit.json`, empty for a method that is not trained.
-        tested: predictions on the test images.
-        trained: predictions on the training images, None for a method that is not trained.
+    For a method that is not trained, `record`, the content of `fit.json`, is empty, and there are
+    no predictions on training images.
     """
 
     study: str
@@ -26,9 +32,15 @@ class Finished:
     tested: Predictions
     trained: Predictions | None = None
 
-    def of_fit(self, part: str, name: str, untrained: Any = None) -> Any:
-        """Return a value of the record; None if it is older than the value."""
-        return self.record[part].get(name) if self.record else untrained
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """The values of the method in the study, empty for a method that is not trained."""
+        return self.record.get("method", {})
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """The cost of the fit or, for a method that is not trained, of the test."""
+        return self.record.get("cost", {**self.tested.facts, **UNTRAINED})
 
     @property
     def evaluation_seconds(self) -> float:
@@ -37,59 +49,33 @@ class Finished:
         return sum(part.facts["seconds"] for part in parts if part is not None)
 
 
-def _run(name: str) -> Callable[[Finished], Any]:
-    return lambda finished: getattr(finished.run, name)
+Column = Callable[[Finished], Any]
 
 
-def _method(name: str) -> Callable[[Finished], Any]:
-    return lambda finished: finished.of_fit("method", name)
+def _values(part: str, *names: str) -> dict[str, Column]:
+    """Return columns for values of a mapping; they are empty for older files without a value."""
+    found = attrgetter(part)
+    return {name: lambda finished, name=name: found(finished).get(name) for name in names}
 
 
-def _cost(name: str, untrained: Any = None) -> Callable[[Finished], Any]:
-    return lambda finished: finished.of_fit("cost", name, untrained)
-
-
-def _cost_or_test(name: str) -> Callable[[Finished], Any]:
-    """Return what a fit took, or the test of a method that is not trained."""
-    return lambda finished: finished.of_fit("cost", name, finished.tested.facts.get(name))
-
-
-def _test(name: str) -> Callable[[Finished], Any]:
-    return lambda finished: finished.tested.facts.get(name)
-
-
-COLUMNS: dict[str, Callable[[Finished], Any]] = {
-    "study": lambda finished: finished.study,
-    "backbone": _run("backbone"),
-    "dataset": _run("dataset"),
-    "method": _run("method"),
-    "shots": _run("shots"),
-    "seed": _run("seed"),
+COLUMNS: dict[str, Column] = {
+    "study": attrgetter("study"),
+    **{n: attrgetter(f"run.{n}") for n in ("backbone", "dataset", "method", "shots", "seed")},
     "classes": lambda finished: len(finished.tested.facts["classnames"]),
-    "test_images": lambda finished: finished.tested.images,
-    "test_accuracy": lambda finished: finished.tested.accuracy,
+    "test_images": attrgetter("tested.images"),
+    "test_accuracy": attrgetter("tested.accuracy"),
     "train_images": lambda finished: finished.trained.images if finished.trained else 0,
     "train_accuracy": lambda finished: finished.trained.accuracy if finished.trained else None,
-    "rank": _method("rank"),
-    "blocks": _method("blocks"),
-    "partition": _method("partition"),
-    "trainable_parameters": _cost("trainable_parameters", untrained=0),
-    "adapted_matrices": _cost("adapted_matrices", untrained=0),
-    "adapter_bytes": _cost("adapter_bytes", untrained=0),
-    "iterations": _cost("iterations", untrained=0),
+    **_values("method", "rank", "blocks", "partition"),
+    **_values("cost", "trainable_parameters", "adapted_matrices", "adapter_bytes", "iterations"),
     "wall_seconds": lambda finished: (
-        finished.of_fit("cost", "training_seconds", 0.0) + finished.evaluation_seconds
+        finished.cost["training_seconds"] + finished.evaluation_seconds
     ),
-    "training_seconds": _cost("training_seconds", untrained=0.0),
-    "evaluation_seconds": lambda finished: finished.evaluation_seconds,
-    "step_seconds": _cost("step_seconds"),
-    "peak_memory_bytes": _cost_or_test("peak_memory_bytes"),
-    "reserved_memory_bytes": _cost_or_test("reserved_memory_bytes"),
-    "energy_joules": _cost_or_test("energy_joules"),
-    "device": _test("device"),
-    "device_name": _test("device_name"),
-    "precision": _test("precision"),
-    "engine": _test("engine"),
-    "test_digest": _test("test_digest"),
+    **_values("cost", "training_seconds"),
+    "evaluation_seconds": attrgetter("evaluation_seconds"),
+    **_values(
+        *("cost", "step_seconds", "peak_memory_bytes", "reserved_memory_bytes", "energy_joules")
+    ),
+    **_values("tested.facts", "device", "device_name", "precision", "engine", "test_digest"),
 }
-"""By name, in their order; a column that older records know nothing of is empty for them."""
+"""The columns by their names, in the order of the file."""

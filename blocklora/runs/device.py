@@ -1,95 +1,108 @@
-"""The device a run computes on: never another one than asked for."""
+"""The device that a run computes on: checking it, naming it, and measuring what a run costs."""
 
 import os
 import platform
+import re
 import resource
-import subprocess
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
+from blocklora.methods.base import Compute
+from blocklora.runs.energy import energy_joules, energy_since
 
-# CUDA 13, which the wheels of PyTorch that blocklora installs are built with, asks for these.
-CUDA_13_DRIVER, CUDA_13_CAPABILITY = 580, (7, 5)
+
+class Meter:
+    """Checks the device, and measures the memory and the energy that it takes from then on."""
+
+    def __init__(self, compute: Compute, resumed: bool = False) -> None:
+        """Start to measure; the energy of a `resumed` fit is unknown.
+
+        Raises:
+            UserError: The device is not available or cannot compute in the precision.
+        """
+        self.device = compute.device
+        require_device(self.device, compute.precision)
+        self.started = datetime.now(UTC)
+        reset_peak_memory(self.device)
+        self._energy = None if resumed else energy_joules(self.device)
+
+    def cost(self) -> dict[str, float | None]:
+        """Return memory in bytes and energy in joules, by the names of columns of runs.csv."""
+        energy = energy_since(self._energy, self.device)
+        return {**peak_memory(self.device), "energy_joules": energy}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the device and the time of the start, for records."""
+        return {
+            "device_name": device_name(self.device),
+            "device": self.device,
+            "started": self.started.isoformat(timespec="seconds"),
+        }
 
 
 def require_device(device: str, precision: str) -> None:
-    """Check that `device` ("cpu" or "cuda") is there and can compute in `precision`; set it up.
+    """Check that `device` ("cpu" or "cuda") can compute in `precision`, and set it up.
+
+    The device is never replaced by another one.
 
     Raises:
-        UserError: it is not, or cannot.
+        UserError: The device is not available or cannot compute in the precision.
     """
     if device == "cpu":
         if not PRECISIONS[precision].on_cpu:
             raise UserError(f"precision {precision} needs a GPU; use fp32 on the CPU")
         return
     if not torch.cuda.is_available():
-        raise _unusable(_gpus_of_the_driver())
+        raise _no_gpu()
     name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    if _built_for_cuda_13() and capability < CUDA_13_CAPABILITY:
-        raise _unusable("{}, compute capability {}.{}".format(name, *capability))
+    if capability < (oldest := _oldest_capability()):
+        raise UserError(
+            "{} has compute capability {}.{}, but PyTorch {} needs {}.{} or newer; run on another "
+            "machine, or set device: cpu in config.yaml".format(
+                name, *capability, torch.__version__, *oldest
+            )
+        )
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"{name} does not compute in bf16; set precision: fp16 in config.yaml")
-    # Gradients of low-rank factors are sums over thousands of tokens. cuBLAS may split such a sum
-    # and round its parts to 16 bits before they are added; they are to stay in fp32.
+    # Gradients of A and B are sums over thousands of tokens. By default cuBLAS may split such a sum
+    # and round its parts to 16 bits before it adds them.
     matmul = torch.backends.cuda.matmul
     matmul.allow_bf16_reduced_precision_reduction = False
     matmul.allow_fp16_reduced_precision_reduction = False
 
 
-def _built_for_cuda_13() -> bool:
-    return (torch.version.cuda or "").startswith("13.")
-
-
-def _gpus_of_the_driver() -> str:
-    """Return what the NVIDIA driver says of its GPUs or of its own fault; "" if there is none."""
-    for fields in ("name,driver_version,compute_cap", "name,driver_version"):  # old: not the last
-        query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-        try:
-            answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        if answer.returncode == 0:
-            return "; ".join(map(_in_words, answer.stdout.splitlines()))
-    said = " ".join((answer.stdout + answer.stderr).split())
-    return "" if "No devices" in said else said
-
-
-def _in_words(line: str) -> str:
-    labels = ("", "driver ", "compute capability ")
-    return ", ".join(map("".join, zip(labels, line.split(", "), strict=False)))
-
-
-def _unusable(found: str) -> UserError:
-    """Return the error for GPUs that PyTorch cannot use; `found` says which, "" that none is."""
-    if not found:
-        return UserError(
-            "device cuda was asked for, but PyTorch sees no CUDA GPU here; run on a machine with "
-            "one, or set device: cpu in config.yaml"
-        )
-    if torch.version.cuda is None:
-        needed = "is built without CUDA: install one that is built with it"
-    elif _built_for_cuda_13():
-        needed = "needs driver {} and compute capability {}.{} or newer: update the driver".format(
-            CUDA_13_DRIVER, *CUDA_13_CAPABILITY
-        )
-    else:
-        needed = f"needs a driver and a GPU for CUDA {torch.version.cuda}: update the driver"
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    hidden = "" if shown is None else f" and CUDA_VISIBLE_DEVICES={shown}"
+def _no_gpu() -> UserError:
+    """Return the error that PyTorch can use no GPU, with the reason that it gives."""
+    try:
+        torch.cuda.init()
+        reason = "it finds none"
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
     return UserError(
-        f"device cuda was asked for, but PyTorch cannot use what is here: found {found}{hidden}; "
-        f"PyTorch {torch.__version__} {needed}, run on a machine with another GPU, or set "
-        "device: cpu in config.yaml"
+        f"device cuda was asked for, but PyTorch sees no CUDA GPU here{hidden}: {reason}. PyTorch "
+        f"{torch.__version__} is built for {build}; update the driver, run on another machine, or "
+        "set device: cpu in config.yaml"
     )
 
 
+def _oldest_capability() -> tuple[int, int]:
+    """Return the lowest compute capability that PyTorch is built for."""
+    numbers = [re.fullmatch(r"sm_(\d+)(\d)a?", name) for name in torch.cuda.get_arch_list()]
+    return min(((int(found[1]), int(found[2])) for found in numbers if found), default=(0, 0))
+
+
 def device_name(device: str) -> str:
-    """Return the name of the GPU or CPU."""
+    """Return the name of the GPU or of the CPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     try:
@@ -100,26 +113,23 @@ def device_name(device: str) -> str:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Start a new measurement of peak memory, where the device can."""
+    """Start a new measurement of peak memory, if the operating system can."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    with suppress(OSError):  # proc(5); elsewhere the peak is that of the process so far
+    with suppress(OSError):  # proc(5); on other systems the peak is that since the process started
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory(device: str) -> dict[str, int | None]:
-    """Return the most memory held since the last reset, by the names of columns of runs.csv.
+    """Return the peak of memory since the last reset in bytes, by the names of columns of runs.csv.
 
-    `peak_memory_bytes` is that of tensors on a GPU, or resident in this process on a CPU.
-    `reserved_memory_bytes` is what PyTorch held on the GPU for them.
+    On a GPU, `peak_memory_bytes` is the memory of tensors and `reserved_memory_bytes` what PyTorch
+    reserved for them. On a CPU it is the resident memory of this process, and nothing is reserved.
     """
     if device == "cuda":
-        reserved = torch.cuda.max_memory_reserved()
-        return {
-            "peak_memory_bytes": torch.cuda.max_memory_allocated(),
-            "reserved_memory_bytes": reserved,
-        }
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = kilobytes if sys.platform == "darwin" else 1024 * kilobytes
-    return {"peak_memory_bytes": peak, "reserved_memory_bytes": None}
+        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak, reserved = kilobytes if sys.platform == "darwin" else 1024 * kilobytes, None
+    return {"peak_memory_bytes": peak, "reserved_memory_bytes": reserved}

@@ -1,72 +1,53 @@
-"""Fits, from their files to their files: what a method learns, its history and its record."""
+"""Fitting and testing the method of a run, and writing what it learned and what it predicts."""
 
 import logging
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from time import monotonic
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from blocklora.csvfiles import write_rows
+from blocklora.data.preprocess import preprocessed
 from blocklora.fields import to_values
 from blocklora.files import write_json
 from blocklora.methods import METHODS
-from blocklora.methods.base import Compute, Shots, Task
 from blocklora.provenance import package_versions
-from blocklora.runs.device import device_name, peak_memory, require_device, reset_peak_memory
-from blocklora.runs.energy import energy_joules, energy_since
+from blocklora.runs.device import Meter
 from blocklora.runs.keeper import CheckpointKeeper
+from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
-from blocklora.study.digests import fit_code, fit_digest
-from blocklora.study.model import Study
-from blocklora.study.run import Run
+from blocklora.study.digests import fit_code, fit_digest, test_digest
+from blocklora.study.run import Run, Test
+
+if TYPE_CHECKING:
+    from blocklora.runs.job import Job
 
 logger = logging.getLogger(__name__)
 
 
-def fit_run(
-    study: Study,
-    run: Run,
-    task: Task,
-    shots: Shots,
-    compute: Compute,
-    inputs: Mapping[str, str],
-    folder: Path,
-    keeper: CheckpointKeeper,
-) -> None:
-    """Fit the method of a run and write what it learned, its history and its record.
+def fit_run(job: "Job", run: Run, inputs: Mapping[str, str], keeper: CheckpointKeeper) -> None:
+    """Fit the method of a run and write its files, the record last.
 
-    The record is written last, so that a folder which has it is complete. The caller holds the
-    run's lock, and deletes the checkpoint when nothing can be lost any more. Nothing of the test
-    images is known here, and nothing of the study is written but what the run depends on.
-
-    Args:
-        study: the study.
-        run: the run.
-        task: the classification task.
-        shots: the training images.
-        compute: device, precision, engine and threads.
-        inputs: digests of the files that the fit depends on, by their names in the record.
-        folder: the folder of the run.
-        keeper: keeps the unfinished work, under the key of the run.
+    So a folder with a record has all files of a fit. The caller holds the run's lock, and deletes
+    the checkpoint when it is no longer needed. The fit never sees the test images, and its files
+    contain nothing about the study that the run does not depend on. `inputs` are the digests of the
+    files that the fit depends on, by their names in the record.
 
     Raises:
-        UserError: the device is not there, or the loss is not finite.
-        Interrupted: a signal asked for a stop, and the work is in the checkpoint; or the lock was
-            lost, and nothing is written any more.
+        UserError: The device is not available, or the loss is not finite.
+        Interrupted: A signal asked the process to stop, and the work is in the checkpoint; or
+            another process took over the lock, and nothing more is written.
     """
-    require_device(compute.device, compute.precision)
-    named = study.methods[run.method]
+    study, compute, task, shots = job.study, job.compute, job.loaded[0], job.shots(run)
+    folder, named = job.runs / run.folder, study.methods[run.method]
     method = METHODS[named.kind]
-    started = datetime.now(UTC)
-    reset_peak_memory(compute.device)
-    # What a run that is taken up again drew before is not known.
-    energy = None if keeper.path.exists() else energy_joules(compute.device)
-    clock = monotonic()
+    meter, clock = Meter(compute, resumed=keeper.path.exists()), monotonic()
     fit = method.fit(named.config, named.recipe, task, shots, compute, keeper)
     history, seconds = fit.history, monotonic() - clock
-    if history is not None:  # an earlier attempt took some of the time
+    if history is not None:  # the history includes the time of interrupted attempts
         seconds = history.rows[-1]["seconds"]
-    memory = peak_memory(compute.device)
+    measured = meter.cost()
     keeper.require_lock()
     facts = {
         "dataset": run.dataset,
@@ -90,8 +71,7 @@ def fit_run(
             "adapter_bytes": sum((folder / name).stat().st_size for name in method.files),
             "training_seconds": seconds,
             "step_seconds": history and history.step_seconds(),
-            **memory,
-            "energy_joules": energy_since(energy, compute.device),
+            **measured,
         },
         "provenance": {
             "key": keeper.key,
@@ -101,10 +81,53 @@ def fit_run(
             "engine": compute.engine,
             "versions": package_versions(),
             **inputs,
-            "device_name": device_name(compute.device),
-            "device": compute.device,
-            "started": started.isoformat(timespec="seconds"),
+            **meter.identity(),
         },
     }
     write_json(folder / RECORD, record)
     logger.info("run %s: fitted in %.1f s", run.folder, seconds)
+
+
+def run_tests(job: "Job", run: Run, keys: Mapping[Test, str]) -> None:
+    """Do tests of a run and write their predictions; `keys` has what identifies each of them.
+
+    Raises:
+        UserError: The device is not available, or the fit is damaged.
+    """
+    (task, test_images), compute, clock = job.loaded, job.compute, monotonic()
+    meter, named = Meter(compute), job.study.methods[run.method]
+    method = METHODS[named.kind]
+    learned = None
+    if method.trained:
+        learned = method.load(job.runs / run.folder, task.backbone, named.config)
+    classifier = method.classifier(learned, named.recipe, task, compute.device, compute.precision)
+    for test, key in keys.items():
+        if test.part == "test":
+            batches: Iterable[np.ndarray] = [test_images.pixels]
+            labels, images = test_images.labels, "test"
+        else:
+            shots = job.shots(run)
+            batches = preprocessed(shots.images, task.backbone.config.image_size)
+            labels, images = shots.labels, "training"
+        found = [classifier.predict(batch) for batch in batches]
+        predicted, probability = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        facts = {
+            "run": vars(run),
+            "dataset": test.dataset,
+            "part": test.part,
+            "classnames": task.names,
+            "key": key,
+            "test_digest": test_digest(job.study, test, compute.precision, compute.engine),
+            "backbone_sha256": task.backbone.sha256,
+            "seconds": monotonic() - clock,
+            **meter.cost(),
+            "precision": compute.precision,
+            "engine": compute.engine,
+            **meter.identity(),
+        }
+        predictions = Predictions(labels, predicted, probability, facts)
+        write_predictions(job.runs / test.file, predictions)
+        share, count = 100 * predictions.accuracy, predictions.images
+        text = "run %s: %.2f %% of %d %s images of %s"
+        logger.info(text, run.folder, share, count, images, test.dataset)
+        clock = monotonic()

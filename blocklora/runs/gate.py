@@ -1,18 +1,18 @@
-"""A gate before GPU hours are spent: is the zero-shot accuracy the one that is known?
+"""The gate: compares zero-shot accuracy with the known one before GPU hours are spent on training.
 
-Zero-shot accuracy needs no training and no random numbers, so it tells whether test split, class
-names, preprocessing, weights and activation are those of everybody else. `zero_shot_reference.csv`
-holds the known values. A backbone and dataset may have several; the first one decides: values
-measured with the plain prompt `a photo of a {}.`, then those of the paper of CLIP-LoRA, whose
-prompts are tailored to the dataset. (For ImageNet, SUN397, Stanford Cars and Caltech101 the
-tailored prompt is the plain one: KaiyangZhou/CoOp@ff61507:trainers/zsclip.py.)
+Zero-shot accuracy needs no training and no random numbers. If it is right, then so are the test
+split, the class names, the preprocessing, the weights and the activation. The known values are in
+`zero_shot_reference.csv`. If there are several for a backbone and a dataset, the first one decides:
+values measured with the plain prompt `a photo of a {}.` come first, then those of the CLIP-LoRA
+paper, whose prompts are tailored to the dataset. (For ImageNet, SUN397, Stanford Cars and
+Caltech101 the tailored prompt is the plain one: KaiyangZhou/CoOp@ff61507:trainers/zsclip.py.)
 
 The tolerances, in points:
 
 - 1.0 against values with the same prompt. Test images and weights are the same, so nothing is
   sampled: the two sources of the table differ by at most 0.56 where their prompts agree (9 pairs).
-- 10.0 against values with another prompt, which alone moves the accuracy by up to 9.4 (EuroSAT,
-  ViT-B/32). Such values are reported beside the others; none of them decides.
+- 10.0 against values with another prompt, since the prompt alone changes the accuracy by up to 9.4
+  (EuroSAT, ViT-B/32). Such values are only reported; none of them decides.
 """
 
 import csv
@@ -25,7 +25,7 @@ from typing import Any
 
 from blocklora.errors import UserError
 from blocklora.files import write_json
-from blocklora.runs.predictions import Predictions, read_predictions
+from blocklora.runs.predictions import Predictions, fields_of, read_predictions
 
 REFERENCE_FILE = "zero_shot_reference.csv"
 
@@ -45,16 +45,9 @@ class Reference:
 def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path) -> None:
     """Compare the accuracy of zero-shot predictions with the known one and write a report.
 
-    Args:
-        predictions: the predictions of the zero-shot test.
-        backbone: name of the backbone.
-        dataset: name of the dataset.
-        mode: "stop" or "warn", what to do where it differs.
-        output: the report (JSON).
-
     Raises:
-        UserError: the predictions are of another run, or off by more than the tolerance while
-            `mode` is "stop"; then nothing is written.
+        UserError: The predictions are of another run, or the accuracy differs by more than the
+            tolerance and `mode` is "stop" instead of "warn". Then nothing is written.
     """
     tested = _zero_shot(predictions, backbone, dataset)
     references = load_references(backbone, dataset)
@@ -72,7 +65,7 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
             "another prompt in the study"
         )
         if mode == "stop":
-            raise UserError(f"{message}. To train all the same, set `gate: warn` in config.yaml")
+            raise UserError(f"{message}. To train anyway, set `gate: warn` in config.yaml")
         logger.warning("%s", message)
     else:
         logger.info("zero-shot accuracy of %s: %.2f %%, %s", where, percent, report["status"])
@@ -81,55 +74,45 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
 
 
 def load_references(backbone: str, dataset: str) -> list[Reference]:
-    """Return the known values of a backbone and dataset, the decisive one first."""
+    """Return the known values for a backbone and a dataset, the decisive one first."""
     text = (files("blocklora.runs") / REFERENCE_FILE).read_text(encoding="utf-8")
-    return [
-        Reference(
-            row["prompt"],
-            float(row["accuracy_percent"]),
-            float(row["tolerance_points"]),
-            row["source"],
-        )
-        for row in csv.DictReader(text.splitlines())
-        if (row["backbone"], row["dataset"]) == (backbone, dataset)
-    ]
+    found = []
+    for row in csv.DictReader(text.splitlines()):
+        if (row["backbone"], row["dataset"]) == (backbone, dataset):
+            percent, points = float(row["accuracy_percent"]), float(row["tolerance_points"])
+            found.append(Reference(row["prompt"], percent, points, row["source"]))
+    return found
 
 
 def compare(accuracy: float, references: list[Reference]) -> dict[str, Any]:
-    """Compare an accuracy (a fraction) with the references, of which the first decides.
+    """Compare an accuracy (a fraction) with the references, the first of which decides.
 
-    Returns a report whose `status` is "passed", "differs" or "no reference value"; differences
-    are measured minus known, in points.
+    The `status` of the report is "passed", "differs" or "no reference value". Differences are the
+    measured accuracy minus the known one, in points.
     """
     percent = round(100 * accuracy, 6)
     differences = [round(percent - reference.accuracy_percent, 6) for reference in references]
-    report = {
+    status, difference, allowed = "no reference value", None, None
+    if references:
+        difference, allowed = differences[0], references[0].tolerance_points
+        status = "passed" if abs(difference) <= allowed else "differs"
+    return {
         "accuracy_percent": percent,
-        "status": "no reference value",
-        "difference_points": None,
-        "tolerance_points": None,
+        "status": status,
+        "difference_points": difference,
+        "tolerance_points": allowed,
         "references": [
             {**asdict(reference), "difference_points": difference}
             for reference, difference in zip(references, differences, strict=True)
         ],
     }
-    if references:
-        difference, allowed = differences[0], references[0].tolerance_points
-        report["status"] = "passed" if abs(difference) <= allowed else "differs"
-        report |= {"difference_points": difference, "tolerance_points": allowed}
-    return report
 
 
 def _zero_shot(path: Path, backbone: str, dataset: str) -> Predictions:
     predictions = read_predictions(path)
-    try:
+    with fields_of(path, "the predictions of a run"):
         run = predictions.facts["run"]
         found = (run["backbone"], run["shots"], predictions.facts["dataset"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not the predictions of a run ({type(error).__name__}: {error}); "
-            "delete it and run again"
-        ) from None
     if found != (backbone, 0, dataset):
         raise UserError(
             f"{path}: these are predictions of {json.dumps(run)}, not of zero-shot classification "

@@ -1,22 +1,22 @@
-"""Signals that ask a run to stop at the next step instead of dying in the middle of one."""
+"""Signals that ask a run to stop: it finishes its step first, instead of dying in the middle."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGTERM comes with a cancelled job, SIGUSR1 as a notice of pre-emption, SIGINT with Ctrl-C.
+# Batch systems send SIGTERM to cancel a job, and SIGUSR1 before they pre-empt it.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interruption:
-    """Whether, and by which signal, the process was asked to stop."""
+    """Tells whether a signal asked the process to stop, and which one."""
 
     _noted: str | None = None
 
     @property
     def signal_name(self) -> str | None:
-        """The name of the signal, or None; to be asked between two steps."""
+        """The name of the signal that asked for a stop so far, or None."""
         waiting = signal.sigpending() & set(SIGNALS)
         return min(waiting).name if waiting else self._noted
 
@@ -26,15 +26,15 @@ class Interruption:
 
 @contextmanager
 def catch_interruption() -> Iterator[Interruption]:
-    """Keep the signals of `SIGNALS` waiting during the block instead of dying of them.
+    """Block the signals of `SIGNALS` during the block, so that the process can poll for them.
 
-    To be entered before numpy and torch are imported: the threads that they start must keep them
-    waiting too. A handler alone would not do. To call it, the system writes below the stack
+    Enter it before numpy and torch are imported, because the threads that they start have to block
+    the signals, too. Handlers alone would not do: to call one, the system writes below the stack
     pointer, which some matrix products of oneDNN (before its change 4855) let point into the heap.
     """
     interruption = Interruption()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    # For a thread that was there before, which may be given the signal.
+    # A thread that was started earlier may still receive the signal.
     previous = {number: signal.signal(number, interruption._note) for number in SIGNALS}
     try:
         yield interruption

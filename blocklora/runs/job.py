@@ -1,27 +1,27 @@
-"""The work of one process: all that is missing of a study on one backbone and one dataset.
+"""The work of one process: all fits and tests that are missing on one backbone and one dataset.
 
-Weights, class names and pixels are read once, and only if something has to be computed. A fit or a
+Weights, class names and pixels are read once, and only if something has to be computed. A fit or
 test that any study has finished with the same digest is taken from the cache.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from blocklora.cache import UNFINISHED, Cache, content_digest, place
 from blocklora.errors import Interrupted, UserError
-from blocklora.files import json_digest
+from blocklora.files import json_digest, write_text
 from blocklora.locks import Lock, LockedError, hold, hold_when_free
 from blocklora.methods.base import Compute
 from blocklora.runs.gpu import claim_gpu
 from blocklora.runs.interruption import Interruption
-from blocklora.runs.record import fit_files, key_of_fit, key_of_test
+from blocklora.runs.record import failure_log, fit_files, key_of_fit, key_of_test
 from blocklora.runs.staging import staged
 from blocklora.study import places
 from blocklora.study.digests import fit_digest, test_digest
@@ -30,7 +30,6 @@ from blocklora.study.run import Run, Test
 
 if TYPE_CHECKING:
     from blocklora.methods.base import Shots, Task
-    from blocklora.runs.keeper import CheckpointKeeper
     from blocklora.runs.task import TestImages
 
 FITS, TESTS = "fits", "tests"
@@ -43,19 +42,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What the fits and tests of a process share.
+    """The fits and tests of a process, and what they share.
 
     Attributes:
-        study: the study.
-        backbone: name of the backbone.
-        dataset: name of the dataset whose images are classified.
-        results: folder of the study's results.
-        cache: where finished fits and tests are looked up and kept.
-        compute: device, precision, engine and threads.
-        scratch: folder for copies of weights and pixels, empty for none.
-        checkpoint_seconds: the least time between two checkpoints of a run.
-        restart: True discards the checkpoints of runs first.
-        interruption: tells whether the process was asked to stop.
+        study: The study.
+        backbone: The name of the backbone.
+        dataset: The name of the dataset whose images are classified.
+        results: The folder of the study's results.
+        cache: The cache from which finished fits and tests are taken, and which keeps new ones.
+        compute: Device, precision, engine and threads.
+        scratch: A folder for copies of weights and pixels; empty to make no copies.
+        checkpoint_seconds: The least time between two checkpoints of a run.
+        restart: True to discard the checkpoints of the runs first.
+        interruption: Tells whether the process was asked to stop.
     """
 
     study: Study
@@ -68,17 +67,16 @@ class Job:
     checkpoint_seconds: float = 60.0
     restart: bool = False
     interruption: Interruption = field(default_factory=Interruption)
-    _digests: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def fit(self, runs: Iterable[Run]) -> None:
-        """Fit and test what is missing of runs on the dataset.
+        """Fit and test all of these runs that are missing.
 
-        A run that another process is at is left for the end, and one that fails does not keep the
-        others from being fitted.
+        If another process is working on a run, that run comes last. If a run fails, the others are
+        fitted all the same.
 
         Raises:
-            UserError: runs failed; the message says which and why.
-            Interrupted: a signal asked for a stop, and the work is in a checkpoint.
+            UserError: Runs failed; the message says which and why.
+            Interrupted: A signal asked the process to stop. The work is in a checkpoint.
         """
         kept, failures = [], []
         queue: deque[tuple[Run, Locking]] = deque((run, hold) for run in runs)
@@ -86,9 +84,10 @@ class Job:
             run, locking = queue.popleft()
             self._stop_if_asked(run)
             try:
-                kept += self._fit(run, locking)
+                with self._noting_failure(run):
+                    kept += self._fit(run, locking)
             except LockedError:
-                logger.info("run %s: another process is at it; others come first", run.folder)
+                logger.info("run %s: another process works on it, so others come first", run.folder)
                 wait = partial(hold_when_free, stop=partial(self._stop_if_asked, run))
                 queue.append((run, wait))
             except Interrupted:
@@ -97,33 +96,52 @@ class Job:
                 # A copy, since the traceback keeps the failed run's tensors from being freed.
                 failures.append(type(error)(str(error)))
         if failures:
-            # Temporary only if all are.
+            # The exit status asks for another attempt only if all failures are temporary.
             error = min(failures, key=lambda failure: failure.exit_status)
-            # What fails all runs, such as damaged weights, is said once.
+            # A fault that concerns all runs, such as damaged weights, is reported once.
             raise type(error)("\n".join(dict.fromkeys(map(str, failures))))
-        # Only now, since a workflow that sees one run fail removes the files of all.
+        # Not earlier, since Snakemake removes the files of all runs of a job if one run fails.
         for checkpoint in kept:
             checkpoint.unlink(missing_ok=True)
 
     def test(self, tests: Iterable[Test]) -> None:
-        """Do what is missing of tests on the dataset.
+        """Do all of these tests that are missing.
 
         Raises:
-            UserError: there is no fit to be tested, or a file is missing or damaged.
+            UserError: A fit is missing, or a file is missing or damaged.
         """
         for test in tests:
             run, key = test.run, None
             if fit_files(self.study, run):
-                key = key_of_fit(self.study, run, self._runs, self._digest(run))
+                key = self._fitted_key(run)
                 if key is None:
                     raise UserError(
-                        f"run {run.folder}: there is no fit of it by this study and this code in "
-                        f"{self._runs}; make it with `blocklora fit`"
+                        f"run {run.folder}: there is no fit by this study and this version of the "
+                        f"code in {self.runs}; make it with `blocklora fit`"
                     )
             test_key = self._test_key(test, key)
             lock = self._unfinished / f"{test_key}.lock"
             with hold_when_free(lock, f"test of {test.file}"):
                 self._test(run, {test: test_key})
+
+    @contextmanager
+    def _noting_failure(self, run: Run) -> Iterator[None]:
+        """If the block fails, leave the reason in the run's log of failures, or else no such log.
+
+        This is where `blocklora status` finds it.
+        """
+        log = self.results / failure_log(run)
+        with suppress(OSError):
+            log.unlink(missing_ok=True)
+        try:
+            yield
+        except (Interrupted, LockedError):
+            raise
+        except Exception as error:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            with suppress(OSError, UserError):  # the disk may be full
+                write_text(log, f"blocklora fit: error: {kind}{error}\n")
+            raise
 
     def _stop_if_asked(self, run: Run) -> None:
         if name := self.interruption.signal_name:
@@ -133,88 +151,74 @@ class Job:
             )
 
     def _fit(self, run: Run, locking: Locking) -> list[Path]:
-        """Fit and test one run; return its checkpoint if nothing else has its work for sure."""
+        """Fit and test a run; return its checkpoint if the cache cannot keep its work."""
+        drawn = run.dataset, run.shots, run.seed
         inputs = {
             "backbone_sha256": self._sha256_of(places.backbone(self.backbone)),
-            "shots_sha256": self._sha256_of(self._place(places.shots_list, run)),
-            "pixels_sha256": self._sha256_of(self._place(places.shots_pixels, run)),
+            "shots_sha256": self._sha256_of(places.shots_list(*drawn)),
+            "pixels_sha256": self._sha256_of(places.shots_pixels(*drawn)),
         }
         key = json_digest([self._digest(run), vars(run), inputs])
         tests = {test: self._test_key(test, key) for test in run.own_tests}
-        if self._is_fitted(run, key) and not self._missing(tests):
-            logger.info("run %s: finished before, left as it is", run.folder)
+        if self._fitted_key(run) == key and not self._missing(tests):
+            logger.info("run %s: already finished", run.folder)
             return []
         checkpoint = self._unfinished / f"{key}.safetensors"
         with locking(checkpoint.with_suffix(".lock"), f"run {run.folder}") as lock:
             if self.restart:
                 checkpoint.unlink(missing_ok=True)
-            is_kept = self._is_fitted(run, key) or self._restore_fit(run, key)
+            is_kept = self._fitted_key(run) == key
+            if not is_kept and self._restore(FITS, key, self._fit_files(run)):
+                logger.info("run %s: took its fit from the cache", run.folder)
+                is_kept = True
             if not is_kept:
-                keeper = self._keeper(run, key, checkpoint, lock)
-                is_kept = self._learn(run, key, inputs, keeper)
-            self._test(run, tests, with_shots=True)
+                is_kept = self._learn(run, inputs, checkpoint, lock)
+            self._test(run, tests)
             if is_kept:
                 checkpoint.unlink(missing_ok=True)
         return [] if is_kept else [checkpoint]
 
-    def _keeper(self, run: Run, key: str, checkpoint: Path, lock: Lock) -> "CheckpointKeeper":
+    def _learn(self, run: Run, inputs: Mapping[str, str], checkpoint: Path, lock: Lock) -> bool:
+        """Fit a run, and return True if the cache keeps the fit."""
+        from blocklora.runs.fit import fit_run
         from blocklora.runs.keeper import CheckpointKeeper
 
-        return CheckpointKeeper(
+        keeper = CheckpointKeeper(
             run.folder,
             checkpoint,
-            key,
-            self.checkpoint_seconds,
-            lock.require,
-            lambda: self.interruption.signal_name,
+            key=checkpoint.stem,
+            interval_seconds=self.checkpoint_seconds,
+            require_lock=lock.require,
+            stop_signal=lambda: self.interruption.signal_name,
         )
+        fit_run(self, run, inputs, keeper)
+        return self._keep(FITS, keeper.key, f"fit of {run.folder}", self._fit_files(run))
 
-    def _learn(
-        self, run: Run, key: str, inputs: Mapping[str, str], keeper: "CheckpointKeeper"
-    ) -> bool:
-        """Fit a run that is nowhere, and return whether the cache has it now."""
-        from blocklora.runs.fit import fit_run
-
-        shots, folder = self._shots(run), self._runs / run.folder
-        fit_run(self.study, run, self.task, shots, self.compute, inputs, folder, keeper)
-        files = {name: folder / name for name in fit_files(self.study, run)}
-        return self.cache.add(FITS, key, f"fit of {run.folder}", files)
-
-    def _test(self, run: Run, keys: Mapping[Test, str], with_shots: bool = False) -> None:
+    def _test(self, run: Run, keys: Mapping[Test, str]) -> None:
         """Do the tests of a run that are missing, and keep their predictions in the cache."""
         missing = self._missing(keys, restore=True)
         if not missing:
             return
-        from blocklora.runs.testing import run_tests
+        from blocklora.runs.fit import run_tests
 
-        shots = self._shots(run) if with_shots else None
-        run_tests(self.study, run, missing, self.task, self.images, shots, self.compute, self._runs)
+        run_tests(self, run, missing)
         for test, key in missing.items():
-            path = self._runs / test.file
-            self.cache.add(TESTS, key, f"predictions of {test.file}", {path.name: path})
+            self._keep(TESTS, key, f"predictions of {test.file}", [self.runs / test.file])
 
     @property
-    def _runs(self) -> Path:
+    def runs(self) -> Path:
+        """The folder of all runs."""
         return self.results / places.RUNS
 
     @cached_property
     def _unfinished(self) -> Path:
-        """The folder of checkpoints and locks, which studies share where they can."""
+        """The folder of checkpoints and locks, which studies share if the cache is writable."""
         shared = self.cache.can_keep(UNFINISHED)
         return (self.cache.root if shared else self.results) / UNFINISHED
 
-    @property
-    def task(self) -> "Task":
-        """The classification task on the dataset."""
-        return self._loaded[0]
-
-    @property
-    def images(self) -> "TestImages":
-        """The test images of the dataset."""
-        return self._loaded[1]
-
     @cached_property
-    def _loaded(self) -> tuple["Task", "TestImages"]:
+    def loaded(self) -> tuple["Task", "TestImages"]:
+        """The classification task on the dataset, and the dataset's test images."""
         claim_gpu(self.compute.device)
         from blocklora.runs.task import load_task
 
@@ -228,41 +232,42 @@ class Job:
         logger.info("read weights and class names in %.1f s", monotonic() - clock)
         return loaded
 
-    def _shots(self, run: Run) -> "Shots":
+    def shots(self, run: Run) -> "Shots":
+        """Return the training images of a run."""
         from blocklora.runs.task import open_shots
 
-        stored = staged(self.results / self._place(places.shots_pixels, run), self.scratch)
-        shots_list = self.results / self._place(places.shots_list, run)
-        return open_shots(shots_list, stored, self.task, run.shots, run.seed)
+        drawn = run.dataset, run.shots, run.seed
+        stored = staged(self.results / places.shots_pixels(*drawn), self.scratch)
+        listed = self.results / places.shots_list(*drawn)
+        return open_shots(listed, stored, self.loaded[0], run.shots, run.seed)
 
     def _digest(self, run: Run) -> str:
         return fit_digest(self.study, run, self.compute.precision, self.compute.engine)
 
-    def _is_fitted(self, run: Run, key: str) -> bool:
-        return key_of_fit(self.study, run, self._runs, self._digest(run)) == key
+    def _fitted_key(self, run: Run) -> str | None:
+        return key_of_fit(self.study, run, self.runs, self._digest(run))
 
-    def _restore_fit(self, run: Run, key: str) -> bool:
-        """Return whether a fit was in the cache, whose files the folder of the run has now."""
-        entry = self.cache.find(FITS, key)
-        if entry is None:
-            return False
-        for name in fit_files(self.study, run):
-            place(entry.folder / name, self._runs / run.folder / name, link=False)
-        logger.info("run %s: its fit is taken from %s", run.folder, entry.folder)
-        return True
+    def _fit_files(self, run: Run) -> list[Path]:
+        return [self.runs / run.folder / name for name in fit_files(self.study, run)]
+
+    def _keep(self, kind: str, key: str, about: str, files: Iterable[Path]) -> bool:
+        """Copy files to the cache; return False if it cannot be written to."""
+        return self.cache.add(kind, key, about, {path.name: path for path in files})
+
+    def _restore(self, kind: str, key: str, files: Iterable[Path]) -> bool:
+        """Copy files from the cache; return False if it does not have them."""
+        entry = self.cache.find(kind, key)
+        for path in files if entry else ():
+            place(entry.folder / path.name, path, link=False)
+        return entry is not None
 
     def _missing(self, keys: Mapping[Test, str], restore: bool = False) -> dict[Test, str]:
-        """Return the tests without predictions, if need be after a look into the cache."""
+        """Return the tests without predictions; `restore` first looks for these in the cache."""
         missing = {}
         for test, key in keys.items():
-            path = self._runs / test.file
-            if key_of_test(path) == key:
-                continue
-            entry = self.cache.find(TESTS, key) if restore else None
-            if entry is None:
+            path = self.runs / test.file
+            if key_of_test(path) != key and not (restore and self._restore(TESTS, key, [path])):
                 missing[test] = key
-            else:
-                place(entry.folder / path.name, path, link=False)
         return missing
 
     def _test_key(self, test: Test, fit_key: str | None) -> str:
@@ -278,11 +283,7 @@ class Job:
     def _test_pixels(self) -> str:
         return places.test_pixels(self.dataset, self.study.image_size(self.backbone))
 
-    def _place(self, where: Callable[..., str], run: Run) -> str:
-        return where(run.dataset, run.shots, run.seed)
-
-    def _sha256_of(self, where: str) -> str:
-        """Return the SHA-256 of a file of the study, which does not change meanwhile."""
-        if where not in self._digests:
-            self._digests[where] = content_digest(self.results / where)
-        return self._digests[where]
+    @cached_property
+    def _sha256_of(self) -> Callable[[str], str]:
+        """A function that returns the SHA-256 of a file below the results, which is read once."""
+        return cache(lambda file: content_digest(self.results / file))

@@ -1,13 +1,15 @@
-"""Unfinished runs: kept in a checkpoint, shown while they go on, stopped when they are asked to.
+"""Checkpoints of unfinished runs, and the progress that a run shows in the log.
 
-A checkpoint holds the adapter, the optimizer and the history up to a step. Random numbers need
-none of it (`randomness.py`). It is safetensors with JSON metadata, so nothing is unpickled, and it
-is named by the key of the run, so that it is never taken for that of another configuration.
+A checkpoint holds the adapter, the optimizer and the history up to a step. The state of random
+numbers is not needed, because they depend on the seed and the step alone (`randomness.py`). It is a
+safetensors file with JSON metadata, so nothing is unpickled. Its name is the key of the run, so it
+is never used for another configuration.
 """
 
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
@@ -25,60 +27,52 @@ FORMAT = "blocklora-checkpoint-2"
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class CheckpointKeeper(Keeper):
-    """Keeps the work of a run in its checkpoint."""
+    """Keeps the work of a run in a checkpoint.
 
-    def __init__(
-        self,
-        run: str,
-        path: Path,
-        key: str,
-        interval_seconds: float,
-        require_lock: Callable[[], None] = lambda: None,
-        stop_signal: Callable[[], str | None] = lambda: None,
-    ) -> None:
-        """Remember where the work of a run is kept.
+    Attributes:
+        run: The folder of the run below `runs/`, which names it in messages.
+        path: The path of the checkpoint.
+        key: The digest of all that the run depends on; the checkpoint must have the same.
+        interval_seconds: The least time between two checkpoints.
+        require_lock: Raises `Interrupted` if another process has taken over the run.
+        stop_signal: Returns the name of a signal that asks for an early stop, or None.
+    """
 
-        Args:
-            run: folder of the run below `runs/`, which is its name in messages.
-            path: the path of the checkpoint.
-            key: the digest of all that the run depends on, which the checkpoint must have.
-            interval_seconds: the least time between two checkpoints.
-            require_lock: raises `Interrupted` if another process has taken the run over, whose
-                checkpoint it then is.
-            stop_signal: returns the name of a signal that asks for an early stop, or None.
-        """
-        self.run, self.path, self.key = run, path, key
-        self.interval_seconds = interval_seconds
-        self.require_lock, self.stop_signal = require_lock, stop_signal
-        self._saved = monotonic()
+    run: str = field()  # the base class has a default, this class has none
+    path: Path
+    key: str
+    interval_seconds: float
+    require_lock: Callable[[], None] = lambda: None
+    stop_signal: Callable[[], str | None] = lambda: None
+    _saved: float = field(default_factory=monotonic, init=False)
 
     def resume(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
         """See `Keeper.resume`.
 
         Raises:
-            UserError: the checkpoint is cut short, of another version or of another run.
+            UserError: The checkpoint is damaged, of another version or of another run.
         """
         path = self.path
         if not path.exists():
             return None
         remedy = "to start the run over, delete the file or pass --restart to `blocklora fit`"
         facts, tensors = read_tensors(path, "checkpoint", remedy, framework="pt")
+        found_format, found_key, _ = (facts.pop(name, None) for name in ("format", "key", "run"))
+        if found_format != FORMAT:
+            raise UserError(
+                f"{path}: this checkpoint has the format {found_format!r}, not {FORMAT!r}, "
+                f"so another version of blocklora wrote it; {remedy}"
+            )
+        if found_key != self.key:
+            raise UserError(
+                f"{path}: this checkpoint belongs to another configuration of the run, with "
+                f"the key {str(found_key)[:12]}…, not {self.key[:12]}…; {remedy}"
+            )
         try:
-            found_format, found_key = facts.pop("format"), facts.pop("key")
-            if found_format != FORMAT:
-                raise UserError(
-                    f"{path}: this checkpoint is of the format {found_format!r}, not {FORMAT!r}, "
-                    f"so another version of blocklora wrote it; {remedy}"
-                )
-            if found_key != self.key:
-                raise UserError(
-                    f"{path}: this checkpoint belongs to another configuration of the run, with "
-                    f"the key {found_key[:12]}…, not {self.key[:12]}…; {remedy}"
-                )
-            del facts["run"]
             progress = Progress(**facts)
-        except (KeyError, TypeError) as error:
+        except TypeError as error:
             raise UserError(f"{path}: not a readable checkpoint ({error}); {remedy}") from None
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -97,15 +91,8 @@ class CheckpointKeeper(Keeper):
         seconds = monotonic() - self._saved
         logger.info("run %s: ready for its first step after %.1f s", self.run, seconds)
         self._saved = monotonic()
-        return tqdm(
-            batches,
-            desc=self.run,
-            total=steps,
-            initial=done,
-            unit="step",
-            disable=None,
-            leave=False,
-        )
+        options = {"unit": "step", "disable": None, "leave": False}
+        return tqdm(batches, self.run, total=steps, initial=done, **options)
 
     def add_row(self, row: Mapping[str, float], steps: int) -> None:
         """See `Keeper.add_row`."""
@@ -118,8 +105,8 @@ class CheckpointKeeper(Keeper):
         """See `Keeper.after_step`.
 
         Raises:
-            Interrupted: a signal asked for a stop, and the work is saved; or the lock was lost,
-                and nothing is written any more.
+            Interrupted: A signal asked for a stop, and the work is saved; or another process took
+                over the run, and nothing more is written.
         """
         name = self.stop_signal()
         self.require_lock()
@@ -134,7 +121,7 @@ class CheckpointKeeper(Keeper):
 
 
 def save_checkpoint(path: Path, run: str, key: str, unfinished: Unfinished) -> None:
-    """Write the checkpoint of a run; a previous one stays until the new one is complete."""
+    """Write the checkpoint of a run; the previous one stays until the new one is complete."""
     parameters, optimizer, progress = unfinished
     tensors = {f"parameter.{i}": p.detach().cpu() for i, p in enumerate(parameters)}
     for index, parameter in enumerate(parameters):

@@ -1,4 +1,4 @@
-"""What a trained adapter is for: the classes of new images, and plain weights for other code."""
+"""Using a trained adapter: classifying new images, and exporting plain weights for other code."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from blocklora.data.preprocess import evaluation_transform
 from blocklora.engine.classifier import Classifier
 from blocklora.errors import UserError
 
-# By which the adapters of older versions were trained, if they do not say otherwise.
+# The scale in the paper's protocol, for adapters of older versions, which do not record theirs.
 PROTOCOL_LOGIT_SCALE = 100.0
 
 logger = logging.getLogger(__name__)
@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 def classify(
     adapter_file: Path, backbone_file: Path, images: Sequence[Path], device: str
 ) -> Iterator[tuple[Path, str, float]]:
-    """Yield (file, class name, probability) of the likeliest class of each image.
+    """Yield (file, class name, probability) for the most likely class of each image.
 
     Raises:
-        UserError: a file is missing or unreadable, or the adapter is for another backbone or was
+        UserError: A file is missing or unreadable, or the adapter is for another backbone or was
             not written by a run.
     """
     backbone, record = _merged(adapter_file, backbone_file, "classnames", "prompt")
     names, scale = record["classnames"], record.get("logit_scale")
     if scale is None:
         logger.warning(
-            "%s: does not say its logit_scale; probabilities are right if it is %g",
+            "%s: does not say its logit_scale; the probabilities are right if it is %g",
             adapter_file,
             PROTOCOL_LOGIT_SCALE,
         )
@@ -53,11 +53,10 @@ def classify(
 
 
 def export_merged(adapter_file: Path, backbone_file: Path, output: Path) -> None:
-    """Write the backbone with the adapter folded in, for code that knows no adapters.
+    """Write the backbone with the adapter folded in, for code that does not know adapters.
 
     Raises:
-        UserError: a file is missing or unreadable, or the adapter is for another backbone or was
-            not written by a run.
+        UserError: As for `classify`.
     """
     needed = ("method", "dataset", "shots", "seed")
     backbone, record = _merged(adapter_file, backbone_file, *needed)
@@ -74,6 +73,7 @@ def _merged(
     record = read_adapter_record(adapter_file)
     if missing := [name for name in needed if name not in record]:
         raise UserError(
-            f"{adapter_file}: says nothing of {', '.join(missing)}, which adapters of runs do"
+            f"{adapter_file}: this adapter does not say its {', '.join(missing)}, so it was not "
+            "written by `blocklora fit`; use the adapter of a run"
         )
     return replace(backbone, weights=merge(backbone.weights, adapter)), record

@@ -1,12 +1,13 @@
-"""Predictions: what a fitted method says of each image it was tested on.
+"""Files of predictions: what a fitted method predicts for each image it is tested on.
 
-A file of predictions holds one entry for each image, in the order of the manifest or of the shots
-list: `label` (int32) and `predicted` (int32), which number the classes, and `probability`
-(float32), that of the predicted class. Its facts say which test it is of, by which digest, and what
-the test cost. Accuracies, and everything else that is said of a test, are computed from here.
+The images are in the order of the manifest or of the shots list. Each has its `label` and the
+`predicted` class (both int32), and the `probability` of the predicted class (float32). The facts in
+the metadata say which test the file is from and what the test cost. Accuracies and all other
+results of a test are computed from this file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ class Predictions:
     """The predictions of one test.
 
     Attributes:
-        label: class of each image, int32 (images,).
-        predicted: the class it was taken for, int32 (images,).
-        probability: the probability of that class, float32 (images,).
-        facts: the identity of the test, class names, digests and costs (docs/architecture.md).
+        label: The class of each image, int32 (images,).
+        predicted: The predicted class of each image, int32 (images,).
+        probability: The probability of the predicted class, float32 (images,).
+        facts: The identity of the test, class names, digests and costs (docs/architecture.md).
     """
 
     label: np.ndarray
@@ -44,12 +45,12 @@ class Predictions:
 
     @property
     def correct(self) -> int:
-        """How many images were given their label."""
+        """The number of images whose predicted class is their label."""
         return int((self.label == self.predicted).sum())
 
     @property
     def accuracy(self) -> float:
-        """The share of the images that were given their label, from 0 to 1."""
+        """The fraction of the images whose predicted class is their label."""
         return self.correct / self.images
 
 
@@ -66,7 +67,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """Read a file of predictions.
 
     Raises:
-        UserError: the file is missing, damaged or not one of predictions.
+        UserError: The file is missing, damaged or not a file of predictions.
     """
     facts, arrays = read_tensors(path, "file of predictions", REMEDY)
     if facts.pop("format", None) != FORMAT or arrays.keys() != DTYPES.keys():
@@ -80,6 +81,19 @@ def read_test_facts(path: str | Path) -> dict[str, Any]:
     """Return the facts of a file of predictions without reading its arrays.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: The file is missing or damaged.
     """
     return read_tensors(path, "file of predictions", REMEDY, facts_only=True)[0]
+
+
+@contextmanager
+def fields_of(path: Path, what: str) -> Iterator[None]:
+    """Turn errors about missing fields into one that says that a file is not `what`.
+
+    Raises:
+        UserError: The block looked up a field that is missing, or not a mapping.
+    """
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not {what} (field {error}); {REMEDY}") from None

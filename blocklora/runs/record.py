@@ -1,8 +1,6 @@
-"""The files that every fit leaves beside those of its method, and whether they are complete."""
+"""The files of a fit and its record `fit.json`: are they complete, and are they up to date?"""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from blocklora.errors import UserError
 from blocklora.fields import to_values
@@ -20,73 +18,65 @@ HISTORY_COLUMNS = ("step", "loss", "train_accuracy", "learning_rate", "seconds")
 
 
 def fit_files(study: Study, run: Run) -> list[str]:
-    """Return the names of the files that a fit leaves, the record last; none without a fit."""
+    """Return the names of the files of a fit, the record last; a method may have no fit."""
     method = METHODS[study.methods[run.method].kind]
     return [*method.files, HISTORY, RECORD] if method.trained else []
 
 
-def key_of_fit(study: Study, run: Run, runs: Path, digest: str) -> str | None:
-    """Return the key of a fit that is complete and has this digest, None where there is none.
+def failure_log(run: Run) -> str:
+    """Return the path, below the results, of the log that a run leaves if its fit fails."""
+    return f"logs/failed/{run.folder}.log"
 
-    Args:
-        study: the study.
-        run: the run.
-        runs: folder of all runs.
-        digest: that of the fit, see `fit_digest`.
+
+def key_of_fit(study: Study, run: Run, runs: Path, digest: str) -> str | None:
+    """Return the key of a fit in the folder `runs` that is complete and up to date, or None.
+
+    It is up to date if its record has the given digest; see `fit_digest`.
     """
-    *learned, history, record = (runs / run.folder / name for name in fit_files(study, run))
     try:
-        found = read_json(record)
-        size = sum(path.stat().st_size for path in learned)
-        whole = history.exists() and found["cost"]["adapter_bytes"] == size
-        if whole and found["provenance"]["fit_digest"] == digest:
-            return found["provenance"]["key"]
+        record = read_json(runs / run.folder / RECORD)
+        made_by = record["provenance"]
+        if made_by["fit_digest"] == digest and _damage(study, run, runs, record) is None:
+            return made_by["key"]
     except (OSError, UserError, KeyError, TypeError):
         pass
     return None
 
 
+def key_of_test(path: Path) -> str | None:
+    """Return the key of a file of predictions, or None if there is no such file."""
+    try:
+        return read_test_facts(path)["key"]
+    except (UserError, KeyError):
+        return None
+
+
 def why_missing(study: Study, run: Run, runs: Path, precision: str, engine: str) -> str | None:
-    """Return in words why a run has to be made, None if it is finished as the study says.
+    """Return the reason why a run in the folder `runs` has to be computed, or None.
 
-    What its files were made from is not looked at, which may not be there any more.
-
-    Args:
-        study: the study.
-        run: the run.
-        runs: folder of all runs.
-        precision: the precision of the configuration.
-        engine: the engine of the configuration.
+    A run is up to date if its files are those of the study and of the configuration. The files that
+    it was computed from may be gone, so they are not checked.
     """
-    digest = fit_digest(study, run, precision, engine)
-    if fit_files(study, run) and not key_of_fit(study, run, runs, digest):
-        try:
-            record = read_json(runs / run.folder / RECORD)
-        except UserError:
-            return "not fitted"
-        return _what_changed(study, run, runs, record, precision, engine)
+    if fit_files(study, run):
+        digest = fit_digest(study, run, precision, engine)
+        if key_of_fit(study, run, runs, digest) is None:
+            return _why_not_fitted(study, run, runs, precision, engine)
     for test in run.own_tests:
         try:
             found = read_test_facts(runs / test.file)["test_digest"]
         except (UserError, KeyError):
             return "not tested"
         if found != test_digest(study, test, precision, engine):
-            return "the code that tests, or what it depends on, changed"
+            return "the code that tests, or something it depends on, has changed"
     return None
 
 
-def _what_changed(
-    study: Study, run: Run, runs: Path, record: Mapping[str, Any], precision: str, engine: str
-) -> str:
-    """Return in words how the record of a fit differs from what the study says."""
+def _why_not_fitted(study: Study, run: Run, runs: Path, precision: str, engine: str) -> str:
+    """Compare the record of a fit with the study and return the difference in words."""
     named = study.methods[run.method]
-    now = {
-        **named.values,
-        **to_values(named.recipe),
-        "precision": precision,
-        "engine": engine,
-    }
+    now = {**named.values, **to_values(named.recipe), "precision": precision, "engine": engine}
     try:
+        record = read_json(runs / run.folder / RECORD)
         made_by = record["provenance"]
         old = {**record["method"], **record["recipe"]}
         old |= {"precision": made_by["precision"], "engine": made_by["engine"]}
@@ -98,21 +88,21 @@ def _what_changed(
         if changes:
             return "; ".join(changes)
         if made_by["code_digest"] != fit_code(named.kind, engine):
-            return "the code that fits changed"
-        size = record["cost"]["adapter_bytes"]
+            return "the code that fits has changed"
+        return _damage(study, run, runs, record) or (
+            "its images, or the code that reads and draws them, have changed"
+        )
+    except UserError:
+        return "not fitted"
     except (KeyError, TypeError):
-        return "its record is of another version"
+        return "its record was written by another version"
+
+
+def _damage(study: Study, run: Run, runs: Path, record: dict) -> str | None:
+    """Return what is wrong with the files beside the record of a fit, or None."""
     *learned, history, _ = (runs / run.folder / name for name in fit_files(study, run))
     if not all(path.exists() for path in (*learned, history)):
         return "not fitted"
-    if sum(path.stat().st_size for path in learned) != size:
+    if sum(path.stat().st_size for path in learned) != record["cost"]["adapter_bytes"]:
         return "its files are damaged"
-    return "its images, or the code that reads and draws them, changed"
-
-
-def key_of_test(path: Path) -> str | None:
-    """Return the key of the predictions in a file, None where there are none."""
-    try:
-        return read_test_facts(path)["key"]
-    except (UserError, KeyError):
-        return None
+    return None

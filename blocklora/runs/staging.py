@@ -1,4 +1,4 @@
-"""Copies of weights and decoded images on a job's own disk, where a file server would be slow."""
+"""Copies of weights and decoded images on the local disk, for nodes whose file server is slow."""
 
 import logging
 import os
@@ -11,13 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 def staged(path: Path, scratch: str) -> Path:
-    """Return a copy of a file below the folder `scratch`, made now if it is not there yet.
+    """Return a copy of a file below the folder `scratch`, which is made if it is missing.
 
-    Variables such as $TMPDIR in `scratch` are those of this process. A file that changes is copied
-    anew. The file itself is returned where `scratch` is empty or has no room for it.
+    Variables such as $TMPDIR in `scratch` are replaced by their values in this process. A file that
+    has changed is copied again. If `scratch` is empty or has no room, the file itself is returned.
 
     Raises:
-        UserError: a variable in `scratch` is not set.
+        UserError: A variable in `scratch` is not set.
     """
     if not scratch:
         return path
@@ -27,7 +27,7 @@ def staged(path: Path, scratch: str) -> Path:
     folder = place / f"blocklora-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():  # others could have put anything there
+        if folder.stat().st_uid != os.getuid():  # its files cannot be trusted
             raise PermissionError(1, "another user's folder")
         state = path.stat()
         key = json_digest([str(path.resolve()), state.st_size, state.st_mtime_ns])
@@ -35,6 +35,6 @@ def staged(path: Path, scratch: str) -> Path:
         if not copy.exists():
             copy_file(path, copy)
     except (OSError, UserError) as error:
-        logger.warning("%s: is read from where it is; no copy was made (%s)", path, error)
+        logger.warning("%s: no local copy was made (%s), so it is read in its place", path, error)
         return path
     return copy

@@ -1,9 +1,7 @@
-"""How far a study is, read from its files alone: records, locks, checkpoints and logs."""
+"""The progress of a study, read from its files alone: records, locks, checkpoints and logs."""
 
-import functools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +9,14 @@ from statistics import median
 from textwrap import shorten
 from typing import Any
 
+from tabulate import tabulate
+
 from blocklora.cache import UNFINISHED
 from blocklora.errors import UserError
 from blocklora.files import read_json
 from blocklora.locks import Holder, is_alive, read_holder
 from blocklora.runs.aggregate import files_of_row
-from blocklora.runs.predictions import read_test_facts
+from blocklora.runs.predictions import fields_of, read_test_facts
 from blocklora.runs.record import why_missing
 from blocklora.study import places
 from blocklora.study.model import Study
@@ -24,32 +24,20 @@ from blocklora.study.run import Run
 from blocklora.tensorfiles import read_tensors
 
 STATES = ("done", "running", "failed", "missing")
-# The logs of the steps before a run, below the folder of logs, in the order of the steps.
-STEP_LOGS = (
-    "fetch_dataset/{dataset}.log",
-    "make_manifest/{dataset}.log",
-    "verify_data/{dataset}.log",
-    "shots/{dataset}.log",
-    "decode_test/{dataset}-{size}px.log",
-    "decode_shots/{dataset}.log",
-    "fetch_backbone/{backbone}.log",
-    "pretrain_backbone/{backbone}.log",
-    "test/{backbone}/{dataset}/{zero_shot}.log",
-    "gate/{backbone}/{dataset}.log",
-)
-ERROR = re.compile(r"^blocklora ([a-z-]+): error: ")
+ERROR = re.compile(r"^blocklora ([a-z-]+): error: ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What is known of a run.
+    """The state of a run.
 
     Attributes:
-        run: the run.
-        state: one of `STATES`.
-        why: the reason for the state, in words; empty for "done".
-        spent_seconds: on training and testing so far.
-        expected_seconds: in all, the median of finished runs like it; None if there is none.
+        run: The run.
+        state: One of `STATES`.
+        why: The reason for the state in words; empty for "done".
+        spent_seconds: The time of training and testing so far.
+        expected_seconds: The total time that similar runs took (median); None if there are none.
+        left_seconds: The time that the run will probably still need; None if that is unknown.
     """
 
     run: Run
@@ -57,139 +45,109 @@ class RunStatus:
     why: str
     spent_seconds: float
     expected_seconds: float | None
-
-    @property
-    def left_seconds(self) -> float | None:
-        """What is expected to be still to do."""
-        if self.state == "done":
-            return 0.0
-        if self.expected_seconds is None:
-            return None
-        return max(0.0, self.expected_seconds - self.spent_seconds)
+    left_seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the status as JSON values."""
-        facts = {key: value for key, value in vars(self).items() if key != "run"}
-        return {**asdict(self.run), **facts, "left_seconds": self.left_seconds}
+        """Return the status as a JSON-serialisable dictionary."""
+        facts = asdict(self)
+        return facts.pop("run") | facts
 
 
 def study_status(study: Study, results: Path, cache: Path) -> list[RunStatus]:
-    """Return the status of every run of a study, in its order.
+    """Return the status of every run, in the study's order.
 
-    Args:
-        study: the study.
-        results: the folder of its results.
-        cache: the cache, which has the locks and checkpoints of runs.
+    Locks and checkpoints are in the folder of the cache, all other files in that of the results.
     """
-    found = {run: _finished(study, results, run) for run in study.runs()}
+    found = {run: _time_or_reason(study, results / places.RUNS, run) for run in study.runs()}
     times: dict[tuple, list[float]] = defaultdict(list)
     for run, value in found.items():
         if isinstance(value, float):
             for kind in _kinds(run):
                 times[kind].append(value)
-    unfinished = _unfinished(cache / UNFINISHED)
-    holders, log_error = _holders(cache / UNFINISHED), functools.cache(_log_error)
+    holders, checkpoints = _holders(cache / UNFINISHED), _checkpoints(cache / UNFINISHED)
+    errors = _errors(results / "logs")
     status = []
     for run, value in found.items():
         expected = next((median(times[kind]) for kind in _kinds(run) if kind in times), None)
         if isinstance(value, float):
-            status.append(RunStatus(run, "done", "", value, expected))
+            status.append(RunStatus(run, "done", "", value, expected, 0.0))
             continue
-        step, spent = unfinished.get(run.folder, (0, 0.0))
-        state, why = _state_without_record(study, run, results / "logs", log_error, holders)
-        if value and state != "running":
-            state, why = "missing", value
+        state, why = _state(study, run, value, holders.get(run.folder), errors)
+        step, spent = checkpoints.get(run.folder, (0, 0.0))
         if step:
             steps = study.methods[run.method].recipe.iterations_per_shot * run.shots
             why += f"; at step {step} of {steps}"
-        status.append(RunStatus(run, state, why, spent, expected))
+        left = None if expected is None else max(0.0, expected - spent)
+        status.append(RunStatus(run, state, why, spent, expected, left))
     return status
 
 
-def _kinds(run: Run) -> list[tuple]:
-    """Return what a run and those that take as long have in common, the closest first."""
-    like = (run.backbone, run.method, run.shots)
-    return [(*like, run.dataset), like]
-
-
 def what_is_missing(study: Study, runs: Path, precision: str, engine: str) -> str:
-    """Return in words how many runs of a study are finished, and why the others have to be made.
-
-    Args:
-        study: the study.
-        runs: folder of all runs.
-        precision: the precision of the configuration.
-        engine: the engine of the configuration.
-    """
-    reasons: Counter[tuple[str, str]] = Counter()
-    everything = list(study.runs())
-    for run in everything:
-        if why := why_missing(study, run, runs, precision, engine):
-            reasons[run.method, why] += 1
-    finished = len(everything) - reasons.total()
-    lines = [f"Study {study.name}: {finished} of {len(everything)} runs are finished."]
-    for (method, why), count in reasons.items():
-        lines.append(f"  {count} of {method}: {why}")
+    """Count the finished runs of a study, and the reasons why others have to be computed."""
+    reasons = Counter(
+        (run.method, why_missing(study, run, runs, precision, engine)) for run in study.runs()
+    )
+    finished = sum(count for (_, why), count in reasons.items() if why is None)
+    lines = [f"Study {study.name}: {finished} of {reasons.total()} runs are finished."]
+    lines += [f"  {count} of {method}: {why}" for (method, why), count in reasons.items() if why]
     return "\n".join(lines)
 
 
 def status_text(status: list[RunStatus]) -> str:
-    """Return the table of a study's status, and what is running and what has failed."""
-    header = ("backbone", "dataset", "method", *STATES, "spent", "left")
+    """Return a table of the status of a study, and the reasons of running and failed runs."""
     cells: dict[tuple[str, ...], list[RunStatus]] = defaultdict(list)
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for entry in status:
         cells[entry.run.backbone, entry.run.dataset, entry.run.method].append(entry)
-    rows = [header, *((*cell, *_summary(entries)) for cell, entries in cells.items())]
-    rows.append(("all", "", "", *_summary(status)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        texts = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
-        texts[:3] = [text.ljust(width) for text, width in zip(row[:3], widths[:3], strict=True)]
-        lines.append("  ".join(texts))
-    for state in ("running", "failed"):
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for entry in status:
-            if entry.state == state:
-                reasons[entry.why].append(entry.run.folder)
-        for why, folders in reasons.items():
-            more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
-            lines += ["", f"{state}: {folders[0]}{more}", f"  {why}"]
-    return "\n".join(lines)
+        if entry.state in ("running", "failed"):
+            reasons[entry.state, entry.why].append(entry.run.folder)
+    rows = [(*cell, *_summary(entries)) for cell, entries in cells.items()]
+    text = tabulate(
+        [*rows, ("all", "", "", *_summary(status))],
+        ("backbone", "dataset", "method", *STATES, "spent", "left"),
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left",) * 3 + ("right",) * (len(STATES) + 2),
+    )
+    # The running ones come first.
+    for (state, why), folders in sorted(reasons.items(), key=lambda e: e[0][0], reverse=True):
+        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+        text += f"\n\n{state}: {folders[0]}{more}\n  {why}"
+    return text
 
 
-def _finished(study: Study, results: Path, run: Run) -> float | str | None:
-    """Return the seconds a finished run took, why it does not count, or None without one."""
-    folder = results / places.RUNS
-    paths = [folder / file for file in files_of_row(run)]
+def _kinds(run: Run) -> list[tuple]:
+    """Return keys that runs of about the same duration share, the most similar runs first."""
+    like = (run.backbone, run.method, run.shots)
+    return [(*like, run.dataset), like]
+
+
+def _time_or_reason(study: Study, runs: Path, run: Run) -> float | str | None:
+    """Return the seconds that a finished run took, or why it does not count, or None."""
+    paths = [runs / file for file in files_of_row(run)]
     if not all(path.exists() for path in paths):
         return None
-    seconds = 0.0
     try:
-        facts = [read_test_facts(folder / test.file) for test in run.own_tests]
-        how = facts[0]["precision"], facts[0]["engine"]
-        if run.method in study.fitted_methods:
-            seconds += float(read_json(paths[0])["cost"]["training_seconds"])
-        seconds += sum(float(found["seconds"]) for found in facts)
+        with fields_of(runs / run.folder, "the files of a run"):
+            tests = [read_test_facts(runs / test.file) for test in run.own_tests]
+            seconds = sum(facts["seconds"] for facts in tests)
+            if run.shots:
+                seconds += read_json(paths[0])["cost"]["training_seconds"]
+            how = tests[0]["precision"], tests[0]["engine"]
     except UserError as error:
         return str(error)
-    except (KeyError, TypeError, ValueError):
-        return f"{folder / run.folder}: not the record of a run; delete it and run again"
-    return why_missing(study, run, folder, *how) or seconds
+    return why_missing(study, run, runs, *how) or float(seconds)
 
 
-def _holders(checkpoints: Path) -> dict[str, Holder]:
-    """Return who holds the locks in use, by the folders of their runs."""
-    holders = map(read_holder, sorted(checkpoints.glob("*.lock")))
-    return {
-        found.what.removeprefix("run "): found
-        for found in holders
-        if found and found.what.startswith("run ") and is_alive(found) is not False
-    }
+def _holders(folder: Path) -> dict[str, Holder]:
+    """Return the holder of each lock, which may be dead, by the folder of the run."""
+    holders = filter(None, map(read_holder, sorted(folder.glob("*.lock"))))
+    # A lock is for "run <folder>" or for "test of <folder>/tests/...".
+    return {found.what.split()[-1].partition("/tests/")[0]: found for found in holders}
 
 
-def _unfinished(folder: Path) -> dict[str, tuple[int, float]]:
-    """Return how many steps and seconds are in each checkpoint, by the folders of their runs."""
+def _checkpoints(folder: Path) -> dict[str, tuple[int, float]]:
+    """Return the steps and seconds in each checkpoint, by the folder of the run."""
     found = {}
     for path in sorted(folder.glob("[!.]*.safetensors")):
         with suppress(UserError, KeyError, TypeError, ValueError):
@@ -198,60 +156,57 @@ def _unfinished(folder: Path) -> dict[str, tuple[int, float]]:
     return found
 
 
-def _state_without_record(
-    study: Study, run: Run, logs: Path, log_error: Callable[[Path], str], holders: dict[str, Holder]
-) -> tuple[str, str]:
-    """Return state and reason of a run that has no record."""
-    if run.folder in holders:
-        return "running", str(holders[run.folder])
-    names = {"size": study.image_size(run.backbone), "zero_shot": study.zero_shot, **asdict(run)}
-    steps = [logs / step.format(**names) for step in STEP_LOGS]
-    own = _job_log(logs, run)
-    for log in [*steps, *filter(None, [own])]:
-        if error := log_error(log):
-            return "failed", error
-    if own is None:
-        return "missing", "not begun"
-    if any(_job_log(logs, Run(*other)) == own for other in map(_run_of_folder, holders)):
-        return "missing", "waits for another run, perhaps in the same job"
-    name = own.relative_to(logs)
-    return "failed", f"{name} ends without a message: the job was killed, or has just begun"
+def _errors(logs: Path) -> list[tuple[float, set[str], str]]:
+    """Return the errors that logs end with, newest first: time, names concerned, and message.
+
+    The path of a log, such as `decode_test/dtd-224px.log`, has the step and then the names of what
+    the step is for. A job of fits is for many runs, so it writes a log for each run that fails; see
+    `failure_log`.
+    """
+    found = []
+    for path in logs.glob("*/**/*.log"):
+        step, *names = path.relative_to(logs).with_suffix("").parts
+        with suppress(FileNotFoundError):  # the run has just been started again
+            if step != "fit" and (error := _error(path)):
+                found.append((path.stat().st_mtime, set(names), error))
+    return sorted(found, key=lambda entry: entry[0], reverse=True)
 
 
-def _run_of_folder(folder: str) -> tuple[str, str, str, int, int]:
-    backbone, dataset, method, shots, seed = folder.split("/")
-    return backbone, dataset, method, int(shots.removesuffix("shot")), int(seed[len("seed") :])
-
-
-def _job_log(logs: Path, run: Run) -> Path | None:
-    """Return the newest log of a job that does `run`; None if there is none."""
-    cell = logs / "fit" / run.backbone / run.dataset
-    found = [
-        cell.with_name(f"{run.dataset}.log"),
-        cell / f"{run.shots}shot.log",
-        cell / f"{run.shots}shot/{run.method}-seed{run.seed}.log",
-    ]
-    if run.shots == 0:
-        found = [logs / f"test/{run.backbone}/{run.dataset}/{run.method}.log"]
-    return max(
-        (path for path in found if path.exists()), key=lambda p: p.stat().st_mtime, default=None
-    )
-
-
-def _log_error(path: Path) -> str:
-    """Return the message a log ends with, if it is of an error; a job begins its log anew."""
-    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    starts = [i for i, line in enumerate(lines) if ERROR.match(line)]
-    message = ""
-    if starts:
-        message = ERROR.sub(r"\1: ", " ".join(lines[starts[-1] :]))
-    elif any(line.startswith("Traceback ") for line in lines):
-        message = f"{path}: {lines[-1]}"
+def _error(path: Path) -> str:
+    """Return the error message at the end of a log, or "" if there is none."""
+    text = path.read_text("utf-8", errors="replace").strip()
+    _, *said = ERROR.split(text)  # the command and the message of each error
+    if said:
+        message = f"{said[-2]}: {said[-1]}"
+    else:
+        message = f"{path}: {text.splitlines()[-1]}" if "Traceback (most" in text else ""
     return shorten(message, 500, placeholder=" …")
 
 
+def _state(
+    study: Study,
+    run: Run,
+    reason: str | None,
+    holder: Holder | None,
+    errors: list[tuple[float, set[str], str]],
+) -> tuple[str, str]:
+    """Return the state of a run that is not done, and why; `reason` is of outdated files."""
+    if holder and is_alive(holder) is not False:
+        return "running", str(holder)
+    size = study.image_size(run.backbone)
+    own = {*run.folder.split("/"), f"{run.dataset}-{size}px", study.zero_shot}
+    for _, names, error in errors:
+        if names <= own:
+            return "failed", error
+    if reason:
+        return "missing", reason
+    if holder:
+        return "failed", f"{holder}, ended without a message: the job was probably killed"
+    return "missing", "not begun"
+
+
 def _summary(entries: list[RunStatus]) -> tuple[str, ...]:
+    """Return the cells of a row: how many runs are in each state, the time spent and left."""
     counts = Counter(entry.state for entry in entries)
     known = [entry.left_seconds for entry in entries if entry.left_seconds is not None]
     left = _duration(sum(known)) if known else "?"

@@ -1,4 +1,4 @@
-"""Tasks, training images and test images, read from their files."""
+"""Reading the task, the training images and the test images of a run from their files."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from blocklora.methods.base import Shots, Task
 class TestImages(NamedTuple):
     """Preprocessed test images, uint8 (images, size, size, 3), and labels, int64 (images,)."""
 
-    __test__ = False  # pytest takes the name for its own
+    __test__ = False  # keeps pytest from collecting it
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -26,13 +26,13 @@ class TestImages(NamedTuple):
 def load_task(
     backbone_file: Path, manifest: Path, test_pixels: Path, workers: int
 ) -> tuple[Task, TestImages]:
-    """Read what all runs of a backbone and dataset share.
+    """Read the task and the test images that all runs of a backbone and a dataset share.
 
-    Test images that are too many for a store are decoded by `workers` threads when they are asked
-    for.
+    If there were too many test images to store their pixels, `workers` threads decode them when
+    they are needed.
 
     Raises:
-        UserError: a file is missing or unreadable, or the pixels are not those of the manifest.
+        UserError: A file is missing or unreadable, or the pixels do not belong to the manifest.
     """
     backbone = load_backbone(backbone_file)
     images = list(iterate_manifest(manifest))
@@ -42,9 +42,9 @@ def load_task(
     size = backbone.config.image_size
     if pixels.shape != (len(labels), size, size, 3):
         raise UserError(
-            f"{test_pixels}: holds images of shape {tuple(pixels.shape)}, but {manifest} lists "
-            f"{len(labels)} test images and the backbone sees {size} × {size} pixels; delete the "
-            "file and run again"
+            f"{test_pixels}: the images in this file have shape {tuple(pixels.shape)}, but "
+            f"{manifest} lists {len(labels)} test images and the backbone takes {size} × {size} "
+            "pixels; delete the file and run again"
         )
     tokenize = partial(prompt_tokens, names, context_length=backbone.config.context_length)
     return Task(backbone, names, tokenize), TestImages(pixels, labels)
@@ -53,16 +53,17 @@ def load_task(
 def open_shots(
     shots_list: Path, shots_pixels: Path, task: Task, per_class: int, seed: int
 ) -> Shots:
-    """Return the training images of a run, checked against its shots list.
+    """Return the training images of a run after checking them against its shots list.
 
     Raises:
-        UserError: the store holds other images than the list, or a class has none.
+        UserError: The store has other images than the list, or a class has none.
     """
     images = open_shot_images(shots_pixels)
     listed = read_shots(shots_list, "train")
     if [image.path for image in listed] != images.paths:
         raise UserError(
-            f"{shots_pixels}: holds other images than {shots_list} lists; delete it and run again"
+            f"{shots_pixels}: this file holds other images than {shots_list} lists; delete it and "
+            "run again"
         )
     missing = sorted(set(range(len(task.names))) - set(images.labels.tolist()))
     if missing:

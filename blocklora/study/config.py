@@ -1,4 +1,4 @@
-"""The configuration of a machine, `config.yaml`: how and where a study is computed."""
+"""The configuration in `config.yaml`: how and where a study is computed on this machine."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from blocklora.yamlfiles import read_yaml
 
 
 class Config(Section):
-    """The keys of `config.yaml`, whose comments say what they are for."""
+    """The keys of `config.yaml`; the comments in that file explain them."""
 
     words = "a mapping of the keys in config.yaml"
 
@@ -33,15 +33,15 @@ class Config(Section):
 
 
 def read_configuration(files: Sequence[str | Path], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked keys of configuration files, each of which replaces those before it.
+    """Return the configuration after checking it.
 
     Args:
-        files: The files.
-        options: Keys that were given on the command line, which replace those of the files.
+        files: Configuration files; the keys of later files replace those of earlier ones.
+        options: Keys from the command line, which replace those of all files.
 
     Raises:
         UserError: A file is missing or is not valid YAML, or a key is missing, unknown or has a
-            value that is not allowed; every fault is listed.
+            value that is not allowed. Every fault is listed.
     """
     merged: dict[str, Any] = {}
     for path in files:
@@ -55,7 +55,7 @@ def read_configuration(files: Sequence[str | Path], options: Mapping[str, Any]) 
 
 
 def resolve_device(device: str) -> str:
-    """Return "cuda" or "cpu" for "auto", by asking the NVIDIA driver; other values as they are."""
+    """Return the device; "auto" becomes "cuda" if the NVIDIA driver lists a GPU, or else "cpu"."""
     if device != "auto":
         return device
     if not shutil.which("nvidia-smi"):

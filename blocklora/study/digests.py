@@ -1,8 +1,9 @@
-"""What every artefact of a study depends on, as digests that are known before anything is made.
+"""The digests that decide whether a result of a study is out of date.
 
-A digest is that of the artefact's definition, of the code that decides it (`provenance.py`) and of
-the digests of its inputs. How a thing is computed is no part of it beyond precision and engine, nor
-are titles, other datasets or other methods.
+The digest of a result covers its definition in the study, the code that decides it
+(`provenance.py`) and the digests of its inputs, so it is known before anything is computed. Of the
+way to compute it covers precision and engine only. Titles, other datasets and other methods of the
+study do not change it.
 """
 
 from dataclasses import asdict
@@ -36,9 +37,9 @@ def images_digest(study: Study, dataset: str) -> str:
 
 
 def listing_rules(dataset: str) -> dict[str, Any] | None:
-    """Return how the registry lists the images of `dataset`; None for one of the user's.
+    """Return the rules for listing the images of a dataset; None for one of the user's own.
 
-    Where images and split files come from is not part of it.
+    They do not include the places that images and split files are downloaded from.
     """
     entry = registry().get(dataset)
     return entry and {
@@ -55,23 +56,23 @@ def listing_digest(study: Study, dataset: str) -> str:
 
 
 def verification_digest(study: Study, dataset: str) -> str:
-    """Return the digest of what a verification depends on beside the source and the list."""
+    """Return the digest of what a verification depends on, apart from its input files."""
     return json_digest([images_digest(study, dataset), code_digest("blocklora.data.verify")])
 
 
 def shots_digest(study: Study, dataset: str) -> str:
-    """Return the digest of how shots lists are drawn, whatever their shots and seeds."""
+    """Return the digest of the way that shots lists are drawn, for any shots and seeds."""
     code = code_digest("blocklora.data.sampling")
     return json_digest([listing_digest(study, dataset), code])
 
 
 def shots_pixels_digest(study: Study, dataset: str) -> str:
-    """Return the digest of how the images of shots lists are decoded."""
+    """Return the digest of the way that the images of shots lists are decoded."""
     return json_digest([images_digest(study, dataset), code_digest(READING)])
 
 
 def test_pixels_digest(study: Study, dataset: str) -> str:
-    """Return the digest of how test images are decoded and preprocessed."""
+    """Return the digest of the way that test images are decoded and preprocessed."""
     return json_digest([images_digest(study, dataset), code_digest(READING, PREPROCESSING)])
 
 
@@ -89,7 +90,7 @@ def backbone_digest(study: Study, backbone: str) -> str:
 
 
 def fit_digest(study: Study, run: Run, precision: str, engine: str) -> str:
-    """Return the digest of what a run learns."""
+    """Return the digest of a fit."""
     named = study.methods[run.method]
     method = METHODS[named.kind]
     if not method.trained:
@@ -131,9 +132,9 @@ def test_digest(study: Study, test: Test, precision: str, engine: str) -> str:
 
 
 def results_digest(study: Study, precision: str, engine: str) -> str:
-    """Return the digest of all that is computed from the runs of a study, whatever computes it.
+    """Return the digest of all runs of a study, for results that are computed from them.
 
-    It is that of the study and of the tests of all its runs, and so of all code behind them.
+    It covers the study and the tests of all runs, and so all code behind them.
     """
     tests = [test for run in study.runs() for test in run.own_tests]
     return json_digest([study.digest, [test_digest(study, t, precision, engine) for t in tests]])
@@ -147,5 +148,5 @@ def fit_code(kind: str, engine: str) -> str:
 
 
 def evaluation_code(kind: str) -> str:
-    """Return the digest of the code by which a fitted method of this kind classifies."""
+    """Return the digest of the code that classifies images with a method of this kind."""
     return code_digest(type(METHODS[kind]).__module__, PROMPTS, without="fit")

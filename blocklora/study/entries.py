@@ -21,23 +21,23 @@ from blocklora.validation import Section
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """Where weights come from: a publisher's release, such as "openai", or "miniature"."""
+    """The source of the weights of a backbone, such as "openai" or "miniature"."""
 
     source: one_of(*FAMILIES)
 
     @property
     def family(self) -> Family:
-        """The family that has this source."""
+        """The family that the source belongs to."""
         return FAMILIES[self.source]
 
 
 @dataclass(frozen=True)
 class OwnDataset:
-    """A dataset of the user's: a folder of images, listed by its sub-folders or by a CSV file.
+    """A dataset of the user's own: a folder of images, with sub-folders or a CSV file of labels.
 
     Attributes:
         images: The path of the folder.
-        csv: The path of the CSV file, empty if there is none.
+        csv: The path of the CSV file that lists the images; empty if there is none.
     """
 
     images: text("the path of a folder of images")
@@ -45,19 +45,19 @@ class OwnDataset:
 
     @property
     def state(self) -> str:
-        """A digest of the names, sizes and times of all files, which tells when they change."""
+        """A digest of the names, sizes and times of all files; it changes when a file does."""
         listed = file_digest(self.csv) if os.path.exists(self.csv) else None
         return json_digest([folder_state(self.images), listed])
 
     def absent(self) -> Iterator[str]:
-        """Yield what is not there."""
+        """Yield a message for each path that does not exist."""
         if not os.path.isdir(self.images):
             yield f"images: {self.images} is not a folder"
         if self.csv and not os.path.isfile(self.csv):
             yield f"csv: {self.csv} is not a file"
 
 
-# The fields of a recipe, each of which a method may leave to the study.
+# The fields of a recipe, all optional: a method may override some of the study's values.
 OwnRecipe = create_model(
     "OwnRecipe",
     __base__=Section,
@@ -66,11 +66,11 @@ OwnRecipe = create_model(
 
 
 class Method(Section):
-    """A method of a study; those of a kind have the fields of its `config` as well.
+    """A method of a study; `_method_of` adds the fields of the configuration of its kind.
 
     Attributes:
-        kind: The name of its method in `METHODS`.
-        own_recipe: The hyperparameters in which it differs from the study's.
+        kind: The name of the kind of method in `METHODS`.
+        own_recipe: The hyperparameters that override those of the study.
     """
 
     kind: str
@@ -88,27 +88,27 @@ class Method(Section):
 
     @property
     def config(self) -> Any:
-        """The values of the method, of the type that its kind describes; None if it has none."""
+        """The configuration of the method, of the type in `METHODS`; None if it has none."""
         return self._config
 
     @property
     def recipe(self) -> Recipe:
-        """The study's hyperparameters, with the method's own in their place."""
+        """The hyperparameters of the study, overridden by the method's own."""
         return self._recipe
 
     @property
     def adapter(self) -> AdapterConfig | None:
-        """The configuration of the adapter, None for a method that learns no adapter."""
+        """The configuration of the adapter; None if the method learns no adapter."""
         return self.config if METHODS[self.kind].low_rank else None
 
     @property
     def values(self) -> dict[str, Any]:
-        """The kind and the values of `config`, as a study file has them."""
+        """The kind and the configuration, as they are written in a study file."""
         return {"kind": self.kind, **({} if self.config is None else to_values(self.config))}
 
 
 def _method_of(kind: str) -> type[Method]:
-    """Return the type of the methods of a kind, with the fields that the kind describes."""
+    """Return the type of methods of a kind, with the fields of its configuration."""
     config = METHODS[kind].config
     hints = {} if config is None else get_type_hints(config, include_extras=True)
     described = {name: (hint, ...) for name, hint in hints.items()}

@@ -1,4 +1,4 @@
-"""Study files: where they are found by name, and how one of them extends another."""
+"""Finding study files by name, and reading files that extend another study."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from blocklora.yamlfiles import read_yaml
 
 
 def find_study(study: str | Path, folder: str | Path = "studies") -> Path:
-    """Return the file of a study, given by its name in `folder` or by its path.
+    """Return the path of a study file, given its name in `folder` or its path.
 
     Raises:
-        UserError: there is no such file.
+        UserError: There is no such file.
     """
     names = sorted(path.stem for path in Path(folder).glob("*.yaml"))
     if str(study) in names:
@@ -26,11 +26,11 @@ def find_study(study: str | Path, folder: str | Path = "studies") -> Path:
 
 
 def read_study(path: Path) -> tuple[Any, str]:
-    """Return the content of a study file, and what messages call it.
+    """Return the content of a study file, and the name that messages should use for it.
 
-    A file with `extends: other` has everything that the study `other` beside it has, or the study
-    file of that path, unless it says otherwise: its methods are added to the others by name, any
-    other key replaces the other study's, and a method or key that is null is left out.
+    A file with `extends: other` inherits from the study `other` in the same folder, or from the
+    study file with that path. Its methods are added to the inherited ones, and replace those of the
+    same name. Every other key replaces the inherited key. A method or key that is null is removed.
 
     Raises:
         UserError: A file is missing or not valid YAML, or studies extend each other in a circle.
@@ -40,7 +40,7 @@ def read_study(path: Path) -> tuple[Any, str]:
 
 
 def _resolved(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:
-    """Return the content of a file and the files it is made of, the file itself first."""
+    """Return the content of a study file, and the chain of files that extend each other."""
     if path in above:
         circle = " extends ".join(map(str, (*above, path)))
         raise UserError(f"{above[0]}: extends: {circle}; studies may not extend each other")

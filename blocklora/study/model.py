@@ -1,7 +1,7 @@
-"""A study: which backbones, datasets, methods, shots and seeds, and every number behind a run.
+"""Studies: their backbones, datasets, methods, shots and seeds, and the runs that follow from them.
 
-The types of its fields are the rules of study files: `validation.py` reads a file by them, and
-editors get the JSON schema that follows from them.
+The types of the fields of `Study` are also the rules for study files. `validation.py` checks a file
+against them, and the JSON schema for editors is generated from them.
 """
 
 from collections.abc import Iterator
@@ -41,23 +41,24 @@ if TYPE_CHECKING:
 
 
 class Study(Section):
-    """A study file, checked; the mappings keep the order of the file.
+    """The content of a study file; the mappings keep the order of the file.
 
     Attributes:
-        extends: In a file, the study that it extends; `read_study` takes it out.
-        name: The folder of the results, and the stem of the file.
-        title: A name of the study for captions.
-        backbones: By the name of the published model, or any name for a miniature.
-        datasets: Names of the registry or of `own_datasets`.
-        shots: Training images per class.
-        seeds: The seeds of shots lists and of training.
-        methods: By name; exactly one is of the kind zero_shot.
-        recipe: The hyperparameters of training, which methods may replace by their own.
-        experiments: Names of the experiments that are asked for, or None where a study has those
-            that apply to it (`blocklora/experiments/`).
-        own_datasets: Definitions of the user's datasets.
-        miniature: Settings of what is drawn, or None where nothing is.
-        path: The file.
+        extends: The study that a file extends; `read_study` replaces it by that study's content.
+        name: The name of the file without .yaml, and of the folder of the results.
+        title: The title in captions.
+        backbones: The sources of backbones by the names of published models; a miniature may have
+            any name.
+        datasets: Names in the registry or in `own_datasets`.
+        shots: Numbers of training images per class.
+        seeds: Seeds for drawing training images and for training.
+        methods: Methods by name; exactly one is of the kind zero_shot.
+        recipe: The hyperparameters of training, which methods may override.
+        experiments: The names of experiments (`blocklora/experiments/`), or None for all that apply
+            to the study.
+        own_datasets: The user's own datasets by name.
+        miniature: Settings of drawn images and of the small CLIP; None if the study has neither.
+        path: The path of the file.
     """
 
     words = "a mapping of the keys of a study"
@@ -111,7 +112,7 @@ class Study(Section):
         yield from self._backbone_faults()
 
     def _experiment_faults(self) -> Iterator[str]:
-        from blocklora.experiments import EXPERIMENTS  # they build on studies
+        from blocklora.experiments import EXPERIMENTS  # imports this module
 
         for index, name in enumerate(self.experiments or ()):
             if name not in EXPERIMENTS:
@@ -166,17 +167,17 @@ class Study(Section):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The content of the file, with all that it takes from the study that it extends."""
+        """The content of the file, including what it inherits from the study that it extends."""
         return self._document
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of the document without its title, which no number depends on."""
+        """The SHA-256 of the document without the title, which does not change any number."""
         return json_digest({k: v for k, v in self.document.items() if k != "title"})
 
     @property
     def zero_shot(self) -> str:
-        """The name of the method that every other one is compared with."""
+        """The name of the zero-shot method, which all other methods are compared with."""
         return next(name for name, method in self.methods.items() if method.kind == "zero_shot")
 
     @property
@@ -191,16 +192,16 @@ class Study(Section):
 
     @property
     def local_datasets(self) -> tuple[str, ...]:
-        """The names of the datasets that are drawn or the user's, not published ones."""
+        """The names of the datasets that are not published: drawn ones and the user's own."""
         local = drawn_datasets() | self.own_datasets.keys()
         return tuple(name for name in self.datasets if name in local)
 
     def backbones_made_by(self, command: str) -> tuple[str, ...]:
-        """Return the names of the backbones whose files this subcommand writes."""
+        """Return the names of the backbones whose files a subcommand of `blocklora` writes."""
         return tuple(n for n, entry in self.backbones.items() if entry.family.command == command)
 
     def runs(self) -> Iterator[Run]:
-        """Yield every run: backbones, datasets, methods, shots and seeds in the file's order."""
+        """Yield every run, in the order of the file."""
         for backbone in self.backbones:
             for dataset in self.datasets:
                 for name in self.methods:
@@ -212,29 +213,29 @@ class Study(Section):
                             yield Run(backbone, dataset, name, shots, seed)
 
     def image_size(self, backbone: str) -> int:
-        """Return the side of the square images a backbone sees, in pixels."""
+        """Return the width and height in pixels of the images that a backbone takes."""
         return self.backbone_config(backbone).image_size
 
     def backbone_config(self, backbone: str) -> ClipConfig:
         """Return the shape of a backbone.
 
         Raises:
-            UserError: open_clip describes the model otherwise than its weights.
+            UserError: open_clip's description of the model does not fit its weights.
         """
         return self.backbones[backbone].family.config(backbone, self.miniature)
 
 
 def load_study(path: str | Path, images_needed: bool = False) -> Study:
-    """Read and check the study file `path`.
+    """Read and check a study file.
 
-    Paths in it are relative to the working directory, as on the command line.
+    Paths in the file are relative to the working directory, as on the command line.
 
     Args:
-        path: The study file.
-        images_needed: True if the user's own images have to be there.
+        path: The path of the file.
+        images_needed: True to check that the user's own images exist.
 
     Raises:
-        UserError: The file is missing or something in it is wrong; every fault is listed.
+        UserError: The file is missing or something in it is wrong. Every fault is listed.
     """
     path = Path(path)
     document, where = read_study(path)
@@ -258,12 +259,12 @@ def load_study(path: str | Path, images_needed: bool = False) -> Study:
 
 @cache
 def registry() -> dict[str, "Dataset"]:
-    """Return the datasets of the registry, which is read once."""
+    """Return the datasets in the registry, by name; it is read only once."""
     from blocklora.data.registry import load_registry
 
     return load_registry()
 
 
 def drawn_datasets() -> frozenset[str]:
-    """Return the names of the registry's datasets that are drawn instead of downloaded."""
+    """Return the names of the datasets in the registry that are drawn, not downloaded."""
     return frozenset(name for name, entry in registry().items() if entry.layout == "drawn")

@@ -1,4 +1,4 @@
-"""Which methods of a study the theory and the tables compare."""
+"""Pairs of a Block-LoRA and a LoRA method, which the theory and the tables compare."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,11 +9,11 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.study.model import Study
 
 Pairs = list[tuple[str, str]]
-"""(Block-LoRA method, LoRA method)."""
+"""Names of a Block-LoRA method and of a LoRA method."""
 
 
 def block_pairs(study: Study) -> Pairs:
-    """Return the pairs that differ in blocks and partition only: LoRA of the same rank."""
+    """Return the pairs of the same rank that differ in blocks and partition only."""
     return [
         names
         for names, config, other in _candidates(study)
@@ -22,9 +22,9 @@ def block_pairs(study: Study) -> Pairs:
 
 
 def merged_pairs(study: Study) -> Pairs:
-    """Return the pairs of which the LoRA is what the Block-LoRA is with its arms merged.
+    """Return the pairs in which merging the arms of the Block-LoRA gives the LoRA.
 
-    The numbers of files are rounded, hence so are these.
+    Values of alpha are compared with a tolerance, because they are rounded in study files.
     """
     return [
         names
@@ -36,7 +36,7 @@ def merged_pairs(study: Study) -> Pairs:
 
 
 def _candidates(study: Study) -> Iterator[tuple[tuple[str, str], AdapterConfig, AdapterConfig]]:
-    """Yield every Block-LoRA with every LoRA: both names, then both configurations."""
+    """Yield the names and the configurations of every Block-LoRA with every LoRA."""
     adapters = {name: study.methods[name].adapter for name in study.adapter_methods}
     for names in product(adapters, repeat=2):
         config, other = (adapters[name] for name in names)

@@ -1,43 +1,43 @@
-"""Where the files of a study are, as paths below the folder of its results.
+"""The paths of a study's files, relative to the folder of its results.
 
-Arguments are names, or patterns of the workflow that stand for them.
+The arguments are names, or wildcards of the workflow in braces.
 """
 
 
 def backbone(name: str) -> str:
-    """Return the place of the weights of a backbone."""
+    """Return the path of the weights of a backbone."""
     return f"backbones/{name}.safetensors"
 
 
 def source(dataset: str) -> str:
-    """Return the place of the record of where a dataset's images are."""
+    """Return the path of the JSON file that says where the images of a dataset are."""
     return f"data/{dataset}/source.json"
 
 
 def manifest(dataset: str) -> str:
-    """Return the place of the list of a dataset's images."""
+    """Return the path of the list of a dataset's images."""
     return f"data/{dataset}/manifest.csv"
 
 
 def shots_list(dataset: str, shots: int | str, seed: int | str) -> str:
-    """Return the place of a shots list."""
+    """Return the path of a shots list."""
     return f"shots/{dataset}/{shots}shot/seed{seed}.csv"
 
 
 def shots_pixels(dataset: str, shots: int | str, seed: int | str) -> str:
-    """Return the place of the decoded images of a shots list."""
+    """Return the path of the decoded images of a shots list."""
     return f"pixels/{dataset}/{shots}shot/seed{seed}.npz"
 
 
 def test_pixels(dataset: str, size: int | str) -> str:
-    """Return the place of the decoded test images of a dataset, `size` pixels wide and high."""
+    """Return the path of the decoded test images of a dataset, `size` pixels wide and high."""
     return f"pixels/{dataset}/test-{size}px.npy"
 
 
 def gate(backbone: str, dataset: str) -> str:
-    """Return the place of the comparison of a zero-shot accuracy with the known one."""
+    """Return the path of the report that compares a zero-shot accuracy with the known one."""
     return f"gates/{backbone}/{dataset}.json"
 
 
 RUNS = "runs"
-"""The folder of all runs; `Run.folder` and `Test.file` are below it."""
+"""The folder of all runs; `Run.folder` and `Test.file` are relative to it."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Run:
-    """One fit; a method that is not trained has one run of 0 shots and seed 0."""
+    """A run: one fit and its tests. A method that is not trained has 0 shots and seed 0."""
 
     backbone: str
     dataset: str
@@ -20,22 +20,22 @@ class Run:
 
     @property
     def own_tests(self) -> tuple["Test", ...]:
-        """The tests of the run on its own dataset: test images and, if fitted, shots."""
+        """The tests on the run's dataset: on its test images and, after a fit, training images."""
         tested = Test(self, self.dataset)
         return (tested, Test(self, self.dataset, "train")) if self.shots else (tested,)
 
 
 @dataclass(frozen=True)
 class Test:
-    """A fitted method on the images of a dataset, its own or another one.
+    """A test of a run on the images of its own dataset or of another one.
 
     Attributes:
-        run: the run that was fitted.
-        dataset: the dataset whose images are classified.
-        part: "test", or "train" for the training images of the run, not augmented.
+        run: The run.
+        dataset: The dataset whose images are classified.
+        part: "test", or "train" for the training images of the run without augmentation.
     """
 
-    __test__ = False  # pytest takes the name for its own
+    __test__ = False  # keeps pytest from collecting it
 
     run: Run
     dataset: str
@@ -43,5 +43,5 @@ class Test:
 
     @property
     def file(self) -> str:
-        """The file of its predictions below `runs/`."""
+        """The path of the predictions below `runs/`."""
         return f"{self.run.folder}/tests/{self.dataset}/{self.part}.safetensors"

@@ -18,7 +18,7 @@ def schema_text(name: str) -> str:
 
 
 def study_schema() -> dict[str, Any]:
-    """Return the schema of study files, which are whole or extend another study."""
+    """Return the schema of study files that are complete, and of those that extend another."""
     whole = dict(json_schema(Study))
     definitions, keys = whole.pop("$defs"), dict(whole["properties"])
     keys["experiments"] |= {"items": {"enum": list(EXPERIMENTS)}}
@@ -36,5 +36,5 @@ def study_schema() -> dict[str, Any]:
 
 
 def _or_null(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a part of a study that may be null, which leaves it out."""
+    """Return the schema of a part that may also be null, which removes an inherited part."""
     return {"description": part["description"], "anyOf": [part, {"type": "null"}]}

@@ -60,7 +60,6 @@ PRELOAD = (
     "blocklora.publish.tables.fewshot",
     "blocklora.commands.theory",
     "blocklora.runs.fit",
-    "blocklora.runs.testing",
     "open_clip.tokenizer",
 )
 

@@ -32,6 +32,8 @@ BARE = {
     *("PIL", "ftfy", "wcwidth", "regex", "huggingface_hub", "safetensors", "tqdm", "yaml"),
     *("mpmath", "sympy", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "packaging"),
     *("typing_extensions", "setuptools", "pkg_resources", "_distutils_hack"),
+    # PyTorch imports pynvml if it is installed; study files need pydantic, and tables tabulate.
+    *("pynvml", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "tabulate"),
 }
 # Of huggingface_hub, which uses whichever of them its version wants.
 HUB = {"requests", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "anyio", "idna", "certifi"}

@@ -95,11 +95,11 @@ def test_a_corrupt_record_is_named(made, text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r["run"].update(seed=3), "is of seed 3, its place is that of 2"),
+        (lambda r: r["run"].update(seed=3), "for seed 3, but its folder is for seed 2"),
         (lambda r: r["method"].update(rank=8), "was fitted with"),
         (lambda r: r.update(method=None), "was fitted with None"),
-        (lambda r: r.update(schema=9), "record of schema 9"),
-        (lambda r: r["cost"].update(training_seconds=-1), "training_seconds is -1, no time"),
+        (lambda r: r.update(schema=9), "record has schema 9"),
+        (lambda r: r["cost"].update(training_seconds=-1), "training_seconds is -1, not a time"),
         (lambda r: r["cost"].update(training_seconds=None), "training_seconds is None"),
         (lambda r: r["cost"].pop("training_seconds"), "field 'training_seconds'"),
         (lambda r: r["provenance"].pop("fit_digest"), "field 'fit_digest'"),
@@ -124,10 +124,10 @@ def test_a_value_that_older_records_lack_is_an_empty_cell(made):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f["run"].update(seed=3), "is of seed 3, its place is that of 2"),
-        (lambda f: f.update(dataset="eurosat"), "holds predictions of the test images of eurosat"),
-        (lambda f: f.update(part="train"), "holds predictions of the train images of dtd"),
-        (lambda f: f.update(classnames=["one"]), "none of its 1 classes"),
+        (lambda f: f["run"].update(seed=3), "for seed 3, but its folder is for seed 2"),
+        (lambda f: f.update(dataset="eurosat"), "for dataset 'eurosat', but its folder is for"),
+        (lambda f: f.update(part="train"), "for part 'train', but its folder is for part 'test'"),
+        (lambda f: f.update(classnames=["one"]), "there are 1 classes, but a label is outside"),
         (lambda f: f.pop("classnames"), "field 'classnames'"),
         (lambda f: f.pop("run"), "field 'run'"),
         (lambda f: f.pop("key"), "field 'key'"),

@@ -17,6 +17,8 @@ from blocklora.cli import main
 from blocklora.engine.fast import FastEngine
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.locks import hold
+from blocklora.runs.record import failure_log
+from blocklora.study.run import Run
 from tests.runs.small_study import (
     arguments_of,
     files_of,
@@ -62,13 +64,32 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_fitted(
         loss, correct = step(self, *inputs)
         return (loss if self.seed == 2 else loss * float("nan")), correct
 
-    monkeypatch.setattr(FastEngine, "step", spoiled)
-    assert fit(prepared, tmp_path, (1, 2), "block_lora", "--methods", *METHODS) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(FastEngine, "step", spoiled)
+        assert fit(prepared, tmp_path, (1, 2), "block_lora", "--methods", *METHODS) == 1
     error = capsys.readouterr().err.partition("blocklora fit: error: ")[2].splitlines()
     assert ["seed1" in line for line in error] == [True, True]
     for method in METHODS:
         assert not run_folder(tmp_path, 1, method).exists()
         assert run_folder(tmp_path, 2, method).joinpath("fit.json").exists()
+    logs = {method: failure_log_of(tmp_path, method) for method in METHODS}
+    assert [log.read_text().partition("error: ")[2].strip() for log in logs.values()] == error
+    assert fit(prepared, tmp_path, (1,), "block_lora") == 0
+    assert [log.exists() for log in logs.values()] == [True, False]
+    # An error that is no fault of the user's has its name.
+    with monkeypatch.context() as patch:
+        patch.setattr(FastEngine, "step", lambda self, *inputs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(prepared, tmp_path, (1,), "clip_lora")
+    said = "blocklora fit: error: ZeroDivisionError: division by zero\n"
+    assert logs["clip_lora"].read_text() == said
+
+
+def failure_log_of(folder, method):
+    run = Run("mini-clip", "own", method, 2, 1)
+    (log,) = (folder / "results/logs/failed").glob(f"*/*/{method}/*/seed1.log")
+    assert log == folder / "results" / failure_log(run)
+    return log
 
 
 def test_what_the_cache_cannot_keep_stays_in_its_checkpoint_until_all_are_finished(
@@ -115,7 +136,7 @@ def test_a_run_that_another_process_is_at_comes_last(prepared, tmp_path, monkeyp
     assert fit(prepared, second, (1, 2)) == 0
     thread.join()
     assert order == [False]
-    assert "block_lora/2shot/seed1: another process is at it; others come first" in caplog.text
+    assert "seed1: another process works on it, so others come first" in caplog.text
     assert timeless(run_folder(second, 1)) == timeless(run_folder(tmp_path / "first", 1))
 
 
@@ -142,7 +163,7 @@ def test_a_second_study_computes_nothing_that_the_first_one_did(prepared, tmp_pa
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "fitted in" not in done.stderr
-    assert done.stderr.count("its fit is taken from") == 2
+    assert done.stderr.count("took its fit from the cache") == 2
     made = files_of(first / "results/runs")
     assert len(made) == 1 + 2 * 5
     assert files_of(second / "results/runs") == made

@@ -251,7 +251,7 @@ def test_a_fit_is_tested_afterwards_as_at_once(prepared, tmp_path):
 
 def test_a_test_without_a_fit_is_refused(prepared, tmp_path, capsys):
     assert again(prepared, tmp_path) == 1
-    assert "block_lora/2shot/seed1: there is no fit of it" in capsys.readouterr().err
+    assert "block_lora/2shot/seed1: there is no fit by this study" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_as_it_is(prepared, tmp_path, caplog):
@@ -261,7 +261,7 @@ def test_a_finished_run_is_left_as_it_is(prepared, tmp_path, caplog):
     before = record.stat().st_mtime_ns
     assert fit(prepared, tmp_path) == 0
     assert record.stat().st_mtime_ns == before
-    assert "block_lora/2shot/seed1: finished before, left as it is" in caplog.text
+    assert "block_lora/2shot/seed1: already finished" in caplog.text
 
 
 @pytest.mark.parametrize("file", ["fit.json", "adapter.safetensors", "history.csv"])

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from blocklora.cli import main
 from blocklora.fields import to_values
 from blocklora.locks import hold
 from blocklora.runs.predictions import Predictions, write_predictions
-from blocklora.runs.record import why_missing
+from blocklora.runs.record import failure_log, why_missing
 from blocklora.runs.status import study_status, what_is_missing
 from blocklora.study.digests import fit_code, fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
@@ -128,26 +129,37 @@ def test_a_locked_run_is_running_and_its_checkpoint_says_how_far(results):
     assert (status.spent_seconds, status.left_seconds) == (30, 70)
 
 
-def test_the_lock_of_a_dead_process_is_no_running_run(results):
+def test_a_killed_process_leaves_a_lock_that_says_which_run_failed(results):
     lock = results.unfinished("key-1.lock")
     with results.hold():
         facts = json.loads(lock.read_text())
     process = subprocess.Popen(["true"])
     process.wait()
     lock.write_text(json.dumps(facts | {"pid": process.pid}))
-    assert results.of().state == "missing"
+    status = results.of()
+    assert status.state == "failed"
+    assert status.why.startswith(f"process {process.pid} on ")
+    assert "the job was probably killed" in status.why
+    assert results.of(seed=2).state == "missing"
 
 
-def test_a_failed_run_tells_the_last_error_of_its_log(results):
-    log = (
-        "run: step 10/500 loss 3.1\nblocklora fit: error: run dtd/…/seed1: the loss of step 11 "
-        "is nan\nthe job was removed\n"
-    )
-    results.write(f"logs/fit/{CLIP}/dtd/4shot/block_lora-seed1.log", log)
+def test_a_failed_run_tells_the_error_in_its_log_of_failures(results):
+    run = results.run(shots=4)
+    log = f"blocklora fit: error: run {run.folder}: the loss\nof step 11 is nan\n"
+    results.write(failure_log(run), log)
+    results.write(f"logs/fit/{CLIP}/dtd.log", f"run x: fitted in 3 s\n{log}")
     status = results.of(shots=4)
     assert status.state == "failed"
-    assert status.why == ("fit: run dtd/…/seed1: the loss of step 11 is nan the job was removed")
+    assert status.why == f"fit: run {run.folder}: the loss of step 11 is nan"
     assert results.of(shots=4, seed=2).state == "missing"
+    with results.hold(shots=4):
+        assert results.of(shots=4).state == "running"
+
+
+def test_a_test_that_another_process_does_is_running(results):
+    folder = f"{CLIP}/dtd/zero_shot/0shot/seed0"
+    with hold(results.unfinished("key.lock"), f"test of {folder}/tests/dtd/test.safetensors"):
+        assert results.of(method="zero_shot", shots=0, seed=0).state == "running"
 
 
 def test_an_earlier_step_that_failed_is_the_reason_for_all_its_runs(results, capsys):
@@ -171,21 +183,14 @@ def test_a_traceback_is_told_by_its_last_line(results):
     assert (status.state, status.why) == ("failed", f"{path}: MemoryError: 3 GB")
 
 
-@pytest.mark.parametrize("log", ["dtd", "dtd/1shot", "dtd/1shot/block_lora-seed1"])
-def test_a_job_that_was_killed_leaves_a_log_without_a_message(results, log):
-    results.write(f"logs/fit/{CLIP}/{log}.log", "step 10\n")
-    assert results.of().state == "failed"
-    assert "the job was killed" in results.of().why
-    assert results.of(dataset="eurosat").state == "missing"
-    assert (results.of(shots=4).state == "failed") == (log == "dtd")
-
-
-def test_a_run_beside_one_that_is_running_in_the_same_job_waits(results):
-    results.write(f"logs/fit/{CLIP}/dtd.log", "step 10\n")
-    with results.hold(seed=2):
-        states = [(results.of(shots=shots, seed=seed).state) for shots, seed in ((1, 1), (1, 2))]
-        assert states == ["missing", "running"]
-        assert results.of(shots=4).why == "waits for another run, perhaps in the same job"
+def test_the_last_error_of_a_dataset_counts_and_those_of_other_steps_do_not(results):
+    older = results.write("logs/make_manifest/dtd.log", "blocklora make-manifest: error: old")
+    os.utime(older, (1, 1))
+    results.write("logs/decode_test/dtd-224px.log", "blocklora decode-images: error: new")
+    results.write("logs/tables.log", "blocklora publish: error: no runs")
+    results.write(f"logs/figure/{CLIP}/accuracy.log", "blocklora figure: error: no runs")
+    assert results.of().why == "decode-images: new"
+    assert results.of(dataset="eurosat").why == "not begun"
 
 
 @pytest.mark.parametrize("log", ["shots/dtd", "decode_shots/dtd"])
@@ -235,14 +240,17 @@ def test_a_run_without_one_of_its_files_is_missing(results, file, why):
         (lambda r: r["cost"].update(adapter_bytes=9), "its files are damaged"),
         (
             lambda r: r["provenance"].update(fit_digest="old", code_digest="old"),
-            "the code that fits changed",
+            "the code that fits has changed",
         ),
         (
             lambda r: r["provenance"].update(fit_digest="old"),
-            "its images, or the code that reads and draws them, changed",
+            "its images, or the code that reads and draws them, have changed",
         ),
         (lambda r: r.pop("recipe"), None),  # is not looked at where the digest is the same
-        (lambda r: r["provenance"].pop("fit_digest") and r.pop("recipe"), "its record is of ano"),
+        (
+            lambda r: r["provenance"].pop("fit_digest") and r.pop("recipe"),
+            "its record was",
+        ),
     ],
 )
 def test_a_record_that_does_not_count_is_told_in_words(results, change, why):
