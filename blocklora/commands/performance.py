@@ -1,6 +1,5 @@
 """Commands that plan the memory and time of runs, and measure the engines."""
 
-import logging
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -12,28 +11,7 @@ from blocklora.commands import options
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
-# What is measured by default: minutes on a small CPU, the paper's settings on a GPU. The reference
-# engine is run with few classes on a CPU, where more would take hours.
-DEFAULTS = {
-    "cpu": {
-        "classes": [10, 50],
-        "batch_sizes": [4],
-        "towers": ["both"],
-        "precisions": ["fp32"],
-        "reference_classes": 100,
-    },
-    "cuda": {
-        "classes": [100, 1000],
-        "batch_sizes": [32],
-        "towers": ["both", "vision", "text"],
-        "precisions": ["bf16", "fp32"],
-        "reference_classes": 1000,
-    },
-}
-
 # typer takes lists of an Enum, but not of a Literal.
 Tower = StrEnum("Tower", ["both", "vision", "text"])
 Precision = StrEnum("Precision", [*PRECISIONS])
@@ -135,39 +113,23 @@ def bench(
 
     claim_gpu(device)  # before torch is imported
 
-    from blocklora.backbones.published import published_config
-    from blocklora.engine.plan import USABLE_SHARE
     from blocklora.files import write_json, write_text
     from blocklora.performance import report
-    from blocklora.performance.bench import describe, measure, settings
-    from blocklora.performance.machine import Machine, facts
-    from blocklora.theory.sources import read_shape
 
-    usual = DEFAULTS[device]
-    precisions = list(map(str, precisions or usual["precisions"]))
-    machine = Machine(device, threads)
-    is_file = model.endswith(".safetensors")
-    chosen = list(
-        settings(
-            read_shape(Path(model)) if is_file else published_config(model),
-            sorted(set(classes or usual["classes"])),
-            batch_sizes or usual["batch_sizes"],
-            towers or usual["towers"],
-            precisions,
-        )
+    found = report.bench(
+        device=device,
+        model=model,
+        classes=classes,
+        batch_sizes=batch_sizes,
+        towers=towers,
+        precisions=precisions,
+        reference_classes=reference_classes,
+        memory=memory,
+        threads=threads,
+        rounds=rounds,
     )
-    for precision in precisions:
-        machine.prepare(precision)
-    budget = memory and int(USABLE_SHARE * memory)
-    most = reference_classes or usual["reference_classes"]
-    found = []
-    for number, setting in enumerate(chosen, 1):
-        name = report.setting_name(describe(setting))
-        logger.info("setting %d of %d: %s", number, len(chosen), name)
-        found.append(measure(setting, machine, rounds, budget, len(setting.prompts) <= most))
-    content = report.document(found, facts(machine, rounds))
     if output is not None:
-        write_json(output, content)
+        write_json(output, found)
     if page is not None:
-        write_text(page, report.page(content))
-    print(report.page(content), end="")
+        write_text(page, report.page(found))
+    print(report.page(found), end="")

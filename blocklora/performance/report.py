@@ -1,13 +1,96 @@
 """The results of the benchmark, as the content of a JSON file and as a page of tables."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from blocklora.engine.plan import MIB
-from blocklora.performance.bench import IMAGENET_STEPS, IMAGENET_TEST, Facts
+from blocklora.backbones.published import published_config
+from blocklora.engine.plan import MIB, USABLE_SHARE
+from blocklora.performance.bench import (
+    IMAGENET_STEPS,
+    IMAGENET_TEST,
+    Facts,
+    describe,
+    measure,
+    settings,
+)
 from blocklora.performance.forecast import chunks_text
+from blocklora.performance.machine import Machine, facts
+
+# What is measured by default: minutes on a small CPU, the paper's settings on a GPU. The reference
+# engine is run with few classes on a CPU, where more would take hours.
+DEFAULTS = {
+    "cpu": {
+        "classes": [10, 50],
+        "batch_sizes": [4],
+        "towers": ["both"],
+        "precisions": ["fp32"],
+        "reference_classes": 100,
+    },
+    "cuda": {
+        "classes": [100, 1000],
+        "batch_sizes": [32],
+        "towers": ["both", "vision", "text"],
+        "precisions": ["bf16", "fp32"],
+        "reference_classes": 1000,
+    },
+}
+
+
+logger = logging.getLogger(__name__)
+
+
+def bench(
+    *,
+    device: str = "cpu",
+    model: str = "ViT-B-16-quickgelu",
+    classes: Sequence[int] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    towers: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    reference_classes: int | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+    rounds: int = 5,
+) -> Facts:
+    """Measure every combination of settings and return the content of the JSON file.
+
+    The arguments are the options of `blocklora bench`; None stands for `DEFAULTS`, and `memory` is
+    in bytes. This function does not need the packages of the command line.
+
+    Raises:
+        UserError: The device is not available, or memory is too small for the fast engine.
+    """
+    usual, machine = DEFAULTS[device], Machine(device, threads)
+    if model.endswith(".safetensors"):
+        from blocklora.theory.sources import read_shape  # which needs what study files need
+
+        shape = read_shape(Path(model))
+    else:
+        shape = published_config(model)
+    precisions = list(map(str, precisions or usual["precisions"]))
+    chosen = list(
+        settings(
+            shape,
+            sorted(set(classes or usual["classes"])),
+            batch_sizes or usual["batch_sizes"],
+            towers or usual["towers"],
+            precisions,
+        )
+    )
+    for precision in precisions:
+        machine.prepare(precision)
+    budget = memory and int(USABLE_SHARE * memory)
+    most = reference_classes or usual["reference_classes"]
+    found = []
+    for number, setting in enumerate(chosen, 1):
+        name = setting_name(describe(setting))
+        logger.info("setting %d of %d: %s", number, len(chosen), name)
+        found.append(measure(setting, machine, rounds, budget, len(setting.prompts) <= most))
+    return document(found, facts(machine, rounds))
 
 
 def document(entries: Sequence[Facts], facts: Facts) -> Facts:
