@@ -1,14 +1,14 @@
-"""The two towers of CLIP with frozen weights, written for training adapters.
+"""The two towers of CLIP with frozen weights, optimised for training adapters.
 
-They compute what open_clip's modules compute, to rounding, and differ in what they spend:
+They compute the same as open_clip's modules, up to rounding, but at a lower cost:
 
-- tokens of all sequences lie end to end, so that prompts of different lengths need no padding;
-- q, k and v come from one frozen product, the updates from thin ones added in place of a dense
-  ΔW; nothing of size d × d is made (`products.py`);
-- frozen weights get no gradient, so no activation is kept that only such a gradient would need
+- tokens of all sequences lie end to end, so prompts of different lengths need no padding;
+- q, k and v come from one product with frozen weights, and updates are thin products, so no dense
+  ΔW is ever computed (`products.py`);
+- frozen weights get no gradient, so activations that only such gradients would need are not kept
   (`blocks.py`);
-- the last block computes queries, output and MLP for the pooled token of each sequence alone,
-  since nothing else of it is used.
+- the last block computes queries, output and MLP only for the pooled token of each sequence,
+  because the other tokens are not used.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,9 @@ from blocklora.engine.products import Adapted, Paths, product
 
 @dataclass(frozen=True)
 class Updates:
-    """The low-rank updates of a tower, ready for thin products.
+    """The low-rank updates of a tower: `down` and `up` have a tensor for each updated layer.
 
-    Attributes:
-        first: index of the first updated layer.
-        matrices: the adapted ones of q, k, v, o.
-        numbers: 0 to len(matrices) − 1, uint8, on the device.
-        down: s/(1 − dropout) · A of each layer over the full input, (matrices, inner, width).
-        up: sum of the arms of each layer, transposed, shape (matrices, inner, width).
+    `first` is the index of the first updated layer; the other fields are those of `Paths`.
     """
 
     first: int
@@ -44,7 +39,7 @@ class Updates:
     up: Sequence[Tensor]
 
     def paths(self, layer: int, masks: Tensor | None) -> Paths | None:
-        """Return the paths of a layer, None if it has none.
+        """Return the paths of a layer, or None if it is not updated.
 
         `masks` are the dropout masks, uint8 (updated layers, tokens, width).
         """
@@ -61,7 +56,7 @@ class Transformer:
     def __init__(
         self, backbone: Backbone, tower: str, device: str | torch.device, dtype: torch.dtype
     ) -> None:
-        """Take one tower's blocks from `backbone`, matrices in `dtype`, norms in fp32."""
+        """Take the blocks of a tower from `backbone`, with matrices in `dtype` and fp32 norms."""
         self.layers = getattr(backbone.config, tower).layers
         self.causal = tower == "text"
         self.blocks = [
@@ -80,9 +75,9 @@ class Transformer:
 
         Args:
             x: input tokens of all sequences end to end, fp32, shape (tokens, width).
-            groups: (sequences, length) of each run of sequences of one length, in order.
-            pooled: index of the one token of each sequence whose output is wanted; in a causal
-                tower it has to be the sequence's last.
+            groups: (sequences, length) of each group of sequences of one length, in order.
+            pooled: index of the token of each sequence whose output is wanted; the last token of
+                the sequence in a causal tower.
             updates: the updates of the tower, if it has any.
             masks: dropout masks, uint8 (updated layers, tokens, width); None applies no dropout.
         """
@@ -126,9 +121,10 @@ def _take_block(
 def embed_prompts(
     backbone: Backbone, prompts: PackedPrompts, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """Return the embedded tokens, fp32 (tokens, width).
+    """Return the embedded tokens, fp32 (tokens, width) on `device`.
 
-    The embeddings are frozen, so that one time is enough, and stay where the backbone is.
+    Embeddings are frozen, so they are looked up only once, and their tables stay on the device of
+    the backbone.
     """
     tokens = backbone.weights["token_embedding.weight"]
     positions = backbone.weights["positional_embedding"]
@@ -211,7 +207,7 @@ class VisionTower:
 
     def _embed(self, images: Tensor) -> Tensor:
         """Return the tokens before the first block, fp32, shape (images · tokens, width)."""
-        # Non-overlapping patches, channel by channel, make the convolution one product.
+        # Patches do not overlap, so the convolution is a single matrix product.
         patches = images.unfold(1, self._patch, self._patch).unfold(2, self._patch, self._patch)
         pixels = (patches.flatten(1, 2).float() / 255 - self._mean) / self._std
         x = product(pixels.flatten(2).flatten(0, 1).to(self._filters.dtype), self._filters).float()
