@@ -1,4 +1,4 @@
-"""Operations of a training step as PyTorch counts them, with no weights and no arithmetic."""
+"""A counter of floating-point operations that knows all products of the fast engine."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ FLASH = "_scaled_dot_product_flash_attention"
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return a counter that also knows products in place and those computed on CPUs alone."""
+    """Return PyTorch's counter, extended by in-place products and products that only CPUs use."""
     aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
     own = {mkldnn._linear_pointwise: _linear} if hasattr(mkldnn, "_linear_pointwise") else {}
     counter = FlopCounterMode(display=False, custom_mapping=own)
