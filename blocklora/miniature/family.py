@@ -1,10 +1,10 @@
-"""Small CLIP models that are pretrained on drawn images, as a family of backbones."""
+"""The backbone family of small CLIP models that are pretrained on drawn images."""
 
 from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.family import Family
 from blocklora.miniature.settings import Settings, read_settings
 
-VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
+VOCABULARY = 49408  # number of tokens in CLIP's byte-pair encoding
 
 
 def clip_config(name: str, settings: Settings) -> ClipConfig:

@@ -1,4 +1,4 @@
-"""Image–caption pairs for pretraining, drawn without end."""
+"""An endless source of image–caption pairs for pretraining."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ FORMS = (
     "the {}.",
     "{}",
 )
-# What the captions of a batch say besides the figure's name. All of one batch say the same, so
-# that no caption is true of another caption's picture without being equal to it. The bare name
-# comes twice: with a colour in the caption, colour alone tells most pairs apart.
+# What captions mention besides the name of the figure. All captions of a batch use the same
+# details, so a caption that is true of another picture equals that picture's caption. The bare name
+# comes twice because with colours, most pairs can be told apart by colour alone.
 DETAILS = ((), (), ("colour",), ("colour", "texture"))
 MASKS_PER_FIGURE = 60
 TILT = 15  # degrees
@@ -35,13 +35,9 @@ NOISE = 6
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures and what they show.
+    """Pictures, uint8 (n, size, size, 3), and the indices of what they show, each (n,).
 
-    Attributes:
-        pictures: uint8 (n, size, size, 3).
-        figures: index into `NAMES`, (n,).
-        colours: index into the colours, (n,).
-        textures: index into the textures, (n,); strokes are always plain.
+    Indices are those of `NAMES`, `COLOURS` and `TEXTURES`.
     """
 
     pictures: np.ndarray
@@ -51,18 +47,18 @@ class Batch:
 
 
 class Pairs:
-    """A source of pairs; equal generators give equal pairs."""
+    """A source of pairs, which depend only on the size and the random generator."""
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
-        """Draw the masks that all pictures of `size` pixels are made from."""
+        """Draw the masks from which all pictures are made."""
         self.size, self.rng = size, rng
         self._masks = np.stack([draw_masks(n, MASKS_PER_FIGURE, size, TILT, rng) for n in NAMES])
-        # Half of the pictures show one of the few filled shapes.
+        # Half of the pictures show filled shapes, although these are few.
         weights = np.where(FILLED, 1 / FILLED.sum(), 1 / (~FILLED).sum())
         self._weights = weights / weights.sum()
 
     def draw(self, count: int) -> Batch:
-        """Return `count` new pictures."""
+        """Draw `count` new pictures."""
         rng = self.rng
         figures = rng.choice(len(NAMES), count, p=self._weights)
         colours = rng.integers(len(COLOURS), size=count)
@@ -78,7 +74,7 @@ class Pairs:
         return Batch(pictures, figures, colours, textures)
 
     def captions(self, batch: Batch) -> list[str]:
-        """Return a caption of each picture, all of one form and with the same details."""
+        """Return a caption for each picture, all in the same form and with the same details."""
         details = DETAILS[self.rng.integers(len(DETAILS))]
         form = FORMS[self.rng.integers(len(FORMS))]
         return [
@@ -88,7 +84,7 @@ class Pairs:
 
 
 def describe(figure: int, colour: int, texture: int, details: tuple[str, ...]) -> str:
-    """Return the words for a picture: "blue striped star"; plain is not said."""
+    """Describe a picture, as in "blue striped star"; the texture "plain" is not mentioned."""
     words = [NAMES[figure]]
     if "texture" in details and TEXTURES[texture] != "plain":
         words.insert(0, TEXTURES[texture])
@@ -98,7 +94,7 @@ def describe(figure: int, colour: int, texture: int, details: tuple[str, ...]) -
 
 
 def all_captions() -> list[str]:
-    """Return every caption there can be."""
+    """Return all possible captions."""
     described = {
         describe(figure, colour, texture, details)
         for figure, filled in enumerate(FILLED)

@@ -1,4 +1,4 @@
-"""The `miniature` section of a study: what is drawn and how the small CLIP is pretrained."""
+"""The `miniature` section of a study: settings for drawing and for pretraining the small CLIP."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ Tower = mapping_of("a mapping of the width, layers and heads of a transformer", 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the drawn pictures and the weights of the small CLIP depend on.
+    """Everything that drawn pictures and the weights of the small CLIP depend on.
 
     Attributes:
-        seed: the seed of the pictures, the captions and the initial weights.
+        seed: seed for the pictures, the captions and the initial weights.
         image_size: side of the pictures in pixels.
         patch_size: side of the patches of the vision transformer in pixels.
-        embed_dim: width of the joint space.
-        context_length: tokens the text transformer sees.
+        embed_dim: width of the joint embedding space.
+        context_length: number of tokens in the context of the text transformer.
         vision: shape of the vision transformer.
         text: shape of the text transformer.
         steps: gradient steps of pretraining.
-        batch_size: image–caption pairs in a step.
-        learning_rate: the learning rate of AdamW after the warm-up.
+        batch_size: image–caption pairs per step.
+        learning_rate: learning rate of AdamW after the warm-up.
     """
 
     seed: Natural
@@ -39,7 +39,7 @@ class Settings:
     learning_rate: Positive
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong with settings whose types are right."""
+        """Yield a message for each setting that does not fit another one."""
         pairs = [("patch_size", self.patch_size, "image_size", self.image_size)]
         for name, tower in (("vision", self.vision), ("text", self.text)):
             pairs.append((f"{name}.heads", tower.heads, f"{name}.width", tower.width))
@@ -49,6 +49,6 @@ class Settings:
 
 
 def read_settings(section: Mapping[str, Any]) -> Settings:
-    """Return the settings in the `miniature` section of a checked study."""
+    """Return the settings in the `miniature` section of a valid study."""
     towers = {key: TowerConfig(**section[key]) for key in ("vision", "text")}
     return Settings(**{**section, **towers})
