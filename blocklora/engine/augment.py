@@ -1,8 +1,8 @@
 """Random resized crops and horizontal flips of whole batches.
 
 The crop boxes follow the distribution of torchvision's `RandomResizedCrop`. Crops are resized with
-torch's antialiased bicubic filter on 8-bit pixels, which differs from PIL's by mostly no more than
-two of 256 grey levels.
+torch's antialiased bicubic filter on 8-bit pixels, which usually stays within two of 256 grey
+levels of PIL's result.
 """
 
 from collections.abc import Sequence

@@ -82,15 +82,6 @@ class Block:
         """The factor of the MLP's output in the sum with the residual input."""
         return 1 / QUICK_GELU if self.quick else 1.0
 
-    def activate(self, hidden: Tensor) -> Tensor:
-        """Return the activation of the MLP, times 1.702 in the case of QuickGELU."""
-        return F.silu(hidden) if self.quick else F.gelu(hidden)
-
-    def activation_gradient(self, gradient: Tensor, hidden: Tensor) -> Tensor:
-        """Return the gradient of `hidden`, which overwrites the gradient of the activation."""
-        backward = torch.ops.aten.silu_backward if self.quick else torch.ops.aten.gelu_backward
-        return backward.grad_input(gradient, hidden, grad_input=gradient)
-
     def __call__(
         self,
         x: Tensor,
@@ -206,7 +197,8 @@ class _Rest(torch.autograd.Function):
         ctx.save_for_backward(middle, *moments, hidden, needed, inner, *_tensors(paths))
         ctx.block, ctx.shapes = block, [(a.shape[0], a.shape[2]) for a in attended]
         ctx.matrices = None if paths is None else paths.matrices
-        residual = product(block.activate(hidden), *block.residual)
+        activate = F.silu if block.quick else F.gelu
+        residual = product(activate(hidden), *block.residual)
         return torch.add(middle, residual, alpha=block.residual_scale)
 
     @staticmethod
@@ -215,7 +207,9 @@ class _Rest(torch.autograd.Function):
         block, paths = ctx.block, _paths(ctx.matrices, tensors)
         into_residual = (gradient * block.residual_scale).to(hidden.dtype)
         into_hidden = input_gradient(into_residual, block.residual[0])
-        into_hidden = block.activation_gradient(into_hidden, hidden)
+        aten = torch.ops.aten
+        activation_backward = aten.silu_backward if block.quick else aten.gelu_backward
+        activation_backward.grad_input(into_hidden, hidden, grad_input=into_hidden)
         into_h = input_gradient(into_hidden, block.hidden[0])
         into_x = block.norms[1].backward(into_h, middle, mean, deviation)
         into_x += gradient

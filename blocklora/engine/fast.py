@@ -13,7 +13,7 @@ An engine computes the loss of a batch and the gradients of the adapter. `Refere
 - on a GPU, the whole step is recorded once and replayed (`graphs.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from blocklora.engine.graphs import CudaGraphs, Recordings
 from blocklora.engine.masks import draw_masks
 from blocklora.engine.packing import pack
 from blocklora.engine.precisions import PRECISIONS, dtype_of
+from blocklora.engine.products import Paths
 from blocklora.engine.randomness import torch_generator
 from blocklora.engine.towers import TextTower, Updates, VisionTower, embed_prompts
 
@@ -92,22 +93,20 @@ def classification_loss(
     return F.cross_entropy(logit_scale * cosines, labels), correct
 
 
-def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates | None:
-    """Return the updates of a tower as differentiable functions of the adapter's parameters.
-
-    They are in the compute dtype; a tower without an adapter has None.
-    """
+def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates:
+    """Return the updates of a tower in `dtype`, as functions of the adapter's parameters."""
     if tower not in adapter.towers:
-        return None
+        return {}
     config, factors = adapter.config, adapter.towers[tower]
     down = tile_down(factors.down, config) * (config.scale / (1 - config.dropout))
     matrices = config.matrices
     numbers = torch.arange(len(matrices), dtype=torch.uint8, device=down.device)
     # On a CPU, products are four times faster if the width is the last dimension.
     up = merge_arms(factors.up).mT.contiguous()
-    return Updates(
-        factors.first, matrices, numbers, down.to(dtype).unbind(0), up.to(dtype).unbind(0)
-    )
+    layers = zip(down.to(dtype).unbind(0), up.to(dtype).unbind(0), strict=True)
+    return {
+        layer: Paths(matrices, numbers, *pair) for layer, pair in enumerate(layers, factors.first)
+    }
 
 
 def restart(engine: Engine, adapter: Adapter, seed: int) -> None:
@@ -172,8 +171,8 @@ class FastEngine:
     ) -> tuple[Tensor, Tensor]:
         """See `Engine.step`."""
         masks = (
-            self._masks("vision", len(images) * self.vision.tokens, step),
-            self._masks("text", sum(map(len, self.embedded)), step),
+            self._masks(self.vision, len(images) * self.vision.tokens, step),
+            self._masks(self.text, sum(map(len, self.embedded)), step),
         )
         inputs = images, labels, scaler.scale(self.one), *masks
         if self._recordings is None:
@@ -204,43 +203,47 @@ class FastEngine:
 
     def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """Return the image features, shape (images, embed_dim)."""
-        updates = tower_updates(self.adapter, "vision", self.dtype)
         sizes = chunk_sizes(len(images), self.images_per_chunk)
-        parts = _split_masks(masks, [size * self.vision.tokens for size in sizes])
-        chunks = zip(images.split(sizes), parts, strict=True)
-        return _encode(self.vision, [(part, updates, mask) for part, mask in chunks])
+        chunks = [(part,) for part in images.split(sizes)]
+        return self._encode(
+            self.vision, chunks, [size * self.vision.tokens for size in sizes], masks
+        )
 
     def _encode_text(self, masks: Tensor | None) -> Tensor:
         """Return the text features of every class, shape (classes, embed_dim)."""
-        updates = tower_updates(self.adapter, "text", self.dtype)
-        parts = _split_masks(masks, [len(embedded) for embedded in self.embedded])
-        chunks = zip(self.embedded, self.chunks, parts, strict=True)
-        return _encode(self.text, [(x, chunk, updates, mask) for x, chunk, mask in chunks])[
-            self.rows
-        ]
+        chunks = list(zip(self.embedded, self.chunks, strict=True))
+        return self._encode(self.text, chunks, list(map(len, self.embedded)), masks)[self.rows]
 
-    def _masks(self, tower: str, tokens: int, step: int) -> Tensor | None:
+    def _encode(
+        self,
+        tower: TextTower | VisionTower,
+        chunks: Sequence[tuple[Any, ...]],
+        tokens: list[int],
+        masks: Tensor | None,
+    ) -> Tensor:
+        """Return the features of all chunks, which have `tokens` tokens each.
+
+        All chunks but the last keep only their inputs, and are encoded again with the same dropout
+        masks when their gradient is needed. The backward pass starts with the last chunk, so its
+        activations are freed before those of the others are computed again.
+        """
+        updates = tower_updates(self.adapter, tower.name, self.dtype)
+        parts = [None] * len(tokens) if masks is None else masks.split(tokens, 1)
+        *others, last = [(*chunk, updates, part) for chunk, part in zip(chunks, parts, strict=True)]
+        again = [
+            checkpoint(tower, *inputs, use_reentrant=False, preserve_rng_state=False)
+            for inputs in others
+        ]
+        return torch.cat([*again, tower(*last)])
+
+    def _masks(self, tower: TextTower | VisionTower, tokens: int, step: int) -> Tensor | None:
         """Return the masks of a tower for all chunks, uint8 (adapted layers, tokens, width)."""
-        factors, dropout = self.adapter.towers.get(tower), self.adapter.config.dropout
+        factors, dropout = self.adapter.towers.get(tower.name), self.adapter.config.dropout
         if factors is None or dropout == 0:
             return None
-        shape = (len(factors.down), tokens, getattr(self, tower).width)
-        generator = torch_generator(self.seed, f"{tower} dropout", step, device=self.device)
+        shape = (len(factors.down), tokens, tower.width)
+        generator = torch_generator(self.seed, f"{tower.name} dropout", step, device=self.device)
         return draw_masks(shape, dropout, generator, self.device)
-
-
-def _encode(tower: Callable[..., Tensor], chunks: Sequence[tuple[Any, ...]]) -> Tensor:
-    """Return the features of all chunks, each of which is a tuple of arguments for the tower.
-
-    All chunks but the last keep only their inputs, and are encoded again with the same dropout
-    masks when their gradient is needed. The backward pass starts with the last chunk, so its
-    activations are freed before those of the others are computed again.
-    """
-    again = [
-        checkpoint(tower, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in chunks[:-1]
-    ]
-    return torch.cat([*again, tower(*chunks[-1])])
 
 
 def chunk_sizes(count: int, chunk: int | None) -> list[int]:
@@ -249,7 +252,3 @@ def chunk_sizes(count: int, chunk: int | None) -> list[int]:
         return [count]
     rest = count % chunk
     return [rest] * (rest > 0) + [chunk] * (count // chunk)
-
-
-def _split_masks(masks: Tensor | None, tokens: Sequence[int]) -> Sequence[Tensor | None]:
-    return [None] * len(tokens) if masks is None else masks.split(list(tokens), 1)

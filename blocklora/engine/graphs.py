@@ -55,9 +55,7 @@ class Recordings:
                 if is_out_of_memory(error):
                     raise
                 logger.warning(
-                    "the step cannot be recorded as a CUDA graph: %s; steps will be slower, "
-                    "but compute the same",
-                    error,
+                    "steps are slower, as they cannot be recorded as a CUDA graph: %s", error
                 )
                 self.works = False
                 self._recordings.clear()

@@ -93,7 +93,7 @@ class History:
                 )
 
     def add_row(self, step: int, learning_rate: float, seconds: float) -> dict[str, float]:
-        """Turn the pending steps, which are on the host by now, into a row and return it."""
+        """Turn the pending steps into a row and return it; call `settle` first."""
         losses, hits, images = zip(*self.pending, strict=True)
         row = {
             "step": step,

@@ -143,7 +143,7 @@ def train_within_memory(
         setting: decides how much memory a step needs.
         device: "cpu" or "cuda".
         attempt: trains with the given chunks, from the start or from a checkpoint.
-        known: the plan with which this setting was trained on this device before, if it was.
+        known: the plan of an earlier training with this setting on this device, if there is one.
 
     Raises:
         UserError: no chunks fit, or memory runs out twice.

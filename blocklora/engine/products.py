@@ -47,7 +47,7 @@ class Paths:
     numbers: Tensor
     down: Tensor
     up: Tensor
-    masks: Tensor | None
+    masks: Tensor | None = None
 
     def rows(self, names: str) -> list[int]:
         """Return the indices of those adapted matrices that are in `names`."""

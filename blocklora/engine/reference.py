@@ -44,11 +44,9 @@ class ReferenceEngine:
         self.model = build_open_clip(backbone.config, backbone.weights).to(device)
         self.attachment = Attachment(self.model, adapter)
         self.model.train()
-        self.tokens = torch.zeros(
-            len(prompts), backbone.config.context_length, dtype=torch.long, device=device
-        )
-        for row, prompt in zip(self.tokens, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
+        length = backbone.config.context_length
+        padded = [[*prompt, *[0] * (length - len(prompt))] for prompt in prompts]
+        self.tokens = torch.tensor(padded, device=device)
         self.mean = torch.tensor(backbone.config.mean, device=device).view(3, 1, 1)
         self.std = torch.tensor(backbone.config.std, device=device).view(3, 1, 1)
 
