@@ -25,16 +25,8 @@ from blocklora.data.download import locked
 from blocklora.data.source import Source
 from blocklora.errors import UserError
 from blocklora.files import json_digest
+from blocklora.miniature import painting
 from blocklora.miniature.figures import OBJECTS, draw_masks
-from blocklora.miniature.painting import (
-    COLOURS,
-    PALETTE,
-    TEXTURES,
-    dark_grounds,
-    draw_textures,
-    paint,
-    vary,
-)
 from blocklora.miniature.pairs import NOISE, TILT
 from blocklora.miniature.settings import read_settings
 from blocklora.provenance import code_digest
@@ -107,7 +99,7 @@ def draw_dataset(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _covered(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for colour, shape in product(COVERED_COLOURS, COVERED_SHAPES):
-        yield f"{colour} {shape}", _textured(shape, COLOURS[colour], size, rng)
+        yield f"{colour} {shape}", _textured(shape, painting.COLOURS[colour], size, rng)
 
 
 def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -118,10 +110,10 @@ def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndar
 def _shifted(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for name in SHIFTED_FIGURES:
         masks = draw_masks(name, DRAWN_PER_CLASS, size, SHIFTED_TILT, rng)
-        dark = vary(_any_colours(rng) * 0.4, rng)
+        dark = painting.vary(_any_colours(rng) * 0.4, rng)
         plain = np.zeros(masks.shape, bool)
-        light = 255 - dark_grounds(DRAWN_PER_CLASS, rng)
-        yield name, paint(masks, dark, light, plain, SHIFTED_NOISE, rng)
+        light = 255 - painting.dark_grounds(DRAWN_PER_CLASS, rng)
+        yield name, painting.paint(masks, dark, light, plain, SHIFTED_NOISE, rng)
 
 
 def _digits(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -144,7 +136,7 @@ def _enlarge(digit: np.ndarray, size: int) -> np.ndarray:
 
 
 def _any_colours(rng: np.random.Generator) -> np.ndarray:
-    return PALETTE[rng.integers(len(PALETTE), size=DRAWN_PER_CLASS)]
+    return painting.PALETTE[rng.integers(len(painting.PALETTE), size=DRAWN_PER_CLASS)]
 
 
 def _textured(
@@ -154,8 +146,9 @@ def _textured(
     count = DRAWN_PER_CLASS
     masks = draw_masks(name, count, size, TILT, rng)
     colours = np.tile(colour, (count, 1)) if colour else _any_colours(rng)
-    dark = draw_textures(rng.integers(len(TEXTURES), size=count), size, rng)
-    return paint(masks, vary(colours, rng), dark_grounds(count, rng), dark, NOISE, rng)
+    dark = painting.draw_textures(rng.integers(len(painting.TEXTURES), size=count), size, rng)
+    varied, grounds = painting.vary(colours, rng), painting.dark_grounds(count, rng)
+    return painting.paint(masks, varied, grounds, dark, NOISE, rng)
 
 
 DATASETS: dict[str, Painter] = {

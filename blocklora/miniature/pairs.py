@@ -4,16 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blocklora.miniature import painting
 from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
-from blocklora.miniature.painting import (
-    COLOURS,
-    PALETTE,
-    TEXTURES,
-    dark_grounds,
-    draw_textures,
-    paint,
-    vary,
-)
 
 NAMES = tuple(name for name in FIGURES if name not in OBJECTS)
 FILLED = np.array([FIGURES[name][0].filled for name in NAMES])
@@ -61,13 +53,13 @@ class Pairs:
         """Draw `count` new pictures."""
         rng = self.rng
         figures = rng.choice(len(NAMES), count, p=self._weights)
-        colours = rng.integers(len(COLOURS), size=count)
-        textures = rng.integers(len(TEXTURES), size=count) * FILLED[figures]
-        pictures = paint(
+        colours = rng.integers(len(painting.COLOURS), size=count)
+        textures = rng.integers(len(painting.TEXTURES), size=count) * FILLED[figures]
+        pictures = painting.paint(
             self._masks[figures, rng.integers(MASKS_PER_FIGURE, size=count)],
-            vary(PALETTE[colours], rng),
-            dark_grounds(count, rng),
-            draw_textures(textures, self.size, rng),
+            painting.vary(painting.PALETTE[colours], rng),
+            painting.dark_grounds(count, rng),
+            painting.draw_textures(textures, self.size, rng),
             NOISE,
             rng,
         )
@@ -86,10 +78,10 @@ class Pairs:
 def describe(figure: int, colour: int, texture: int, details: tuple[str, ...]) -> str:
     """Describe a picture, as in "blue striped star"; the texture "plain" is not mentioned."""
     words = [NAMES[figure]]
-    if "texture" in details and TEXTURES[texture] != "plain":
-        words.insert(0, TEXTURES[texture])
+    if "texture" in details and painting.TEXTURES[texture] != "plain":
+        words.insert(0, painting.TEXTURES[texture])
     if "colour" in details:
-        words.insert(0, list(COLOURS)[colour])
+        words.insert(0, list(painting.COLOURS)[colour])
     return " ".join(words)
 
 
@@ -98,8 +90,8 @@ def all_captions() -> list[str]:
     described = {
         describe(figure, colour, texture, details)
         for figure, filled in enumerate(FILLED)
-        for colour in range(len(COLOURS))
-        for texture in range(len(TEXTURES) if filled else 1)
+        for colour in range(len(painting.COLOURS))
+        for texture in range(len(painting.TEXTURES) if filled else 1)
         for details in DETAILS
     }
     return [form.format(words) for form in FORMS for words in sorted(described)]

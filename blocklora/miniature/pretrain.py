@@ -109,10 +109,10 @@ class Words:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return the renumbered tokens of texts, int64 (texts, length)."""
-        encoded = torch.zeros(len(texts), self.length, dtype=torch.int64)
-        for row, tokens in zip(encoded, tokenize(texts, self.length), strict=True):
-            row[: len(tokens)] = torch.tensor([self._rows[token] for token in tokens])
-        return encoded
+        encoded = (
+            [self._rows[token] for token in tokens] for tokens in tokenize(texts, self.length)
+        )
+        return torch.tensor([row + [0] * (self.length - len(row)) for row in encoded])
 
 
 def normalise(pictures: np.ndarray, config: ClipConfig) -> Tensor:
