@@ -1,7 +1,7 @@
 """LoRA and Block-LoRA: low-rank updates of CLIP's attention layers, trained on the shots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +131,6 @@ class LowRankAdapter(FittedMethod):
         self, learned: "Adapter", recipe: "Recipe", task: Task, device: str, precision: str
     ) -> "Classifier":
         """See `Method.classifier`; the adapter is merged into the weights."""
-        from dataclasses import replace
-
         from blocklora.adapters.merge import merge
         from blocklora.engine.classifier import Classifier
 

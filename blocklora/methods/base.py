@@ -144,7 +144,7 @@ class FittedMethod(Method):
 
     @abstractmethod
     def load(self, folder: Path, backbone: "Backbone", config: Any) -> Any:
-        """Read what a fit in a folder learned.
+        """Load what a fit saved in a folder.
 
         Raises:
             UserError: a file is missing, damaged, or has another backbone or configuration.

@@ -81,8 +81,8 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
 
     A method with several blocks is followed by its other partitions, `<method>_<partition>`, and a
     method with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`. No variant appears
-    twice. Effective parameters are what remains when equal arms are merged into one: by rank, this
-    is a LoRA of rank r/n, with r/n (d_in + d_out) parameters per matrix.
+    twice. Effective parameters are those that remain when equal arms are merged into one. For the
+    rank partition, this gives a LoRA of rank r/n, with r/n (d_in + d_out) parameters per matrix.
 
     Raises:
         UserError: an adapter does not fit the model.

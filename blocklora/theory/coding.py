@@ -86,11 +86,7 @@ class Code:
         """
         step, bits = 2.0**-exponent, float(STEP_BITS)
         towers = {
-            name: Factors(
-                tower.first,
-                torch.zeros_like(tower.down, requires_grad=False),
-                torch.zeros_like(tower.up, requires_grad=False),
-            )
+            name: Factors(tower.first, torch.zeros_like(tower.down), torch.zeros_like(tower.up))
             for name, tower in self.adapter.towers.items()
         }
         decoded = Adapter(self.adapter.config, towers)

@@ -1,7 +1,5 @@
 """A counter of floating-point operations that knows all products of the fast engine."""
 
-from typing import Any
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,7 +9,9 @@ FLASH = "_scaled_dot_product_flash_attention"
 def flop_counter() -> FlopCounterMode:
     """Return PyTorch's counter, extended by in-place products and products that only CPUs use."""
     aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
-    own = {mkldnn._linear_pointwise: _linear} if hasattr(mkldnn, "_linear_pointwise") else {}
+    own = {}
+    if hasattr(mkldnn, "_linear_pointwise"):
+        own[mkldnn._linear_pointwise] = lambda x, weight, *_, **__: 2 * x[0] * x[1] * weight[0]
     counter = FlopCounterMode(display=False, custom_mapping=own)
     for name, same in (
         ("addmm_", "addmm"),
@@ -20,7 +20,3 @@ def flop_counter() -> FlopCounterMode:
     ):
         counter.flop_registry[getattr(aten, name)] = counter.flop_registry[getattr(aten, same)]
     return counter
-
-
-def _linear(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return 2 * x[0] * x[1] * weight[0]

@@ -36,8 +36,8 @@ HELD_BYTES = 12  # per parameter: its fp32 value and two moments of the optimize
 def configurations(study: Study) -> list[AdapterConfig]:
     """Return LoRA and Block-LoRA for every rank and every number of blocks that divides it.
 
-    Everything else (matrices, layers, towers, dropout) is that of the study's first adapter. The
-    partitions are that by rank and those of the study's methods.
+    Everything else (matrices, layers, towers, dropout) is taken from the study's first adapter. The
+    rank partition is always included, others only if a method of the study uses them.
     """
     adapters = [study.methods[name].adapter for name in study.adapter_methods]
     used = {adapter.partition for adapter in adapters if adapter.blocks > 1} | {"rank"}

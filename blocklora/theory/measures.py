@@ -97,7 +97,8 @@ MEASURES: Mapping[str, Measure] = {
         Measure(
             name="compression",
             about="the number of bits to which every trained adapter can be compressed without "
-            "losing training accuracy, and the bound of the error rate that follows from it",
+            "losing more than a point of training accuracy, and the resulting bound of the error "
+            "rate",
             compute="blocklora.theory.compression:rows",
             tables={
                 "compression": (
