@@ -5,7 +5,7 @@ The fields of a configuration, which is a dataclass, have these types. Its valid
 This module does not import pydantic, so code that only computes does not need it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -103,14 +103,21 @@ PositiveShare = Annotated[float, Allowed("a number above 0 and up to 1", {"gt": 
 ShareBelowOne = Annotated[float, Allowed("a number of at least 0 and below 1", {"ge": 0, "lt": 1})]
 
 
-def refuse(faults: Iterable[str]) -> None:
-    """Raise an error about values of a configuration that do not go together.
+class Checked:
+    """A dataclass whose values have to fit together, beyond what the types of its fields say."""
 
-    Raises:
-        ValueError: There is a fault. Each fault is a line that begins with the name of the field.
-    """
-    if lines := list(faults):
-        raise ValueError("\n".join(lines))
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: There are faults, one a line.
+        """
+        if faults := list(self.faults()):
+            raise ValueError("\n".join(faults))
+
+    def faults(self) -> Iterator[str]:
+        """Yield each fault as a line that begins with the name of a field."""
+        raise NotImplementedError
 
 
 def from_values(config: type, values: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from blocklora.adapters.config import AdapterConfig
 
 @dataclass(frozen=True)
 class Factors:
-    """The factors of all adapted matrices of one tower, stacked over layers and matrices.
+    """The factors A and B of a tower, stacked over its adapted layers and matrices.
 
     Attributes:
         first: index of the first adapted layer.
@@ -28,12 +28,7 @@ class Factors:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """LoRA or Block-LoRA on the attention of a CLIP model.
-
-    Attributes:
-        config: the configuration of the adapter.
-        towers: the stacked factors of each adapted tower.
-    """
+    """LoRA or Block-LoRA on the attention layers of a CLIP model; `towers` has their factors."""
 
     config: AdapterConfig
     towers: dict[str, Factors]
@@ -46,19 +41,19 @@ class Adapter:
         generator: torch.Generator,
         device: str | torch.device = "cpu",
     ) -> "Adapter":
-        """Return an adapter that leaves the model unchanged: A Kaiming uniform, B zero.
+        """Make an adapter that does not change the model yet, because B is zero.
 
-        With the Kaiming bound for a = sqrt(5), entries of A are uniform within 1/sqrt(fan_in)
+        A is Kaiming uniform with a = sqrt(5), so its entries are uniform within ±1/sqrt(fan_in)
         (MaxZanella/CLIP-LoRA@358f0d7:loralib/layers.py).
 
         Args:
-            config: the configuration to build.
-            shapes: tower name to (layers, width).
-            generator: CPU generator that decides A.
-            device: the device of the parameters; their values do not depend on it.
+            config: the configuration of the adapter.
+            shapes: (layers, width) of each tower.
+            generator: CPU generator for A, so that values do not depend on the device.
+            device: the device to put the parameters on.
 
         Raises:
-            UserError: the layer range or the blocks do not fit a tower.
+            UserError: the layer range or the number of blocks does not fit a tower.
         """
         towers = {}
         for tower in config.towers:
@@ -80,16 +75,16 @@ class Adapter:
 
     @property
     def trainable_parameters(self) -> int:
-        """The number of trainable scalars."""
+        """Number of trainable parameters."""
         return sum(tensor.numel() for tensor in self.parameters())
 
     @property
     def adapted_matrices(self) -> int:
-        """The number of weight matrices that have an update."""
+        """Number of weight matrices that have an update."""
         return sum(tower.down.shape[0] * tower.down.shape[1] for tower in self.towers.values())
 
     def matrices(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield (name, A, B) of every adapted matrix, name being like `vision.3.q`."""
+        """Yield (name, A, B) of every adapted matrix; a name looks like `vision.3.q`."""
         for tower, factors in self.towers.items():
             for layer in range(factors.down.shape[0]):
                 for index, matrix in enumerate(self.config.matrices):
@@ -97,7 +92,7 @@ class Adapter:
                     yield name, factors.down[layer, index], factors.up[layer, index]
 
     def updates(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, s·ΔW) of every adapted matrix, dense and computed in float64."""
+        """Yield (name, s·ΔW) of every adapted matrix as a dense float64 matrix."""
         for name, down, up in self.matrices():
             dense = delta(down.detach().double(), up.detach().double(), self.config)
             yield name, self.config.scale * dense

@@ -1,13 +1,13 @@
-"""The algebra of LoRA and Block-LoRA, for one matrix or for stacks of them.
+"""The formulas of LoRA and Block-LoRA, for single matrices or stacks of them.
 
-Every function takes factors with any number of leading dimensions (layers, matrices), so that a
-whole tower is treated at once. Shapes below leave the leading ones out.
+The functions accept factors with any number of leading dimensions, such as (layers, matrices), so
+they can process a whole tower at once. The shapes below omit these leading dimensions:
 
     down A: (inner, inputs)      up B: (arms, d_out, inner)
 
-All three adapters are ΔW = (B_1 + … + B_arms)·tile(A): LoRA has one arm and A of full width; the
-rank partition has n arms that share A; the input partition has one arm and A of width d_in/n,
-repeated n times, which is B·A·(x_1 + … + x_n) for an input cut into n slices.
+All adapters have the form ΔW = (B_1 + … + B_arms)·tile(A). LoRA has one arm, and A has full width.
+The rank partition has n arms that share A. The input partition has one arm, and A has the width
+d_in/n and is repeated n times, so ΔW x = B·A·(x_1 + … + x_n) for an input cut into n slices.
 """
 
 from torch import Tensor
@@ -16,12 +16,12 @@ from blocklora.adapters.config import AdapterConfig
 
 
 def merge_arms(up: Tensor) -> Tensor:
-    """Return B_1 + … + B_arms, shape (d_out, inner): the arms only ever enter as this sum."""
+    """Return B_1 + … + B_arms, shape (d_out, inner); the update depends on this sum alone."""
     return up.sum(-3)
 
 
 def tile_down(down: Tensor, config: AdapterConfig) -> Tensor:
-    """Return A over the full input, shape (inner, d_in)."""
+    """Return A repeated to the full input width, shape (inner, d_in)."""
     return down if config.tiles == 1 else down.repeat(*[1] * (down.ndim - 1), config.tiles)
 
 

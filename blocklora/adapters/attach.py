@@ -1,10 +1,12 @@
-"""Adapters on open_clip modules, as plainly as the formula reads.
+"""Attaching adapters to open_clip models, as a direct translation of the formula.
 
-open_clip's attention is `torch.nn.MultiheadAttention`, which hands its weights to a fused kernel;
-peft's adapter for it cannot leave out the output projection. Here the module is replaced by one
-that computes the same attention from the same frozen tensors plus s·ΔW·dropout(x), with ΔW built
-as a dense matrix. This is the reference that the fast towers are tested against, and a way to use
-a trained adapter in one's own open_clip code.
+Use this to run a trained adapter in your own open_clip code. It is also the reference against which
+the fast engine is tested.
+
+open_clip's attention is a `torch.nn.MultiheadAttention`, which passes its weights to a fused
+kernel, and peft's adapter for it cannot leave out the output projection. So we replace this module
+with one that computes the same attention from the same frozen tensors and adds s·ΔW·dropout(x),
+with ΔW as a dense matrix.
 """
 
 import torch.nn.functional as F
@@ -30,24 +32,24 @@ def tower_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
             attentions = [block.attn for block in blocks]
         except AttributeError:
             raise UserError(
-                f"the model has no transformer at {prefix}: adapters need a CLIP whose "
-                f"{tower} tower is a transformer (ResNet towers have no q, k, v)"
+                f"the model has no transformer at {prefix}, but adapters need a CLIP whose "
+                f"{tower} tower is a transformer (a ResNet has no q, k and v)"
             ) from None
         for attention in attentions:
             if not isinstance(attention, nn.MultiheadAttention) or not attention.batch_first:
                 raise UserError(
-                    f"{prefix} uses {type(attention).__name__}, not a batch-first "
-                    "nn.MultiheadAttention; install open_clip_torch 3.x"
+                    f"{prefix} uses {type(attention).__name__}, but adapters need a batch-first "
+                    "nn.MultiheadAttention; please install open_clip_torch 3.x"
                 )
         shapes[tower] = (len(attentions), attentions[0].embed_dim)
     return shapes
 
 
 class AdaptedAttention(nn.Module):
-    """An `nn.MultiheadAttention` with low-rank updates, for self-attention.
+    """A self-attention with low-rank updates that replaces an `nn.MultiheadAttention`.
 
-    The frozen tensors are those of the attention it replaces, under the same names, so state
-    dicts stay compatible. The factors belong to the `Adapter` and are not in the state dict.
+    It uses the frozen tensors of the original under the same names, so state dicts stay
+    compatible. The factors belong to the `Adapter` and are not in the state dict.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class AdaptedAttention(nn.Module):
         self.num_heads, self.batch_first = attention.num_heads, True
         self.config, self.factors, self.layer = config, factors, layer
         self.masks: Tensor | None = None
-        """Keep-masks (matrices, batch, length, width) to use instead of random dropout."""
+        """If set, replaces random dropout: 1 keeps an input, (matrices, batch, length, width)."""
 
     def forward(
         self,
@@ -69,15 +71,13 @@ class AdaptedAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Return attention over `query`, shape (batch, length, width), and no weights.
+        """Return the self-attention of `query`, shape (batch, length, width), without its weights.
 
         Raises:
-            ValueError: it is used for cross-attention or asked for its weights.
+            ValueError: cross-attention or the attention weights are requested.
         """
-        if (key is not None and key is not query) or (value is not None and value is not query):
-            raise ValueError("an adapted attention is a self-attention")
-        if need_weights:
-            raise ValueError("an adapted attention has no weights to return")
+        if need_weights or any(x is not None and x is not query for x in (key, value)):
+            raise ValueError("an adapted attention is a self-attention and returns no weights")
         q, k, v = (
             F.linear(query, weight, bias) + self._update(name, query)
             for name, weight, bias in zip(
@@ -90,7 +90,7 @@ class AdaptedAttention(nn.Module):
         return self.out_proj(x) + self._update("o", x), None
 
     def _update(self, matrix: str, x: Tensor) -> Tensor | float:
-        """Return s·ΔW·dropout(x) of one matrix, 0 where it has no update."""
+        """Return s·ΔW·dropout(x) for one matrix, or 0 if it has no update."""
         if matrix not in self.config.matrices:
             return 0.0
         index = self.config.matrices.index(matrix)
@@ -103,10 +103,10 @@ class AdaptedAttention(nn.Module):
 
 
 class Attachment:
-    """An adapter in place on an open_clip model."""
+    """An adapter that is attached to an open_clip model."""
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
-        """Freeze `model` and put `adapter` on its attention layers.
+        """Freeze `model` and attach `adapter` to its attention layers.
 
         Raises:
             UserError: the adapter does not fit the model.
@@ -121,8 +121,8 @@ class Attachment:
             if factors.first + adapted > layers or factors.up.shape[3] != width:
                 raise UserError(
                     f"the adapter is for layers {factors.first} to {factors.first + adapted - 1} "
-                    f"of width {factors.up.shape[3]}, the {tower} tower has {layers} layers of "
-                    f"width {width}: it belongs to another backbone"
+                    f"of width {factors.up.shape[3]}, but the {tower} tower has {layers} layers of "
+                    f"width {width}, so the adapter belongs to another backbone"
                 )
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         model.requires_grad_(False)
@@ -136,7 +136,7 @@ class Attachment:
                 self.attentions[f"{tower}.{factors.first + layer}"] = block.attn
 
     def detach(self) -> nn.Module:
-        """Put the model's own attention back, unfreeze what was, and return the model."""
+        """Restore the original attention and `requires_grad` of the model, and return the model."""
         for block, attention in self._originals:
             block.attn = attention
         for parameter in self._trainable:

@@ -1,4 +1,4 @@
-"""What an adapter is: rank, blocks, partition, and which matrices it sits on."""
+"""The configuration of an adapter: rank, blocks, partition, and the matrices it updates."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from blocklora.errors import UserError
 from blocklora.fields import (
     Allowed,
+    Checked,
     Count,
     Natural,
     Positive,
     ShareBelowOne,
     one_of,
-    refuse,
     some_of,
     to_values,
 )
@@ -21,10 +21,10 @@ from blocklora.fields import (
 
 @dataclass(frozen=True)
 class Cut:
-    """What a partition cuts into blocks.
+    """The dimensions that a partition cuts into n blocks.
 
     Attributes:
-        rank: True if A and B have the rank r/n, with n arms B that share A.
+        rank: True if A and B have the rank r/n, and n arms B share A.
         inputs: True if A has the width d_in/n and is repeated n times.
     """
 
@@ -45,20 +45,20 @@ Layers = Annotated[
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
+class AdapterConfig(Checked):
     """A low-rank adapter y = W x + b + s·ΔW·dropout(x) with s = alpha / sqrt(rank).
 
-    ΔW = (B_1 + … + B_arms)·A for the rank partition, ΔW = B·(A A … A) for the input partition;
-    `blocks` = 1 is LoRA in any case, ΔW = B A.
+    ΔW is (B_1 + … + B_arms)·A for the rank partition and B·(A A … A) for the input partition. With
+    `blocks` = 1, both are LoRA, whose ΔW is B A.
 
     Attributes:
-        rank: r, the rank of LoRA at the same cost; a multiple of `blocks` where it is cut.
-        blocks: n, the number of blocks the adapter is cut into.
-        partition: the name of the cut, one of `PARTITIONS`.
-        alpha: numerator of the scale (CLIP-LoRA: 1).
-        dropout: probability that an input of the low-rank path is zeroed in training.
+        rank: r; the rank partition needs a multiple of `blocks`.
+        blocks: n, the number of blocks.
+        partition: how the adapter is cut into blocks, one of `PARTITIONS`.
+        alpha: numerator of the scale (1 in CLIP-LoRA).
+        dropout: probability of zeroing an input of the low-rank path in training.
         matrices: any of q, k, v, o of an attention layer.
-        layers: "all", or the first and last adapted layer (from 0, both included) of each tower.
+        layers: "all", or the first and last adapted layer (from 0, inclusive) of each tower.
         towers: "vision", "text" or both.
     """
 
@@ -71,15 +71,8 @@ class AdapterConfig:
     layers: Layers
     towers: some_of(*TOWERS)
 
-    def __post_init__(self) -> None:
-        """Check what the types of the fields cannot say.
-
-        Raises:
-            ValueError: values do not go together.
-        """
-        refuse(self._faults())
-
-    def _faults(self) -> Iterator[str]:
+    def faults(self) -> Iterator[str]:
+        """Yield the values that do not fit together."""
         if self.rank % self.arms:
             yield (
                 f"rank: {self.rank} is not allowed; it must be a multiple of blocks, "
@@ -106,25 +99,25 @@ class AdapterConfig:
 
     @property
     def scale(self) -> float:
-        """The factor s = alpha / sqrt(rank) of the update (CLIP-LoRA, not alpha / rank)."""
+        """The factor s = alpha / sqrt(rank) of the update, as in CLIP-LoRA (not alpha / rank)."""
         return self.alpha / sqrt(self.rank)
 
     @property
     def arms(self) -> int:
-        """The number of up-projections of one matrix."""
+        """Number of arms, which are the up-projections B of one matrix."""
         return self.blocks if PARTITIONS[self.partition].rank else 1
 
     @property
     def tiles(self) -> int:
-        """How often the down-projection of one matrix is repeated over the input."""
+        """How many times the down-projection A of a matrix is repeated over the input."""
         return self.blocks if PARTITIONS[self.partition].inputs else 1
 
     @property
     def merged(self) -> "AdapterConfig":
-        """What this adapter is once its arms, which stay equal in training, are one.
+        """The equivalent adapter with a single arm, as all arms stay equal in training.
 
-        Block-LoRA(r, n, α) by rank is LoRA(r/n, α√n): n arms of the scale α/√r are one of the
-        scale α√n/√(r/n). Nothing merges where there is one arm.
+        Block-LoRA(r, n, α) by rank is LoRA(r/n, α√n), because n equal arms of scale α/√r are one
+        arm of scale α√n/√(r/n).
         """
         if self.arms == 1:
             return self
@@ -136,7 +129,7 @@ class AdapterConfig:
         """Return the shapes of A (inner, inputs) and of the stacked B (arms, d_out, inner).
 
         Raises:
-            UserError: the blocks do not divide `d_in` evenly, where it is cut.
+            UserError: the input is cut, but `d_in` is not a multiple of the blocks.
         """
         if d_in % self.tiles:
             raise UserError(
@@ -147,10 +140,10 @@ class AdapterConfig:
         return (inner, d_in // self.tiles), (self.arms, d_out, inner)
 
     def adapted_layers(self, layers: int, tower: str) -> tuple[int, int]:
-        """Return the first and last adapted layer (both included) of a tower of `layers`.
+        """Return the first and last adapted layer (inclusive) of a tower with `layers` layers.
 
         Raises:
-            UserError: the configured range goes beyond the tower.
+            UserError: the configured range exceeds the tower.
         """
         if self.layers == "all":
             return 0, layers - 1

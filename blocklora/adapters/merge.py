@@ -1,4 +1,4 @@
-"""Adapters folded into plain weights."""
+"""Merging adapters into the weights of a CLIP model."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ from blocklora.errors import UserError
 
 
 def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
-    """Return CLIP weights with every update added, under the same (open_clip) names.
+    """Return CLIP weights with all updates added, under the same (open_clip) names.
 
-    The sums are made in float64 and rounded once. Nothing in `weights` is changed, and tensors
-    without an update are shared, so unmerging is exact: go on with `weights`.
+    Sums are computed in float64 and rounded once. `weights` is not changed, so you can go back to
+    the exact original. Tensors without an update are shared.
 
     Raises:
-        UserError: the model has no such attention matrix.
+        UserError: the adapter does not fit the model.
     """
     merged = dict(weights)
     for name, update in adapter.updates():
@@ -30,8 +30,8 @@ def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
         rows = merged[key] if matrix == "o" else merged[key].chunk(3)["qkv".index(matrix)]
         if rows.shape != update.shape:
             raise UserError(
-                f"the adapter's {name} is {tuple(update.shape)} but the model's matrix is "
-                f"{tuple(rows.shape)}: it was trained on another backbone"
+                f"the adapter's {name} is {tuple(update.shape)}, but the model's matrix is "
+                f"{tuple(rows.shape)}, so it was trained on another backbone"
             )
         rows.copy_(rows.double() + update.to(rows.device))
     return merged

@@ -1,4 +1,4 @@
-"""Adapter files: safetensors with everything needed to use them in the metadata."""
+"""Adapter files: safetensors files whose metadata says everything that is needed to use them."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,10 @@ FORMAT = "blocklora-adapter-1"
 def save_adapter(
     path: str | Path, adapter: Adapter, backbone: str, backbone_sha256: str, **record: Any
 ) -> None:
-    """Write an adapter with tensors `<tower>.<layer>.<matrix>.down` and `.up`.
+    """Write an adapter as tensors `<tower>.<layer>.<matrix>.down` and `.up`.
 
-    Args:
-        path: the path of the safetensors file.
-        adapter: the adapter to write.
-        backbone: name of the model it was trained on.
-        backbone_sha256: digest of the backbone file it was trained on.
-        record: further JSON-serialisable facts, such as the dataset and the shots.
+    The metadata has the configuration, the name and the SHA-256 of the backbone file on which the
+    adapter was trained, and the JSON-serialisable values of `record`, such as dataset and shots.
     """
     tensors = {}
     for name, down, up in adapter.matrices():
@@ -40,10 +36,10 @@ def save_adapter(
 
 
 def read_adapter_record(path: str | Path) -> dict[str, Any]:
-    """Return the facts stored with an adapter: format, config, backbone and what was added.
+    """Return the metadata of an adapter file as a dictionary.
 
     Raises:
-        UserError: the file is missing, cut short or not an adapter of this project.
+        UserError: the file is missing, damaged, or not an adapter of this project.
     """
     return _read(path, with_tensors=False)[0]
 
@@ -51,16 +47,10 @@ def read_adapter_record(path: str | Path) -> dict[str, Any]:
 def load_adapter(
     path: str | Path, backbone_sha256: str | None = None, config: AdapterConfig | None = None
 ) -> Adapter:
-    """Read an adapter file.
-
-    Args:
-        path: the path of the file.
-        backbone_sha256: if given, the backbone the adapter must have been trained on.
-        config: if given, the configuration the adapter must have.
+    """Read an adapter file and, if these are given, compare its backbone and configuration.
 
     Raises:
-        UserError: the file is missing, cut short or no adapter, or it belongs to another
-            backbone or configuration.
+        UserError: the file is missing or damaged, or has another backbone or configuration.
     """
     from blocklora.validation import validated
 
@@ -70,13 +60,13 @@ def load_adapter(
         wanted = config.to_json()
         differing = [key for key, value in found.to_json().items() if value != wanted[key]]
         raise UserError(
-            f"{path}: the adapter differs from the configuration asked for in "
+            f"{path}: the adapter does not have the requested configuration; they differ in "
             + ", ".join(f"{key} ({facts['config'][key]}, not {wanted[key]})" for key in differing)
         )
     if backbone_sha256 is not None and facts["backbone_sha256"] != backbone_sha256:
         raise UserError(
-            f"{path}: the adapter was trained on another backbone: {facts['backbone']} with "
-            f"sha256 {facts['backbone_sha256'][:12]}…, not {backbone_sha256[:12]}…"
+            f"{path}: the adapter was trained on another backbone, {facts['backbone']} with "
+            f"SHA-256 {facts['backbone_sha256'][:12]}…, not {backbone_sha256[:12]}…"
         )
     towers = {}
     for tower in found.towers:
@@ -96,10 +86,10 @@ def load_adapter(
 
 def _read(path: str | Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     kind = "adapter file"
-    remedy = "it may have been cut short: delete it and train the run again"
+    remedy = "it may have been cut short, so please delete it and train the run again"
     facts, tensors = read_tensors(path, kind, remedy, framework="pt", facts_only=not with_tensors)
     if missing := {"format", "config", "backbone", "backbone_sha256"} - facts.keys():
         raise UserError(f"{path}: not a readable {kind} (it lacks {min(missing)}); {remedy}")
     if facts["format"] != FORMAT:
-        raise UserError(f"{path}: adapter format {facts['format']!r} is not {FORMAT!r}")
+        raise UserError(f"{path}: the adapter format is {facts['format']!r}, not {FORMAT!r}")
     return facts, tensors

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from blocklora.errors import UserError
-from blocklora.fields import Allowed, Count, Natural, described, one_of, refuse, text
+from blocklora.fields import Allowed, Checked, Count, Natural, described, one_of, text
 from blocklora.yamlfiles import read_yaml
 
 PACKAGED = Path(__file__).with_name("registry")
@@ -128,7 +128,7 @@ class Tree:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(Checked):
     """The definition of a dataset in a file of the registry.
 
     Attributes:
@@ -162,15 +162,8 @@ class Entry:
     gated: text("what users have to do to get the archives") = ""
     citation: text("a reference") = ""
 
-    def __post_init__(self) -> None:
-        """Check what the types of the fields cannot say.
-
-        Raises:
-            ValueError: Something is missing for the layout, or is not for it.
-        """
-        refuse(self._faults())
-
-    def _faults(self) -> Iterator[str]:
+    def faults(self) -> Iterator[str]:
+        """Yield the values that do not fit together."""
         for name in NEEDED_FIELDS[self.layout]:
             if not getattr(self, name):
                 yield f"{name}: missing; the layout {self.layout} needs it"

@@ -1,7 +1,8 @@
-"""Random resized crops and flips, drawn for a whole batch and cut from decoded images.
+"""Random resized crops and horizontal flips of whole batches.
 
-The boxes follow the distribution of torchvision's `RandomResizedCrop`; the resizing is torch's
-antialiased bicubic on 8-bit pixels, which agrees with PIL's to two of 256 grey levels.
+The crop boxes follow the distribution of torchvision's `RandomResizedCrop`. Crops are resized with
+torch's antialiased bicubic filter on 8-bit pixels, which usually stays within two of 256 grey
+levels of PIL's result.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ ASPECT = (3 / 4, 4 / 3)
 
 
 class Crops(NamedTuple):
-    """Where to cut each image of a batch, in pixels, and which to flip; arrays of (images,)."""
+    """The crop box of each image in pixels, and whether it is flipped; arrays of (images,)."""
 
     top: np.ndarray
     left: np.ndarray
@@ -33,17 +34,11 @@ def draw_crops(
     flip_probability: float,
     generator: np.random.Generator,
 ) -> Crops:
-    """Return random crops of images of the given sizes.
+    """Draw random crops of images whose heights and widths are `sizes`, shape (images, 2).
 
-    A box takes a uniform share of the area and a log-uniform aspect ratio in [3/4, 4/3]; of ten
-    tries the first that fits is placed uniformly. Where none fits, the largest centred box of an
-    allowed ratio is taken.
-
-    Args:
-        sizes: height and width of each image, shape (images, 2).
-        area: smallest and largest share of the area.
-        flip_probability: the probability of a horizontal flip.
-        generator: the source of all random numbers.
+    A box covers a share of the image that is uniform between the two values of `area`, and its
+    aspect ratio is log-uniform in [3/4, 4/3]. The first of ten boxes that fits is placed uniformly.
+    If none fits, the crop is the largest centred box with an allowed aspect ratio.
     """
     full = sizes.astype(np.float64)
     height, width = full[:, :1], full[:, 1:]
@@ -65,14 +60,11 @@ def draw_crops(
 
 
 def cut(images: Sequence[np.ndarray], crops: Crops, size: int) -> Tensor:
-    """Return the crops resized to (images, size, size, 3), uint8.
-
-    `images` are uint8 (height, width, 3) arrays of any sizes.
-    """
+    """Cut the crops from uint8 images and resize them to uint8 (images, size, size, 3)."""
     batch = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
     rows = zip(batch, images, *crops, strict=True)
     for target, image, top, left, height, width, flip in rows:
-        # A copy, since stores are read-only and torch wants to be able to write.
+        # A copy, because torch warns about read-only memory, and image stores are read-only.
         pixels = torch.from_numpy(image[top : top + height, left : left + width].copy())
         pixels = pixels.permute(2, 0, 1)[None]
         if (height, width) != (size, size):

@@ -1,4 +1,4 @@
-"""Which training images each step sees, and their augmented pixels."""
+"""Training batches: the order of the images, and their augmented pixels."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 """Pixels, uint8 (images, size, size, 3), and labels, int64 (images,)."""
 
 IGNORED = -100
-"""The label of what is no image: cross-entropy leaves it out, and no prediction equals it."""
+"""Label of padding images: cross-entropy ignores it, and no prediction ever equals it."""
 
 
 class Images(Protocol):
@@ -32,9 +32,9 @@ class Images(Protocol):
 
 
 def batch_indices(step: int, images: int, batch_size: int, seed: int) -> np.ndarray:
-    """Return which images step `step` (from 0) sees.
+    """Return the indices of the images in step `step`, counted from 0.
 
-    Every epoch is a new permutation; its last batch may be smaller.
+    Every epoch is a new permutation of the images, and its last batch may be smaller.
     """
     epoch, position = divmod(step, -(-images // batch_size))
     order = numpy_generator(seed, "order", epoch).permutation(images)
@@ -46,15 +46,15 @@ class Batches:
     """The augmented batches of one run.
 
     Attributes:
-        images: the training images, decoded.
-        labels: the labels of the images, int64 (images,).
-        recipe: batch size and augmentation.
+        images: the decoded training images.
+        labels: their labels, int64 (images,).
+        recipe: the hyperparameters, which include batch size and augmentation.
         size: side of the crops in pixels.
         seed: the seed of the run.
-        workers: batches prepared ahead, each in a thread of its own; 0 prepares none ahead.
-        for_gpu: True if batches lie in pinned memory, from which a GPU copies without being waited
-            for, and all have one size, for which a step is recorded and its memory planned: a
-            smaller one is filled up by black images with the label `IGNORED`.
+        workers: number of threads, each of which prepares one batch ahead; 0 prepares none ahead.
+        for_gpu: True pads smaller batches with black images labelled `IGNORED`, because recorded
+            steps and planned memory need batches of one size, and puts batches in pinned memory,
+            from which a GPU copies asynchronously.
     """
 
     images: Images
@@ -66,7 +66,7 @@ class Batches:
     for_gpu: bool = False
 
     def batch(self, step: int) -> Batch:
-        """Return the pixels, uint8 (batch, size, size, 3), and labels, int64, of one step."""
+        """Return the pixels and labels of one step."""
         chosen = batch_indices(step, len(self.images), self.recipe.batch_size, self.seed)
         images: Sequence[np.ndarray] = [self.images.image(index) for index in chosen]
         crops = draw_crops(
@@ -76,7 +76,7 @@ class Batches:
             numpy_generator(self.seed, "augmentation", step),
         )
         pixels, labels = cut(images, crops, self.size), self.labels[chosen]
-        if not self.for_gpu:  # dropout depends on the size of a batch, and so would all results
+        if not self.for_gpu:  # padding would change the dropout masks, and with them all results
             return pixels, labels
         missing = min(self.recipe.batch_size, len(self.images)) - len(chosen)
         pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))

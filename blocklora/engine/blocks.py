@@ -1,12 +1,13 @@
-"""One pre-norm attention block with frozen weights, in two functions with their gradients.
+"""A pre-norm attention block with frozen weights, as two functions with handwritten gradients.
 
-Attention itself lies between them and is PyTorch's. Kept for the backward pass are, for each
-token, the two residual inputs, q, k, v, the attention's output and the MLP's hidden layer before
-its activation: ten times the width. Outputs of norms and activations are computed again, at the
-cost of a pass over memory.
+PyTorch's attention runs between the two. For each token, the backward pass keeps the two residual
+inputs, q, k, v, the output of the attention, and the hidden layer of the MLP before its activation:
+ten times the width. The outputs of norms and activations are computed again, which only costs
+another pass over memory.
 
-With x·sigmoid(a x) = silu(a x)/a, QuickGELU is the fused SiLU on a hidden layer scaled by
-a = 1.702. The scale is put on vectors: norm, biases and the sum with the residual input.
+QuickGELU is x·sigmoid(a x) = silu(a x)/a with a = 1.702, so PyTorch's fused SiLU computes it from a
+hidden layer that is scaled by a. The scale is folded into the weights and biases of norms, the
+MLP's biases, and the factor of the residual sum.
 """
 
 from collections.abc import Sequence
@@ -23,24 +24,24 @@ QUICK_GELU = 1.702
 EPSILON = 1e-5
 
 Groups = Sequence[tuple[int, int]]
-"""(sequences, length) of each run of sequences of one length, in order."""
+"""(sequences, length) of each group of consecutive sequences of one length, in order."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm with frozen fp32 weight and bias, whose output is in `dtype`."""
+    """A layer norm with frozen fp32 weight and bias and output in `dtype`."""
 
     weight: Tensor
     bias: Tensor
     dtype: torch.dtype
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the normalised x, and mean and reciprocal deviation of each token."""
+        """Return the normalised x, and the mean and reciprocal deviation of each token."""
         result = torch.native_layer_norm(x, x.shape[-1:], self.weight, self.bias, EPSILON)
         return result[0].to(self.dtype), result[1], result[2]
 
     def backward(self, gradient: Tensor, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return the gradient of x, fp32."""
+        """Return the gradient of x in fp32."""
         return torch.ops.aten.native_layer_norm_backward(
             gradient.to(x.dtype),
             x,
@@ -58,12 +59,12 @@ class Block:
     """The frozen weights of a block; matrices and their biases are in the compute dtype.
 
     Attributes:
-        heads: the number of heads of the attention.
-        norms: the norms before attention and before the MLP.
-        qkv, q, kv: the input projections; the latter two are views of the first.
-        output: the projection after attention.
-        hidden, residual: weight and bias of the MLP's layers.
-        quick: True if the activation is QuickGELU; the vectors are scaled then.
+        heads: number of attention heads.
+        norms: the norms before the attention and before the MLP.
+        qkv, q, kv: the input projections; q and kv are views of qkv.
+        output: the output projection of the attention.
+        hidden, residual: weight and bias of the MLP's first and second layer.
+        quick: True if the activation is QuickGELU; norm and biases are scaled in this case.
     """
 
     heads: int
@@ -78,17 +79,8 @@ class Block:
 
     @property
     def residual_scale(self) -> float:
-        """The factor of the MLP's output in the residual sum."""
+        """The factor of the MLP's output in the sum with the residual input."""
         return 1 / QUICK_GELU if self.quick else 1.0
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        """Return the MLP's activation, times 1.702 for QuickGELU."""
-        return F.silu(hidden) if self.quick else F.gelu(hidden)
-
-    def activation_gradient(self, gradient: Tensor, hidden: Tensor) -> Tensor:
-        """Return the gradient of `hidden`; that of the activation is overwritten."""
-        backward = torch.ops.aten.silu_backward if self.quick else torch.ops.aten.gelu_backward
-        return backward.grad_input(gradient, hidden, grad_input=gradient)
 
     def __call__(
         self,
@@ -98,14 +90,14 @@ class Block:
         pooled: Tensor | None = None,
         paths: Paths | None = None,
     ) -> Tensor:
-        """Return the block's output for every token, or for the `pooled` ones alone.
+        """Return the block's output for every token, or only for the `pooled` tokens.
 
         Args:
             x: tokens of all sequences end to end, fp32, shape (tokens, width).
-            groups: the sequences.
-            causal: True if a token attends to none behind it.
-            pooled: index of one token of each sequence; with `causal`, of its last.
-            paths: low-rank paths, if the layer has any.
+            groups: the number and length of the sequences.
+            causal: True if tokens do not attend to later tokens.
+            pooled: index of one token of each sequence, which must be the last one if `causal`.
+            paths: the low-rank paths of the layer, if it has any.
         """
         heads = iter(_Heads.apply(x, *_factors(paths, "qkv"), paths, self, groups, pooled))
         attended = [
@@ -119,14 +111,14 @@ class Block:
 
 
 def _factors(paths: Paths | None, names: str) -> tuple[Tensor | None, Tensor | None]:
-    """Return the factors if any of `names` is adapted: they are inputs only of what uses them."""
+    """Return the factors if any of `names` is adapted, so autograd sees only factors in use."""
     if paths is None or not paths.rows(names):
         return None, None
     return paths.down, paths.up
 
 
 class _Heads(torch.autograd.Function):
-    """Norm and input projections: x to q, k, v of each group, (sequences, heads, length, …)."""
+    """Norm and input projections, from x to q, k, v of each group (sequences, heads, length, …)."""
 
     @staticmethod
     def forward(
@@ -184,7 +176,7 @@ class _Heads(torch.autograd.Function):
 
 
 class _Rest(torch.autograd.Function):
-    """The rest of the block: x and what was attended to (one tensor per group) to its output."""
+    """The rest of the block, from x and the attention of each group to the output."""
 
     @staticmethod
     def forward(
@@ -205,7 +197,8 @@ class _Rest(torch.autograd.Function):
         ctx.save_for_backward(middle, *moments, hidden, needed, inner, *_tensors(paths))
         ctx.block, ctx.shapes = block, [(a.shape[0], a.shape[2]) for a in attended]
         ctx.matrices = None if paths is None else paths.matrices
-        residual = product(block.activate(hidden), *block.residual)
+        activate = F.silu if block.quick else F.gelu
+        residual = product(activate(hidden), *block.residual)
         return torch.add(middle, residual, alpha=block.residual_scale)
 
     @staticmethod
@@ -214,7 +207,9 @@ class _Rest(torch.autograd.Function):
         block, paths = ctx.block, _paths(ctx.matrices, tensors)
         into_residual = (gradient * block.residual_scale).to(hidden.dtype)
         into_hidden = input_gradient(into_residual, block.residual[0])
-        into_hidden = block.activation_gradient(into_hidden, hidden)
+        aten = torch.ops.aten
+        activation_backward = aten.silu_backward if block.quick else aten.gelu_backward
+        activation_backward.grad_input(into_hidden, hidden, grad_input=into_hidden)
         into_h = input_gradient(into_hidden, block.hidden[0])
         into_x = block.norms[1].backward(into_h, middle, mean, deviation)
         into_x += gradient
@@ -229,7 +224,7 @@ class _Rest(torch.autograd.Function):
 
 
 def _split(x: Tensor, groups: Groups, heads: int) -> list[Tensor]:
-    """Return views (sequences, heads, length, head width), one per group, of (tokens, width)."""
+    """View x (tokens, width) as one tensor (sequences, heads, length, head width) per group."""
     parts = x.split([count * length for count, length in groups])
     return [
         part.view(count, length, heads, x.shape[1] // heads).transpose(1, 2)
@@ -238,7 +233,7 @@ def _split(x: Tensor, groups: Groups, heads: int) -> list[Tensor]:
 
 
 def _join(parts: Sequence[Sequence[Tensor]], groups: Groups) -> Tensor:
-    """Return the tensors of each part, one per group as of `_split`, as (tokens, parts · width)."""
+    """Join parts, each with one tensor per group as in `_split`, to (tokens, parts · width)."""
     heads, width = parts[0][0].shape[1], parts[0][0].shape[1] * parts[0][0].shape[3]
     if len(parts) == len(groups) == 1:
         return parts[0][0].transpose(1, 2).reshape(-1, width)
@@ -263,7 +258,7 @@ def _paths(matrices: tuple[str, ...] | None, tensors: Sequence[Tensor]) -> Paths
 def _stack(
     factors: dict[int, tuple[Tensor, Tensor]], paths: Paths | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of all factors, zero where a matrix was not part of the product."""
+    """Stack the gradients of all factors; those of matrices outside of the product are zero."""
     if paths is None or not factors:
         return None, None
     zeros = torch.zeros_like(paths.down[0]), torch.zeros_like(paths.up[0])

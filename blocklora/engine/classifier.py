@@ -1,4 +1,4 @@
-"""Classification of decoded images by a CLIP model and class prompts, which are encoded once."""
+"""Classification of images with a CLIP model and class prompts that are encoded once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,10 +17,10 @@ BATCH_SIZES = {"cpu": 64, "cuda": 256}
 
 
 def evaluation_dtype(device: str, precision: str) -> torch.dtype:
-    """Return what the weights are tested in after a run in `precision`."""
-    # OpenAI's weights are published in fp16. bf16 rounds them from 11 bits to 8, and would round
-    # the sum with an update again; fp16 holds them exactly and is as fast on a GPU. What makes bf16
-    # the safer one in training, the range of gradients, does not matter here.
+    """Return the dtype for testing a run that was trained in `precision`."""
+    # OpenAI's weights are published in fp16. bf16 would round them from 11 bits to 8, and round
+    # again after an update is added, whereas fp16 holds them exactly and is as fast on a GPU. The
+    # larger range of bf16 only matters for gradients.
     if device == "cuda" and precision == "bf16":
         return torch.float16
     return dtype_of(precision)
@@ -30,8 +30,7 @@ class Classifier:
     """CLIP with plain weights and one prompt for each class.
 
     Attributes:
-        class_features: the normalised features of the prompts, shape (classes, embed_dim), on the
-            device.
+        class_features: normalised features of the prompts, shape (classes, embed_dim).
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Classifier:
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        """Encode the prompts, given as token ids class by class."""
+        """Encode the prompts, which are the token ids of each class."""
         dtype = evaluation_dtype(device, precision)
         self.device, self.logit_scale = torch.device(device), logit_scale
         self.vision = VisionTower(backbone, device, dtype)
@@ -56,10 +55,9 @@ class Classifier:
 
     @torch.inference_mode()
     def features(self, pixels: np.ndarray) -> Iterator[Tensor]:
-        """Yield the normalised features of images, some at a time, on the device.
+        """Yield the normalised features of preprocessed images, a batch at a time.
 
-        Args:
-            pixels: uint8 (images, size, size, 3), preprocessed; may be a memory map.
+        `pixels` is uint8 (images, size, size, 3) and may be a memory map.
         """
         batch = BATCH_SIZES[self.device.type]
         starts = range(0, len(pixels), batch)
@@ -68,23 +66,14 @@ class Classifier:
             yield F.normalize(self.vision(images.to(self.device)), dim=-1)
 
     def cosines(self, pixels: np.ndarray) -> Tensor:
-        """Return the cosine of each image with each class, on the CPU, shape (images, classes).
-
-        Args:
-            pixels: as in `features`.
-        """
+        """Return the cosine of each image and class on the CPU, shape (images, classes)."""
         found = (features @ self.class_features.T for features in self.features(pixels))
         return torch.cat([cosines.cpu() for cosines in found])
 
     def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the likeliest class of each image and its probability.
+        """Return the most likely class of each image, int64, and its probability, float32.
 
-        Args:
-            pixels: as in `features`.
-
-        Returns:
-            The classes, int64 (images,), and their probabilities, float32 (images,): the softmax
-            of the cosines times `logit_scale`.
+        Probabilities are the softmax of the cosines times `logit_scale`.
         """
         cosines = self.cosines(pixels)
         classes = cosines.argmax(-1)

@@ -1,4 +1,4 @@
-"""The engines there are; each is imported when it is asked for."""
+"""The available training engines; a module is imported only when its engine is loaded."""
 
 from pkgutil import resolve_name
 
@@ -6,7 +6,7 @@ ENGINES = {
     "fast": "blocklora.engine.fast:FastEngine",
     "reference": "blocklora.engine.reference:ReferenceEngine",
 }
-"""By name, where the class is."""
+"""Where to find the class of each engine, by the name of the engine."""
 
 
 def load_engine(name: str) -> type:

@@ -1,17 +1,19 @@
-"""What the training loop needs of an engine, and the fast one.
+"""The interface between engines and the training loop, and the fast engine.
 
 An engine computes the loss of a batch and the gradients of the adapter. `ReferenceEngine`
-(`reference.py`) does so as plainly as possible; `FastEngine` computes the same function:
+(`reference.py`) does this as plainly as possible. `FastEngine` computes the same function faster:
 
-- prompts cut at their end-of-text token, packed without padding, equal ones encoded once;
-- thin low-rank products over frozen weights stored once in the compute dtype (`engine/towers.py`);
-- a tower without an adapter gets no gradients, and its text features are computed once;
-- prompts and images may be encoded in chunks, all but the last run again when their gradient is
-  needed, so that memory grows with the chunk and not with the number of classes;
-- on a GPU the whole step is recorded once and replayed (`graphs.py`).
+- prompts end at their end-of-text token, are packed without padding, and equal ones are encoded
+  once;
+- frozen weights are stored once in the compute dtype, and low-rank updates are applied as thin
+  products (`towers.py`);
+- a tower without an adapter gets no gradients, and its text features are computed only once;
+- prompts and images can be encoded in chunks, of which all but the last are encoded again in the
+  backward pass, so that memory grows with the chunk rather than the number of classes;
+- on a GPU, the whole step is recorded once and replayed (`graphs.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,38 +29,34 @@ from blocklora.engine.graphs import CudaGraphs, Recordings
 from blocklora.engine.masks import draw_masks
 from blocklora.engine.packing import pack
 from blocklora.engine.precisions import PRECISIONS, dtype_of
+from blocklora.engine.products import Paths
 from blocklora.engine.randomness import torch_generator
 from blocklora.engine.towers import TextTower, Updates, VisionTower, embed_prompts
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How much is encoded at a time in training; None means everything at once.
-
-    Attributes:
-        tokens: prompt tokens whose activations are kept at a time.
-        images: images whose activations are kept at a time.
-    """
+    """How many prompt tokens and images to encode at a time; None means all of them."""
 
     tokens: int | None = None
     images: int | None = None
 
 
 class Engine(Protocol):
-    """Computes loss and adapter gradients of one batch.
+    """Computes the loss and the adapter's gradients for a batch.
 
     Attributes:
-        adapter: is trained.
-        seed: decides the dropout.
+        chunked: True if it can encode in chunks, so that its memory can be planned.
+        adapter: the adapter that is trained.
+        seed: the seed for dropout.
         device: the device it computes on.
-        dtype: the type of the frozen weights and of products.
+        dtype: the dtype of frozen weights and products.
         scaled: True if the loss is scaled up before the backward pass.
-        recorded: True if steps are recorded and replayed; False if they could not be recorded, so
-            that one operation runs after the other; None where recording is not tried.
+        recorded: True if steps are recorded and replayed, False if recording failed, None if it is
+            not attempted.
     """
 
     chunked: bool
-    """Whether it encodes in chunks, so that its memory can be planned."""
     adapter: Adapter
     seed: int
     device: torch.device
@@ -69,12 +67,12 @@ class Engine(Protocol):
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a batch to the adapter's parameters.
+        """Add the gradients of a batch to the `grad` of the adapter's parameters.
 
         Args:
             images: uint8 (batch, size, size, 3) on the engine's device.
-            labels: int64 (batch,) on the engine's device; −100 leaves an image out of everything.
-            step: number of the step, which decides the dropout.
+            labels: int64 (batch,) on the engine's device; images labelled −100 are ignored.
+            step: number of the step, which seeds the dropout together with the engine's seed.
             scaler: scales the loss before the backward pass (fp16).
 
         Returns:
@@ -85,41 +83,36 @@ class Engine(Protocol):
 def classification_loss(
     image_features: Tensor, text_features: Tensor, labels: Tensor, logit_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy of `logit_scale` × cosine, and the number of correct predictions.
+    """Return the cross-entropy of `logit_scale` × cosine, and the number of correct predictions.
 
-    Args:
-        image_features: shape (images, dim), any norm.
-        text_features: shape (classes, dim), any norm.
-        labels: shape (images,); an image with the label −100 does not count.
-        logit_scale: 100 in the protocol.
+    Features have the shapes (images, dim) and (classes, dim) and any norm. Images with the label
+    −100 are ignored.
     """
     cosines = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T
     correct = (cosines.argmax(-1) == labels).sum()
     return F.cross_entropy(logit_scale * cosines, labels), correct
 
 
-def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates | None:
-    """Return the updates of a tower in the compute dtype, None if it is not adapted.
-
-    They are differentiable functions of the adapter's parameters.
-    """
+def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates:
+    """Return the updates of a tower in `dtype`, as functions of the adapter's parameters."""
     if tower not in adapter.towers:
-        return None
+        return {}
     config, factors = adapter.config, adapter.towers[tower]
     down = tile_down(factors.down, config) * (config.scale / (1 - config.dropout))
     matrices = config.matrices
     numbers = torch.arange(len(matrices), dtype=torch.uint8, device=down.device)
-    # Rows of the width: four times faster products than columns have, on a CPU.
+    # On a CPU, products are four times faster if the width is the last dimension.
     up = merge_arms(factors.up).mT.contiguous()
-    return Updates(
-        factors.first, matrices, numbers, down.to(dtype).unbind(0), up.to(dtype).unbind(0)
-    )
+    layers = zip(down.to(dtype).unbind(0), up.to(dtype).unbind(0), strict=True)
+    return {
+        layer: Paths(matrices, numbers, *pair) for layer, pair in enumerate(layers, factors.first)
+    }
 
 
 def restart(engine: Engine, adapter: Adapter, seed: int) -> None:
-    """Let an engine train another adapter of the same shapes, with the dropout of another seed.
+    """Make an engine train another adapter of the same shapes, with another seed for dropout.
 
-    The values are copied to where those of the engine's adapter are, which recorded steps read.
+    Values are copied into the engine's own adapter because recorded steps read from there.
     """
     with torch.no_grad():
         for mine, other in zip(engine.adapter.parameters(), adapter.parameters(), strict=True):
@@ -129,7 +122,7 @@ def restart(engine: Engine, adapter: Adapter, seed: int) -> None:
 
 
 class FastEngine:
-    """The default engine; see the module's text."""
+    """The default engine; the docstring of this module explains why it is fast."""
 
     chunked = True
 
@@ -146,9 +139,9 @@ class FastEngine:
         chunks: Chunks = Chunks(),
         cuda_graphs: bool = True,
     ) -> None:
-        """Prepare for the prompts of a dataset, given as token ids class by class.
+        """Prepare for the prompts of a dataset, which are the token ids of each class.
 
-        `cuda_graphs` says whether steps on a GPU are recorded and replayed.
+        If `cuda_graphs` is true, steps on a GPU are recorded and replayed.
         """
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
         self.device, self.dtype = torch.device(device), dtype_of(precision)
@@ -178,8 +171,8 @@ class FastEngine:
     ) -> tuple[Tensor, Tensor]:
         """See `Engine.step`."""
         masks = (
-            self._masks("vision", len(images) * self.vision.tokens, step),
-            self._masks("text", sum(map(len, self.embedded)), step),
+            self._masks(self.vision, len(images) * self.vision.tokens, step),
+            self._masks(self.text, sum(map(len, self.embedded)), step),
         )
         inputs = images, labels, scaler.scale(self.one), *masks
         if self._recordings is None:
@@ -198,67 +191,64 @@ class FastEngine:
         vision_masks: Tensor | None,
         text_masks: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Return loss, correct predictions and the gradient of each parameter of the adapter."""
+        """Return loss, number of correct predictions, and the gradient of each parameter."""
         image_features = self._encode_images(images, vision_masks)
         text_features = self.fixed_text
         if text_features is None:
             text_features = self._encode_text(text_masks)
         loss, correct = classification_loss(image_features, text_features, labels, self.logit_scale)
         gradients = torch.autograd.grad(loss * loss_scale, self.adapter.parameters())
-        # Arms that share their sum share a gradient, which a GradScaler could not write to.
+        # The arms of a matrix share one gradient tensor, which a GradScaler could not write to.
         return loss.detach(), correct, *(gradient.contiguous() for gradient in gradients)
 
     def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """Return the image features, shape (images, embed_dim)."""
-        updates = tower_updates(self.adapter, "vision", self.dtype)
         sizes = chunk_sizes(len(images), self.images_per_chunk)
-        parts = _split_masks(masks, [size * self.vision.tokens for size in sizes])
-        chunks = zip(images.split(sizes), parts, strict=True)
-        return _encode(self.vision, [(part, updates, mask) for part, mask in chunks])
+        chunks = [(part,) for part in images.split(sizes)]
+        return self._encode(
+            self.vision, chunks, [size * self.vision.tokens for size in sizes], masks
+        )
 
     def _encode_text(self, masks: Tensor | None) -> Tensor:
         """Return the text features of every class, shape (classes, embed_dim)."""
-        updates = tower_updates(self.adapter, "text", self.dtype)
-        parts = _split_masks(masks, [len(embedded) for embedded in self.embedded])
-        chunks = zip(self.embedded, self.chunks, parts, strict=True)
-        return _encode(self.text, [(x, chunk, updates, mask) for x, chunk, mask in chunks])[
-            self.rows
-        ]
+        chunks = list(zip(self.embedded, self.chunks, strict=True))
+        return self._encode(self.text, chunks, list(map(len, self.embedded)), masks)[self.rows]
 
-    def _masks(self, tower: str, tokens: int, step: int) -> Tensor | None:
-        """Return the dropout masks of a tower, uint8 (adapted layers, tokens, width), if any.
+    def _encode(
+        self,
+        tower: TextTower | VisionTower,
+        chunks: Sequence[tuple[Any, ...]],
+        tokens: list[int],
+        masks: Tensor | None,
+    ) -> Tensor:
+        """Return the features of all chunks, which have `tokens` tokens each.
 
-        They do not depend on the chunks.
+        All chunks but the last keep only their inputs, and are encoded again with the same dropout
+        masks when their gradient is needed. The backward pass starts with the last chunk, so its
+        activations are freed before those of the others are computed again.
         """
-        factors, dropout = self.adapter.towers.get(tower), self.adapter.config.dropout
+        updates = tower_updates(self.adapter, tower.name, self.dtype)
+        parts = [None] * len(tokens) if masks is None else masks.split(tokens, 1)
+        *others, last = [(*chunk, updates, part) for chunk, part in zip(chunks, parts, strict=True)]
+        again = [
+            checkpoint(tower, *inputs, use_reentrant=False, preserve_rng_state=False)
+            for inputs in others
+        ]
+        return torch.cat([*again, tower(*last)])
+
+    def _masks(self, tower: TextTower | VisionTower, tokens: int, step: int) -> Tensor | None:
+        """Return the masks of a tower for all chunks, uint8 (adapted layers, tokens, width)."""
+        factors, dropout = self.adapter.towers.get(tower.name), self.adapter.config.dropout
         if factors is None or dropout == 0:
             return None
-        shape = (len(factors.down), tokens, getattr(self, tower).width)
-        generator = torch_generator(self.seed, f"{tower} dropout", step, device=self.device)
+        shape = (len(factors.down), tokens, tower.width)
+        generator = torch_generator(self.seed, f"{tower.name} dropout", step, device=self.device)
         return draw_masks(shape, dropout, generator, self.device)
 
 
-def _encode(tower: Callable[..., Tensor], chunks: Sequence[tuple[Any, ...]]) -> Tensor:
-    """Return the features of all chunks, given as arguments of the tower.
-
-    All chunks but the last keep their inputs only and are encoded again, with the same dropout
-    masks, when their gradient is needed. The last one's gradient comes first, and what it keeps
-    is then freed.
-    """
-    again = [
-        checkpoint(tower, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in chunks[:-1]
-    ]
-    return torch.cat([*again, tower(*chunks[-1])])
-
-
 def chunk_sizes(count: int, chunk: int | None) -> list[int]:
-    """Return the sizes of chunks of `count` images; the first may be smaller than the others."""
+    """Return the sizes of the chunks of `count` images, of which the first may be smaller."""
     if chunk is None or chunk >= count:
         return [count]
     rest = count % chunk
     return [rest] * (rest > 0) + [chunk] * (count // chunk)
-
-
-def _split_masks(masks: Tensor | None, tokens: Sequence[int]) -> Sequence[Tensor | None]:
-    return [None] * len(tokens) if masks is None else masks.split(list(tokens), 1)

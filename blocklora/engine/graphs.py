@@ -1,8 +1,8 @@
-"""Recording of a whole training step on a GPU, which is then launched as one piece.
+"""CUDA graphs: recording a whole training step on a GPU and launching it as one piece.
 
-A step of CLIP is thousands of small kernels, and starting each from Python takes longer than many
-of them run. A CUDA graph holds them all with fixed addresses: inputs are copied to the recorded
-places, the graph is replayed, and the outputs are copied out.
+A training step of CLIP consists of thousands of small kernels, and launching one from Python often
+takes longer than running it. A CUDA graph launches them all at once, at fixed addresses: inputs are
+copied to the recorded places, the graph is replayed, and the outputs are copied out.
 """
 
 import logging
@@ -16,8 +16,8 @@ from blocklora.engine.memory import is_out_of_memory
 Inputs = Sequence[Tensor | None]
 Compute = Callable[..., tuple[Tensor, ...]]
 Record = Callable[[Compute, Inputs], tuple[Callable[[], None], tuple[Tensor, ...]]]
-"""Takes a function and its arguments, which stay where they are; returns what computes the
-function again, and the outputs it writes to."""
+"""Records a function of arguments at fixed addresses. Returns a function that replays it, and the
+outputs that a replay writes to."""
 
 WARM_UPS = 2
 
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 class Recordings:
-    """Recordings of a function of tensors, one for each set of shapes, that are replayed.
+    """Records a function of tensors once for each set of shapes, and replays the recordings.
 
-    The function must not depend on values on the host, nor draw random numbers. Where recording
-    fails, it is called as it is from then on. The function is an argument of each call and is not
-    kept, so that whoever keeps its recordings is freed as soon as nothing else needs it.
+    The function must neither depend on values on the host nor draw random numbers. If recording
+    fails, the function is called directly from then on. The function is an argument of each call
+    and is not kept, so an engine that owns its recordings is freed without garbage collection.
 
     Attributes:
         works: True if the function was recorded, False if it could not be, None before the first
@@ -44,7 +44,7 @@ class Recordings:
         ] = {}
 
     def __call__(self, compute: Compute, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        """Return `compute(*inputs)`, as tensors of their own; `compute` is the same every time."""
+        """Return `compute(*inputs)` in new tensors; `compute` has to be the same in every call."""
         shapes = tuple(None if value is None else value.shape for value in inputs)
         if self.works is not False and shapes not in self._recordings:
             places = [None if value is None else value.clone() for value in inputs]
@@ -54,7 +54,9 @@ class Recordings:
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
-                logger.warning("the step cannot be recorded as a CUDA graph: %s", error)
+                logger.warning(
+                    "steps are slower, as they cannot be recorded as a CUDA graph: %s", error
+                )
                 self.works = False
                 self._recordings.clear()
         if not self.works:
@@ -68,7 +70,7 @@ class Recordings:
 
 
 class CudaGraphs:
-    """Records functions as CUDA graphs that share their memory, since one runs at a time."""
+    """Records functions as CUDA graphs, which share memory because only one runs at a time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -77,7 +79,7 @@ class CudaGraphs:
         self, compute: Compute, inputs: Inputs
     ) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         """Record `compute(*inputs)`; see `Record`."""
-        # Libraries set themselves up in their first calls, which cannot be recorded.
+        # Libraries such as cuBLAS set themselves up in their first calls, which cannot be recorded.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -85,7 +87,7 @@ class CudaGraphs:
                 compute(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads pin the memory of coming batches meanwhile, which only this mode allows.
+        # Other threads pin memory for later batches meanwhile, which only this mode allows.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = compute(*inputs)
         return graph.replay, outputs

@@ -1,12 +1,12 @@
-"""The training loop: AdamW on the adapter, a cosine schedule, a fixed number of steps."""
+"""The training loop: AdamW on the adapter with a cosine schedule and a fixed number of steps."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import cos, isfinite, pi
-from statistics import median
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,14 +18,14 @@ from blocklora.errors import UserError
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training has come.
+    """The progress of a training, as it is stored in checkpoints.
 
     Attributes:
-        step: steps done.
-        seconds: spent on them.
+        step: number of finished steps.
+        seconds: time spent on them.
         history: rows of `history.csv` so far.
         pending: loss, correct predictions and images of each step since the last row.
-        scaler: state of the loss scaler, empty where losses are not scaled.
+        scaler: state of the loss scaler; empty if losses are not scaled.
     """
 
     step: int
@@ -36,52 +36,49 @@ class Progress:
 
 
 Unfinished = tuple[list[Tensor], torch.optim.Optimizer, Progress]
-"""What is trained, its optimizer, and how far the training has come."""
+"""The trained parameters, their optimizer, and the progress of the training."""
 
 
 class Keeper:
-    """What a training tells of itself; this one keeps nothing and lets every step go on.
-
-    Attributes:
-        run: name of the run, for messages.
-    """
+    """Callbacks of a training; this base class keeps nothing and never stops the training."""
 
     run = "training"
+    """Name of the run in messages."""
 
     def resume(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
-        """Restore parameters and optimizer in place and return how far an earlier attempt came."""
+        """Restore parameters and optimizer of an earlier attempt in place, if there was one."""
 
     def watch(self, batches: Iterable[Batch], done: int, steps: int) -> Iterable[Batch]:
-        """Return the batches of the steps from `done` on, whose passing may be shown."""
+        """Return the batches of the remaining steps, perhaps wrapped in a progress bar."""
         return batches
 
     def add_row(self, row: Mapping[str, float], steps: int) -> None:
-        """Take note of a finished row of the history."""
+        """Report a finished row of the history."""
 
     def after_step(self, done: int, steps: int, unfinished: Callable[[], Unfinished]) -> None:
-        """Keep the unfinished work, or raise an error to stop the training here."""
+        """Save a checkpoint, or raise an error to stop the training here."""
 
 
 @dataclass
 class History:
-    """What is known of the steps so far.
+    """The record of the steps so far.
 
     Attributes:
         rows: finished rows of `history.csv`.
-        pending: loss, correct predictions and images of each step since the last row; tensors
-            stay on the device until a row is due, so that nothing waits for the device.
+        pending: loss, correct predictions and images of each step since the last row. Tensors
+            stay on the device until a row is due, so that steps need not wait for the device.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     pending: list[tuple[Tensor | float, Tensor | float, int]] = field(default_factory=list)
 
     def settle(self, run: str, done: int) -> None:
-        """Bring the pending values to the host.
+        """Copy the pending values to the host.
 
         Raises:
-            UserError: a loss is not finite; the first such step is named.
+            UserError: a loss is not finite; the message names the first such step.
         """
-        # After a checkpoint the first steps are on the host already, and the others on the device.
+        # After a checkpoint, the first values are on the host already.
         waiting = [step for step in self.pending if isinstance(step[0], Tensor)]
         if waiting:
             losses, hits, images = zip(*waiting, strict=True)
@@ -90,13 +87,13 @@ class History:
         for step, (loss, _, _) in enumerate(self.pending, done - len(self.pending) + 1):
             if not isfinite(loss):
                 raise UserError(
-                    f"run {run}: the loss of step {step} is {loss}, so the run was stopped and "
-                    "nothing of it was written; try a lower learning_rate in the study, or "
-                    "precision fp32 in the configuration"
+                    f"run {run}: the loss of step {step} is {loss}, so the run was stopped without "
+                    "writing a result; try a lower learning_rate in the study, or precision fp32 "
+                    "in the configuration"
                 )
 
     def add_row(self, step: int, learning_rate: float, seconds: float) -> dict[str, float]:
-        """Turn the pending steps, which have been settled, into a row and return it."""
+        """Turn the pending steps into a row and return it; call `settle` first."""
         losses, hits, images = zip(*self.pending, strict=True)
         row = {
             "step": step,
@@ -111,18 +108,16 @@ class History:
 
     def step_seconds(self) -> float:
         """Return the median over rows of the time of a step."""
-        steps = [0] + [row["step"] for row in self.rows]
-        seconds = [0.0] + [row["seconds"] for row in self.rows]
-        return median(
-            (t1 - t0) / (s1 - s0)
-            for s0, s1, t0, t1 in zip(steps, steps[1:], seconds, seconds[1:], strict=False)
+        seconds, steps = (
+            np.diff([row[name] for row in self.rows], prepend=0) for name in ("seconds", "step")
         )
+        return float(np.median(seconds / steps))
 
 
 def cosine_learning_rate(step: int, steps: int, first: float, last: float) -> float:
-    """Return the rate of `step` (from 0) of a half cosine from `first` towards `last`.
+    """Return the learning rate of `step` (from 0) on a half cosine from `first` towards `last`.
 
-    Equals torch's `CosineAnnealingLR(T_max=steps, eta_min=last)` stepped after every step.
+    It equals torch's `CosineAnnealingLR(T_max=steps, eta_min=last)`, updated after every step.
     """
     return last + (first - last) * (1 + cos(pi * step / steps)) / 2
 
@@ -135,7 +130,7 @@ def training_step(
     labels: Tensor,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Do step `step` (from 0) and return loss and correct predictions, as `Engine.step` does."""
+    """Update the parameters in step `step` (from 0), and return what `Engine.step` returns."""
     optimizer.zero_grad(set_to_none=True)
     loss, correct = engine.step(images, labels, step, scaler)
     scaler.step(optimizer)
@@ -146,17 +141,12 @@ def training_step(
 def train(
     engine: Engine, batches: Batches, recipe: Recipe, steps: int, keeper: Keeper | None = None
 ) -> History:
-    """Train the engine's adapter in place for `steps` steps and return what happened.
+    """Train the engine's adapter in place until it has done `steps` steps, and return the history.
 
-    Args:
-        engine: computes loss and gradients.
-        batches: the batches of the run.
-        recipe: learning rate, schedule and logging.
-        steps: gradient steps in all.
-        keeper: holds the work of an earlier attempt, if there is any, and is told of every step.
+    The keeper may resume an earlier attempt, and is called after every step.
 
     Raises:
-        UserError: the loss is not finite, or what the keeper holds cannot be used.
+        UserError: a loss is not finite, or the keeper's checkpoint cannot be used.
     """
     keeper = keeper or Keeper()
     parameters = engine.adapter.parameters()

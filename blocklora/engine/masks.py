@@ -1,9 +1,9 @@
-"""Dropout masks of the low-rank paths, one bit each.
+"""Dropout masks for the low-rank paths, stored as one bit per matrix.
 
-The adapted matrices of a layer have masks of their own over the same input. Bit j of a byte says
-whether matrix j keeps that input, so that a mask costs one byte per input for all matrices and
-can be drawn before the step: a second pass over the same tokens (recomputation) sees the same
-masks, and a test can hand them to another implementation.
+Each adapted matrix of a layer has its own mask over the same input. Bit j of a byte is set if
+matrix j keeps that input, so the masks of all matrices together take one byte per input. That is
+little enough to draw them before the step, so activations that are recomputed in the backward pass
+see the same masks, and tests can pass the masks to another implementation.
 """
 
 import torch
@@ -20,9 +20,9 @@ def draw_masks(
 ) -> Tensor:
     """Return uint8 masks of `shape`; each of the 8 bits is set with probability 1 − dropout.
 
-    The probability is rounded to a multiple of 2^-16 (0.75 is exact). Its binary digits, from the
-    last to the first, say how words of fair bits are combined: with x set with probability p,
-    `x | fair` is set with (1 + p)/2 and `x & fair` with p/2. So 0.75 takes two fair bits.
+    The probability is rounded to a multiple of 2^-16 (0.75 is exact). Its binary digits, from last
+    to first, decide how words of fair random bits are combined: if a bit x is set with probability
+    p, then `x | fair` is set with (1 + p)/2 and `x & fair` with p/2. So 0.75 needs two fair bits.
     """
     size = torch.Size(shape).numel()
     words = torch.zeros((size + 7) // 8, dtype=torch.int64, device=device)
@@ -38,8 +38,9 @@ def draw_masks(
 
 
 def kept(masks: Tensor, matrices: Tensor) -> Tensor:
-    """Return 1 where an input is kept and 0 where it is dropped, uint8 (matrices, *masks.shape).
+    """Return 1 where a matrix keeps an input and 0 where it drops it.
 
-    `matrices` holds the number of each wanted matrix, uint8 (matrices,).
+    `matrices` are the numbers of the wanted matrices, uint8 (matrices,); the result is uint8
+    (matrices, *masks.shape).
     """
     return (masks >> matrices.view(-1, *[1] * masks.ndim)) & 1

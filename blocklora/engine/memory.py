@@ -1,24 +1,22 @@
-"""Memory: what tensors need, counted operation by operation, and what a device has.
+"""Counting the memory that tensors need, and asking a device how much it has left.
 
-On fake tensors (`torch._subclasses.FakeTensorMode`) nothing is computed or allocated, so the
-memory of a step on a GPU can be told on a machine without one. What is counted is what tensors
-need; the allocator's rounding and the device's context come on top.
+With fake tensors (`torch._subclasses.FakeTensorMode`) nothing is computed or allocated, so the
+memory of a step on a GPU can be computed on a machine without one. Only tensors are counted, not
+what the allocator rounds up nor the context of the device.
 """
 
 import gc
 import os
 import weakref
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# What errors say that are no `torch.OutOfMemoryError`: of the CPU's allocator, of CUDA itself when
-# something else than PyTorch's allocator asks for memory, and of cuBLAS.
+# Messages of out-of-memory errors that are not a `torch.OutOfMemoryError`: from the CPU's
+# allocator, from CUDA when it allocates outside PyTorch's allocator, and from cuBLAS.
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "CUDA error: out of memory",
@@ -27,48 +25,41 @@ OUT_OF_MEMORY = (
 
 
 class TensorMemory(TorchDispatchMode):
-    """Counts the bytes of storages made within the block, and their largest sum at a time.
+    """A context that counts the bytes of all tensor storages made within it.
 
     Attributes:
-        live_bytes: the total size of the storages that are alive.
-        peak_bytes: the most `live_bytes` has been.
+        live_bytes: total size of the storages that are alive.
+        peak_bytes: the maximum of `live_bytes` so far.
     """
 
-    def __init__(self, present: Iterable[Tensor] = ()) -> None:
-        """Start counting; `present` are tensors made before that count too."""
+    def __init__(self) -> None:
         super().__init__()
         self.live_bytes = self.peak_bytes = 0
-        self._known: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
-        self._note(present)
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run one operation and note the storages of its results."""
         result = func(*args, **(kwargs or {}))
-        self._note(tree_leaves(result))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
         return result
 
-    def _note(self, values: Iterable[Any]) -> None:
-        for value in values:
-            if not isinstance(value, Tensor):
-                continue
-            storage = value.untyped_storage()
-            if storage in self._known:
-                continue
-            self._known[storage] = None
-            size = storage.nbytes()
-            self.live_bytes += size
-            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-            weakref.finalize(storage, self._release, size)
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._release, size)
 
     def _release(self, size: int) -> None:
         self.live_bytes -= size
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of torch says that memory ran out, on the GPU or on the CPU.
-
-    So does one that was raised because of such an error.
-    """
+    """Return whether an error, or the one that led to it, says that memory ran out."""
     if isinstance(error.__context__, RuntimeError) and is_out_of_memory(error.__context__):
         return True
     message = str(error)
@@ -78,17 +69,17 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def release_memory(device: str) -> None:
-    """Free what nothing refers to any more, and give what the allocator keeps back to the GPU."""
+    """Collect garbage, and return the allocator's unused memory to the GPU."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
 
 
 def free_bytes(device: str) -> int:
-    """Return the bytes that are free on the GPU or, as the system estimates, in main memory.
+    """Return the free bytes of the GPU or, as estimated by the system, of main memory.
 
-    What is left of an earlier run on the GPU is released first, and what the allocator of this
-    process still keeps without need counts as free.
+    On a GPU, leftovers of earlier runs are released first, and memory that PyTorch's allocator has
+    reserved but does not use counts as free.
     """
     if device == "cuda":
         release_memory(device)
@@ -99,5 +90,5 @@ def free_bytes(device: str) -> int:
         facts = dict(line.split(":", 1) for line in lines)
         return 1024 * int(facts["MemAvailable"].split()[0])
     except (OSError, KeyError):
-        # Only Linux tells what is free; elsewhere all memory there is has to do.
+        # Only Linux reports free memory, so use the total memory on other systems.
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,7 +1,7 @@
-"""Tokenised prompts packed without padding.
+"""Packing of tokenised prompts without padding.
 
-With causal attention and pooling at the end-of-text token, the tokens behind it change nothing: a
-prompt of 8 tokens needs 8 positions and not the 77 of the context.
+CLIP's text tower has causal attention and pools at the end-of-text token, so later tokens have no
+effect: a prompt of 8 tokens needs 8 positions rather than the 77 of the context.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedPrompts:
-    """Different prompts laid end to end, shortest first.
+    """Distinct prompts laid end to end, shortest first.
 
     Attributes:
-        tokens: ids, shape (tokens,).
-        positions: the position of each token in its prompt, shape (tokens,).
+        tokens: token ids, shape (tokens,).
+        positions: position of each token within its prompt, shape (tokens,).
         ends: index of each prompt's end-of-text token, shape (prompts,).
-        groups: (prompts, length) of each run of prompts of one length, in order.
+        groups: (prompts, length) for each length, in order.
     """
 
     tokens: Tensor
@@ -36,11 +36,11 @@ class PackedPrompts:
 def pack(
     prompts: Sequence[Sequence[int]], tokens_per_chunk: int | None = None
 ) -> tuple[list[PackedPrompts], Tensor]:
-    """Return the different prompts packed in chunks, and for each given prompt its row.
+    """Pack distinct prompts into chunks, and return these and the row of each given prompt.
 
-    Equal prompts (two ImageNet classes are called "missile") are kept once. Rows count through
-    the chunks in order. Without `tokens_per_chunk` there is one chunk; a chunk holds at least one
-    prompt, and as many as fit but the first, which takes the rest.
+    Equal prompts (two ImageNet classes are called "missile") are kept once. Rows are numbered
+    across all chunks. Without `tokens_per_chunk` there is a single chunk. Otherwise each chunk
+    holds as many prompts as fit, but at least one, and the first chunk takes the rest.
     """
     unique = sorted(dict.fromkeys(tuple(prompt) for prompt in prompts), key=len)
     chunks: list[list[tuple[int, ...]]] = [[]]

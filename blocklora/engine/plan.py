@@ -1,7 +1,7 @@
-"""How much memory a training step needs, and how to cut it where that is too much.
+"""Planning the memory of a training step, and splitting it into chunks if it needs too much.
 
-The fast engine runs a step on fake tensors, which have shapes and no data, while the bytes of
-every tensor are counted. The step is the one that will be run, so the count follows the code.
+The fast engine runs a step on fake tensors, which have shapes but no data, while the bytes of all
+tensors are counted. It is the same code that trains, so the count cannot become outdated.
 """
 
 import logging
@@ -12,7 +12,6 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from blocklora.adapters.adapter import Adapter
@@ -24,8 +23,7 @@ from blocklora.engine.memory import TensorMemory, free_bytes, is_out_of_memory, 
 from blocklora.errors import UserError
 
 MIB = 2**20
-# The rest is for the device's context, the allocator's rounding and the tests of a run.
-USABLE_SHARE = 0.85
+USABLE_SHARE = 0.85  # leaves room for the device's context, the allocator's rounding and testing
 
 Result = TypeVar("Result")
 
@@ -34,15 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """What the memory of a step depends on.
-
-    Attributes:
-        clip: shape of the model.
-        adapter: the adapter that is trained.
-        prompts: token ids of each class prompt.
-        batch_size: images per step.
-        precision: one of `PRECISIONS`.
-    """
+    """Everything that decides how much memory a step needs; `prompts` are token ids by class."""
 
     clip: ClipConfig
     adapter: AdapterConfig
@@ -53,24 +43,25 @@ class Setting:
 
 @dataclass(frozen=True)
 class Plan:
-    """Chunks to encode in, and the bytes of tensors a step then needs at its peak."""
+    """The chunks in which to encode, and the peak memory in bytes that a step then needs."""
 
     chunks: Chunks
     peak_bytes: int
 
 
 def fake_step(setting: Setting, chunks: Chunks) -> int:
-    """Do a training step on fake tensors; return the most bytes of tensors alive at a time.
+    """Run a training step on fake tensors and return the peak memory of all tensors in bytes.
 
-    Counted are the frozen weights in the compute dtype, adapter, gradients, optimizer state,
-    batch, masks and activations; not the device's context nor what an allocator rounds up.
+    This counts frozen weights in the compute dtype, adapter, gradients, optimizer state, batch,
+    masks and activations, but neither the device's context nor what an allocator rounds up.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), TensorMemory() as memory:
         clip = setting.clip
         weights = {name: torch.empty(shape) for name, shape in tensor_shapes(clip).items()}
+        backbone = Backbone(clip, weights, "")
         adapter = Adapter.initialise(setting.adapter, clip.tower_shapes, torch.Generator())
         engine = FastEngine(
-            Backbone(clip, weights, ""),
+            backbone,
             adapter,
             setting.prompts,
             logit_scale=100.0,
@@ -78,33 +69,34 @@ def fake_step(setting: Setting, chunks: Chunks) -> int:
             precision=setting.precision,
             chunks=chunks,
         )
-        moments = [torch.empty_like(p) for p in adapter.parameters() for _ in range(2)]
+        _moments = [torch.empty_like(p) for p in adapter.parameters() for _ in range(2)]
         size = clip.image_size
         images = torch.empty(setting.batch_size, size, size, 3, dtype=torch.uint8)
         labels = torch.empty(setting.batch_size, dtype=torch.long)
-        with TensorMemory([*held_tensors(engine), *moments, images, labels]) as memory:
-            engine.step(images, labels, 0, torch.amp.GradScaler("cpu", enabled=False))
-        return memory.peak_bytes
+        del weights, backbone  # except for what the engine keeps
+        memory.peak_bytes = memory.live_bytes
+        engine.step(images, labels, 0, torch.amp.GradScaler("cpu", enabled=False))
+    return memory.peak_bytes
 
 
 @cache
 def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
-    """Return what `fake_step` does, which is done once for each setting."""
+    """Return the result of `fake_step`, which runs only once for each setting."""
     return fake_step(setting, chunks)
 
 
 def plan(setting: Setting, budget_bytes: int) -> Plan:
-    """Return the largest chunks with which a step fits `budget_bytes`.
+    """Return the plan with the largest chunks that fit into `budget_bytes`.
 
     Raises:
-        UserError: not even the smallest do.
+        UserError: not even the smallest chunks fit.
     """
 
     def fits(chunks: Chunks) -> bool:
         return planned_peak_bytes(setting, chunks) <= budget_bytes
 
     options = list(candidates(setting))
-    # Options get smaller, so what fits is found by halving; mostly it is the first.
+    # Options are sorted by size, so a binary search works, but usually the first one fits.
     chosen = 0
     if not fits(options[0]):
         chosen = bisect_left(options, True, 1, len(options) - 1, key=fits)
@@ -117,8 +109,8 @@ def plan(setting: Setting, budget_bytes: int) -> Plan:
 def candidates(setting: Setting) -> Iterator[Chunks]:
     """Yield chunks from the fastest to the smallest.
 
-    What does not fit in the last chunk is encoded again, so chunks shrink slowly. Prompts are cut
-    before images: their tower is narrower, so that a byte saved costs less arithmetic.
+    All chunks but the last are encoded twice, so chunks shrink slowly. Prompts are split before
+    images because the text tower is narrower, so that saving a byte costs less arithmetic.
     """
     yield Chunks()
     tokens = total = None
@@ -134,28 +126,24 @@ def candidates(setting: Setting) -> Iterator[Chunks]:
 
 
 def _shares(total: int, least: int) -> list[int]:
-    """Return seven to one eighths of `total`, at least `least`, without repetition."""
+    """Return seven eighths of `total` to one eighth, but at least `least`, without repetition."""
     return sorted({max(least, total * eighths // 8) for eighths in range(1, 8)}, reverse=True)
 
 
 def train_within_memory(
-    setting: Setting,
-    device: str,
-    attempt: Callable[[Chunks], Result],
-    known: Plan | None = None,
+    setting: Setting, device: str, attempt: Callable[[Chunks], Result], known: Plan | None = None
 ) -> tuple[Result, Plan | None]:
     """Return the result of `attempt` with chunks that fit the device, and their plan.
 
-    On a GPU the chunks follow from the memory that is free. What is free on a CPU differs from
-    call to call, and chunks change the last digits of results, so there everything is encoded at
-    once and nothing is planned. If memory runs out, `attempt` is called once more with smaller
-    chunks.
+    On a GPU, the chunks depend on the free memory. On a CPU, everything is encoded at once and
+    nothing is planned, because free memory varies there and chunks change the last digits of the
+    results. If memory runs out, `attempt` is called a second time with smaller chunks.
 
     Args:
-        setting: the setting of the training.
+        setting: decides how much memory a step needs.
         device: "cpu" or "cuda".
-        attempt: trains from the start, or from its checkpoint, with the given chunks.
-        known: a plan by which this setting was trained before on the device.
+        attempt: trains with the given chunks, from the start or from a checkpoint.
+        known: the plan of an earlier training with this setting on this device, if there is one.
 
     Raises:
         UserError: no chunks fit, or memory runs out twice.
@@ -169,12 +157,12 @@ def train_within_memory(
         if not is_out_of_memory(error):
             raise
         message = str(error).partition("\n")[0]
-    # Only here, where the error and with it the tensors of the attempt are gone.
+    # Outside of the `except` block, because the error keeps the tensors of the attempt alive.
     release_memory(device)
     tried = chosen or Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
     smaller = next_smaller(setting, tried)
     logger.warning(
-        "out of memory with %s (planned %.1f MiB): %s; once more with %s (planned %.1f MiB)",
+        "out of memory with %s (planned %.1f MiB): %s; trying again with %s (planned %.1f MiB)",
         tried.chunks,
         tried.peak_bytes / MIB,
         message,
@@ -190,33 +178,17 @@ def train_within_memory(
 
 
 def next_smaller(setting: Setting, tried: Plan) -> Plan:
-    """Return a plan that needs at most three quarters of the activations of `tried`.
-
-    It is the smallest plan there is where no other does.
-    """
+    """Return a plan with at most three quarters of the activations of `tried`, or the smallest."""
     smallest = list(candidates(setting))[-1]
     floor = planned_peak_bytes(setting, smallest)
     budget = floor + (tried.peak_bytes - floor) * 3 // 4
     return plan(setting, budget)
 
 
-def held_tensors(value: object) -> Iterator[Tensor]:
-    """Yield the tensors that an object of this package keeps, at any depth."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from held_tensors(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from held_tensors(item)
-    elif type(value).__module__.startswith("blocklora.") and hasattr(value, "__dict__"):
-        yield from held_tensors(vars(value))
-
-
-def _never_fits(setting: Setting, needed: int, there: int) -> UserError:
+def _never_fits(setting: Setting, needed: int, usable: int) -> UserError:
     return UserError(
         f"{setting.clip.name} with {len(setting.prompts)} classes and batches of "
         f"{setting.batch_size} images in {setting.precision} needs {needed / MIB:.1f} MiB even "
-        f"in small chunks, and {there / MIB:.1f} MiB are usable; use a larger GPU, a smaller "
+        f"in small chunks, but only {usable / MIB:.1f} MiB are usable; use a larger GPU, a smaller "
         "batch_size, or precision bf16 or fp16"
     )

@@ -1,4 +1,4 @@
-"""The precisions in which products are computed, and where each can be used."""
+"""The floating-point precisions for matrix products, and the devices that support them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ class Precision:
     """A floating-point format.
 
     Attributes:
-        dtype: its name in torch.
+        dtype: the name of its torch dtype.
         on_cpu: True if it can be used on a CPU.
-        scaled: True if small gradients vanish in it, so that the loss is scaled up before the
-            backward pass.
+        scaled: True if the loss has to be scaled up before the backward pass, because small
+            gradients would underflow.
     """
 
     dtype: str
@@ -29,11 +29,11 @@ PRECISIONS: Mapping[str, Precision] = {
     "bf16": Precision("bfloat16", on_cpu=True),
     "fp16": Precision("float16", on_cpu=False, scaled=True),
 }
-"""By the names that the configuration and the command line take."""
+"""The precisions by their names in the configuration and on the command line."""
 
 
 def dtype_of(precision: str) -> "torch.dtype":
-    """Return the type of numbers of a precision."""
+    """Return the torch dtype of a precision."""
     import torch
 
     return getattr(torch, PRECISIONS[precision].dtype)

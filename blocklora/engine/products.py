@@ -1,7 +1,8 @@
-"""Products with frozen weights, and low-rank paths beside them; no function here is differentiable.
+"""Products with frozen weights and their low-rank updates, each with a handwritten gradient.
 
-`blocks.py` puts them together with their gradients written out. Only gradients of inputs and of
-the low-rank factors exist, so no activation is kept that only a frozen weight's would need.
+These functions are not differentiable by autograd; `blocks.py` combines them into functions that
+are. There are gradients of inputs and of low-rank factors only, so activations that only the
+gradient of a frozen weight would need are never kept.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from blocklora.engine.masks import kept
 
-# PyTorch multiplies fp32 matrices by MKL, which runs at half the speed of oneDNN on processors
-# not made by Intel; the operation is that of torch.compile's CPU code.
+# PyTorch multiplies fp32 matrices with MKL, which is half as fast as oneDNN on processors not made
+# by Intel. torch.compile uses this operation, too, in the code it generates for CPUs.
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -26,7 +27,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of `product` with respect to x, gradient · W."""
+    """Return the gradient of `product` with respect to x, which is gradient · W."""
     return product(gradient, weight.T)
 
 
@@ -35,10 +36,10 @@ class Paths:
     """The low-rank paths of one layer.
 
     Attributes:
-        matrices: the adapted ones of q, k, v, o.
+        matrices: the adapted matrices among q, k, v and o.
         numbers: 0 to len(matrices) − 1, uint8, on the device.
         down: s/(1 − dropout) · A over the full input, shape (matrices, inner, width).
-        up: sum of the arms, transposed like `down`, shape (matrices, inner, width).
+        up: sum of the arms, transposed, shape (matrices, inner, width).
         masks: dropout masks of the inputs (`masks.py`), uint8 (tokens, width), or None.
     """
 
@@ -46,26 +47,26 @@ class Paths:
     numbers: Tensor
     down: Tensor
     up: Tensor
-    masks: Tensor | None
+    masks: Tensor | None = None
 
     def rows(self, names: str) -> list[int]:
-        """Return the numbers of the adapted ones among `names`."""
+        """Return the indices of those adapted matrices that are in `names`."""
         return [row for row, matrix in enumerate(self.matrices) if matrix in names]
 
     def inputs(self, x: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return x as each of `rows` sees it after dropout, shape (rows, tokens, width)."""
+        """Return x after the dropout of each of `rows`, shape (rows, tokens, width)."""
         if self.masks is None:
             return x.expand(len(rows), *x.shape)
         return x * self._kept(rows)
 
     def drop(self, gradients: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return the gradient of x given those of `inputs`, which are overwritten."""
+        """Return the gradient of x from the gradients of `inputs`, which are overwritten."""
         if self.masks is not None:
             gradients *= self._kept(rows)
         return gradients.sum(0)
 
     def at(self, tokens: Tensor) -> "Paths":
-        """Return the paths for some of the tokens."""
+        """Return the same paths for a selection of tokens."""
         masks = None if self.masks is None else self.masks[tokens]
         return Paths(self.matrices, self.numbers, self.down, self.up, masks)
 
@@ -76,10 +77,10 @@ class Paths:
 
 @dataclass(frozen=True)
 class Adapted:
-    """Products of `names` stacked in one frozen weight, with the low-rank paths of some of them.
+    """Several projections stacked in one frozen weight, some of which have low-rank paths.
 
     Attributes:
-        names: the stacked ones of q, k, v, o, in the order of the weight's rows.
+        names: the stacked projections among q, k, v and o, in the order of the weight's rows.
         weight: frozen, shape (names · width, width).
         bias: frozen, shape (names · width,).
     """
@@ -89,7 +90,7 @@ class Adapted:
     bias: Tensor
 
     def forward(self, x: Tensor, paths: Paths | None) -> tuple[Tensor, Tensor | None]:
-        """Return the stacked outputs (tokens, names · width), and what `backward` needs."""
+        """Return the stacked outputs (tokens, names · width), and x·Aᵀ, which `backward` needs."""
         outputs = product(x, self.weight, self.bias)
         rows = [] if paths is None else paths.rows(self.names)
         if paths is None or not rows:
@@ -107,17 +108,17 @@ class Adapted:
         inner: Tensor | None,
         into_input: bool,
     ) -> tuple[Tensor | None, dict[int, tuple[Tensor, Tensor]]]:
-        """Return the gradient of x, None unless it is wanted, and those of the low-rank factors.
+        """Return the gradients of x and of the low-rank factors.
 
         Args:
             gradient: the gradient of the stacked outputs.
-            x: the input; needed where there are paths.
+            x: the input of `forward`, which only low-rank paths need.
             paths: as in `forward`.
-            inner: second result of `forward`.
-            into_input: True if the gradient of x is wanted.
+            inner: the second result of `forward`.
+            into_input: True if the gradient of x is wanted; otherwise it is None.
 
         Returns:
-            The latter by row: gradients of `paths.down[row]` and `paths.up[row]`.
+            The gradient of x, and by row those of `paths.down[row]` and `paths.up[row]`.
         """
         into_x = input_gradient(gradient, self.weight) if into_input else None
         if x is None or paths is None or inner is None:
@@ -140,6 +141,6 @@ class Adapted:
 
 
 def _choose(stack: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return some of a stack, which costs nothing for all of it."""
-    # Indexing by a list would copy the list to the device, which a CUDA graph cannot record.
+    """Return the given rows of a stack, without copying if these are all of them."""
+    # Indexing with a list would copy the list to the device, which a CUDA graph cannot record.
     return stack if len(rows) == len(stack) else torch.stack([stack[row] for row in rows])

@@ -1,7 +1,7 @@
-"""Random numbers that follow from the seed, what they are for and the step, and nothing else.
+"""Random generators that depend only on the seed, their purpose and the training step.
 
-No generator has a state that a later step depends on, so a resumed run draws what an
-uninterrupted one would have drawn.
+Every step makes its own generators, so no state is carried from one step to the next, and a
+resumed run draws the same numbers as an uninterrupted one.
 """
 
 import zlib
@@ -11,7 +11,7 @@ import torch
 
 
 def seed_sequence(seed: int, purpose: str, *counters: int) -> np.random.SeedSequence:
-    """Return the seed of one draw: `purpose` in words, `counters` such as the step."""
+    """Return the seed of one draw; `counters` are numbers such as the step."""
     return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
 
 

@@ -1,4 +1,4 @@
-"""The hyperparameters of a training, apart from the adapter's."""
+"""The training hyperparameters, apart from those of the adapter."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,32 +6,32 @@ from typing import Annotated
 
 from blocklora.fields import (
     Allowed,
+    Checked,
     Count,
     NotNegative,
     Positive,
     PositiveShare,
     Share,
     ShareBelowOne,
-    refuse,
 )
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a run is trained; the values of CLIP-LoRA stand in `studies/paper.yaml`.
+class Recipe(Checked):
+    """The hyperparameters of a run; `studies/paper.yaml` has those of CLIP-LoRA.
 
     Attributes:
         prompt: template of the class prompts; `{}` is replaced by the class name.
-        iterations_per_shot: gradient steps are this times the shots, whatever the classes.
-        batch_size: images per step; the last, smaller batch of an epoch is kept.
-        learning_rate: the learning rate of AdamW at the start.
-        final_learning_rate: the learning rate that a cosine reaches at the last step.
-        weight_decay: decoupled, on every adapter parameter.
-        betas: the decay rates of AdamW's first and second moment.
-        crop_scale: smallest and largest share of the image area a random crop takes.
-        flip_probability: the probability of a horizontal flip.
-        logit_scale: factor of the cosines in the cross-entropy.
-        log_every: steps between two lines of the history.
+        iterations_per_shot: gradient steps per shot; k shots take k times as many steps.
+        batch_size: images per step; the last batch of an epoch may be smaller.
+        learning_rate: initial learning rate of AdamW.
+        final_learning_rate: learning rate at the end of the cosine schedule.
+        weight_decay: decoupled weight decay, applied to every adapter parameter.
+        betas: decay rates of AdamW's first and second moments.
+        crop_scale: smallest and largest share of the image area that a random crop covers.
+        flip_probability: probability of a horizontal flip.
+        logit_scale: factor that multiplies the cosine similarities in the cross-entropy.
+        log_every: steps between two rows of the history.
     """
 
     prompt: Annotated[
@@ -56,15 +56,8 @@ class Recipe:
     logit_scale: Positive
     log_every: Count
 
-    def __post_init__(self) -> None:
-        """Check what the types of the fields cannot say.
-
-        Raises:
-            ValueError: values do not go together.
-        """
-        refuse(self._faults())
-
-    def _faults(self) -> Iterator[str]:
+    def faults(self) -> Iterator[str]:
+        """Yield the values that do not fit together."""
         if self.final_learning_rate > self.learning_rate:
             yield (
                 f"final_learning_rate: {self.final_learning_rate:g} is not allowed; it must be at "

@@ -1,7 +1,7 @@
-"""The reference engine: open_clip's own modules and the formula of the adapter, no tricks.
+"""The reference engine: open_clip's own modules and the adapter's formula, without optimisation.
 
 Every prompt is padded to the context length and encoded at every step, ΔW is a dense matrix, and
-mixed precision is autocast. It is what the fast engine is tested and measured against.
+mixed precision uses autocast. The fast engine is tested and benchmarked against this one.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from blocklora.engine.randomness import integer_seed
 class ReferenceEngine:
     """CLIP-LoRA's training step on an open_clip model; see `blocklora.engine.fast.Engine`.
 
-    It encodes everything at once, whatever the chunks.
+    It ignores `chunks` and always encodes everything at once.
     """
 
     chunked = False
@@ -37,18 +37,16 @@ class ReferenceEngine:
         precision: str = "fp32",
         chunks: Chunks | None = None,
     ) -> None:
-        """Attach `adapter` to a model with the weights of `backbone` and pad the prompts."""
+        """Build the model from `backbone`, attach `adapter` to it, and pad the prompts."""
         self.adapter, self.logit_scale, self.seed = adapter, logit_scale, seed
         self.device, self.dtype = torch.device(device), dtype_of(precision)
         self.scaled, self.recorded = PRECISIONS[precision].scaled, None
         self.model = build_open_clip(backbone.config, backbone.weights).to(device)
         self.attachment = Attachment(self.model, adapter)
         self.model.train()
-        self.tokens = torch.zeros(
-            len(prompts), backbone.config.context_length, dtype=torch.long, device=device
-        )
-        for row, prompt in zip(self.tokens, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
+        length = backbone.config.context_length
+        padded = [[*prompt, *[0] * (length - len(prompt))] for prompt in prompts]
+        self.tokens = torch.tensor(padded, device=device)
         self.mean = torch.tensor(backbone.config.mean, device=device).view(3, 1, 1)
         self.std = torch.tensor(backbone.config.std, device=device).view(3, 1, 1)
 

@@ -1,18 +1,19 @@
-"""The two towers of CLIP with frozen weights, written for training adapters.
+"""The two towers of CLIP with frozen weights, optimised for training adapters.
 
-They compute what open_clip's modules compute, to rounding, and differ in what they spend:
+They compute the same as open_clip's modules, up to rounding, but at a lower cost:
 
-- tokens of all sequences lie end to end, so that prompts of different lengths need no padding;
-- q, k and v come from one frozen product, the updates from thin ones added in place of a dense
-  ΔW; nothing of size d × d is made (`products.py`);
-- frozen weights get no gradient, so no activation is kept that only such a gradient would need
+- tokens of all sequences lie end to end, so prompts of different lengths need no padding;
+- q, k and v come from one product with frozen weights, and updates are thin products, so no dense
+  ΔW is ever computed (`products.py`);
+- frozen weights get no gradient, so activations that only such gradients would need are not kept
   (`blocks.py`);
-- the last block computes queries, output and MLP for the pooled token of each sequence alone,
-  since nothing else of it is used.
+- the last block computes queries, output and MLP only for the pooled token of each sequence,
+  because the other tokens are not used.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,73 +25,59 @@ from blocklora.engine.blocks import QUICK_GELU, Block, Groups, Norm
 from blocklora.engine.packing import PackedPrompts
 from blocklora.engine.products import Adapted, Paths, product
 
+Updates = Mapping[int, Paths]
+"""The low-rank paths of each updated layer, without dropout masks."""
+NO_UPDATES: Updates = {}
 
-@dataclass(frozen=True)
-class Updates:
-    """The low-rank updates of a tower, ready for thin products.
+
+class _Tower:
+    """A transformer with frozen weights and low-rank updates, a final norm and a projection.
 
     Attributes:
-        first: index of the first updated layer.
-        matrices: the adapted ones of q, k, v, o.
-        numbers: 0 to len(matrices) − 1, uint8, on the device.
-        down: s/(1 − dropout) · A of each layer over the full input, (matrices, inner, width).
-        up: sum of the arms of each layer, transposed, shape (matrices, inner, width).
+        name: "vision" or "text".
+        norm, projection: open_clip's names of the final norm and the projection.
     """
 
-    first: int
-    matrices: tuple[str, ...]
-    numbers: Tensor
-    down: Sequence[Tensor]
-    up: Sequence[Tensor]
-
-    def paths(self, layer: int, masks: Tensor | None) -> Paths | None:
-        """Return the paths of a layer, None if it has none.
-
-        `masks` are the dropout masks, uint8 (updated layers, tokens, width).
-        """
-        row = layer - self.first
-        if not 0 <= row < len(self.down):
-            return None
-        mask = None if masks is None else masks[row]
-        return Paths(self.matrices, self.numbers, self.down[row], self.up[row], mask)
-
-
-class Transformer:
-    """Pre-norm residual attention blocks with frozen weights and low-rank updates."""
+    name: ClassVar[str]
+    norm: ClassVar[str]
+    projection: ClassVar[str]
 
     def __init__(
-        self, backbone: Backbone, tower: str, device: str | torch.device, dtype: torch.dtype
-    ) -> None:
-        """Take one tower's blocks from `backbone`, matrices in `dtype`, norms in fp32."""
-        self.layers = getattr(backbone.config, tower).layers
-        self.causal = tower == "text"
-        self.blocks = [
-            _take_block(backbone, tower, layer, device, dtype) for layer in range(self.layers)
-        ]
-
-    def __call__(
         self,
-        x: Tensor,
-        groups: Groups,
-        pooled: Tensor,
-        updates: Updates | None,
-        masks: Tensor | None,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Take the weights from `backbone`, with matrices of blocks in `dtype`, norms in fp32."""
+        shape = getattr(backbone.config, self.name)
+        self.width, self.causal = shape.width, self.name == "text"
+        self.blocks = [
+            _take_block(backbone, self.name, layer, device, dtype) for layer in range(shape.layers)
+        ]
+        self._norm = [backbone.weights[f"{self.norm}.{x}"].to(device) for x in ("weight", "bias")]
+        self._projection = backbone.weights[self.projection].to(device)
+
+    def features(
+        self, x: Tensor, groups: Groups, pooled: Tensor, updates: Updates, masks: Tensor | None
     ) -> Tensor:
-        """Return the pooled tokens after the last block, shape (sequences, width).
+        """Return unnormalised fp32 features, shape (sequences, embed_dim).
 
         Args:
             x: input tokens of all sequences end to end, fp32, shape (tokens, width).
-            groups: (sequences, length) of each run of sequences of one length, in order.
-            pooled: index of the one token of each sequence whose output is wanted; in a causal
-                tower it has to be the sequence's last.
-            updates: the updates of the tower, if it has any.
+            groups: (sequences, length) of each group of sequences of one length, in order.
+            pooled: index of the token of each sequence whose output is wanted; the last token of
+                the sequence in a causal tower.
+            updates: the low-rank updates.
             masks: dropout masks, uint8 (updated layers, tokens, width); None applies no dropout.
         """
+        masks_of = {} if masks is None else dict(zip(updates, masks, strict=True))
         for layer, block in enumerate(self.blocks):
-            wanted = pooled if layer == self.layers - 1 else None
-            paths = None if updates is None else updates.paths(layer, masks)
+            wanted = pooled if layer == len(self.blocks) - 1 else None
+            paths = updates.get(layer)
+            if layer in masks_of:
+                paths = replace(paths, masks=masks_of[layer])
             x = block(x, groups, self.causal, wanted, paths)
-        return x
+        return F.layer_norm(x, x.shape[-1:], *self._norm) @ self._projection
 
 
 def _take_block(
@@ -126,9 +113,10 @@ def _take_block(
 def embed_prompts(
     backbone: Backbone, prompts: PackedPrompts, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """Return the embedded tokens, fp32 (tokens, width).
+    """Return the embedded tokens, fp32 (tokens, width) on `device`.
 
-    The embeddings are frozen, so that one time is enough, and stay where the backbone is.
+    Embeddings are frozen, so they are looked up only once, and their tables stay on the device of
+    the backbone.
     """
     tokens = backbone.weights["token_embedding.weight"]
     positions = backbone.weights["positional_embedding"]
@@ -136,38 +124,26 @@ def embed_prompts(
     return (tokens[rows.tokens] + positions[rows.positions]).to(device)
 
 
-class TextTower:
+class TextTower(_Tower):
     """CLIP's text tower over packed prompts."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        weights = backbone.weights
-        self.transformer = Transformer(backbone, "text", device, dtype)
-        self.width = backbone.config.text.width
-        self._norm = weights["ln_final.weight"].to(device), weights["ln_final.bias"].to(device)
-        self._projection = weights["text_projection"].to(device)
+    name, norm, projection = "text", "ln_final", "text_projection"
 
     def __call__(
         self,
         embedded: Tensor,
         prompts: PackedPrompts,
-        updates: Updates | None = None,
+        updates: Updates = NO_UPDATES,
         masks: Tensor | None = None,
     ) -> Tensor:
-        """Return unnormalised fp32 text features, shape (prompts, embed_dim).
-
-        `masks` is uint8 (updated layers, tokens, width).
-        """
-        x = self.transformer(embedded, prompts.groups, prompts.ends, updates, masks)
-        return F.layer_norm(x, x.shape[-1:], *self._norm) @ self._projection
+        """Return the features of the prompts; see `_Tower.features`."""
+        return self.features(embedded, prompts.groups, prompts.ends, updates, masks)
 
 
-class VisionTower:
+class VisionTower(_Tower):
     """CLIP's vision transformer."""
+
+    name, norm, projection = "vision", "visual.ln_post", "visual.proj"
 
     def __init__(
         self,
@@ -175,43 +151,33 @@ class VisionTower:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        weights, config = backbone.weights, backbone.config
-        self.transformer = Transformer(backbone, "vision", device, dtype)
-        self.width = config.vision.width
+        super().__init__(backbone, device, dtype)
+        config = backbone.config
         self.tokens = (config.image_size // config.patch_size) ** 2 + 1
         self._patch = config.patch_size
 
         def take(name: str) -> Tensor:
-            return weights[f"visual.{name}"].to(device)
+            return backbone.weights[f"visual.{name}"].to(device)
 
         self._filters = take("conv1.weight").flatten(1).to(dtype)
         self._class, self._positions = take("class_embedding"), take("positional_embedding")
         self._pre = take("ln_pre.weight"), take("ln_pre.bias")
-        self._post = take("ln_post.weight"), take("ln_post.bias")
-        self._projection = take("proj")
         self._mean = torch.tensor(config.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(config.std, device=device).view(3, 1, 1)
 
     def __call__(
-        self,
-        images: Tensor,
-        updates: Updates | None = None,
-        masks: Tensor | None = None,
+        self, images: Tensor, updates: Updates = NO_UPDATES, masks: Tensor | None = None
     ) -> Tensor:
-        """Return unnormalised fp32 image features, shape (images, embed_dim).
-
-        `images` is uint8 (images, size, size, 3); `masks` is uint8 (updated layers, tokens, width).
-        """
+        """Return the features of uint8 images (images, size, size, 3); see `_Tower.features`."""
         count = images.shape[0]
         with torch.no_grad():
             x = self._embed(images)
         pooled = torch.arange(count, device=x.device) * self.tokens
-        x = self.transformer(x, [(count, self.tokens)], pooled, updates, masks)
-        return F.layer_norm(x, x.shape[-1:], *self._post) @ self._projection
+        return self.features(x, [(count, self.tokens)], pooled, updates, masks)
 
     def _embed(self, images: Tensor) -> Tensor:
         """Return the tokens before the first block, fp32, shape (images · tokens, width)."""
-        # Non-overlapping patches, channel by channel, make the convolution one product.
+        # Patches do not overlap, so the convolution is a single matrix product.
         patches = images.unfold(1, self._patch, self._patch).unfold(2, self._patch, self._patch)
         pixels = (patches.flatten(1, 2).float() / 255 - self._mean) / self._std
         x = product(pixels.flatten(2).flatten(0, 1).to(self._filters.dtype), self._filters).float()

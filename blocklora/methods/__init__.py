@@ -1,4 +1,4 @@
-"""The methods there are, a line each."""
+"""The available methods; to add a method, add a line here."""
 
 from collections.abc import Mapping
 
@@ -13,4 +13,4 @@ METHODS: Mapping[str, Method] = {
         LowRankAdapter(),
     )
 }
-"""By the value of `kind` in study files."""
+"""The methods by the value of `kind` in study files."""

@@ -1,7 +1,7 @@
-"""LoRA and Block-LoRA: low-rank updates of the attention of both towers, trained on the shots."""
+"""LoRA and Block-LoRA: low-rank updates of CLIP's attention layers, trained on the shots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,14 @@ ADAPTER_FILE = "adapter.safetensors"
 
 @dataclass(frozen=True)
 class Kept:
-    """The engine of a fit, which the next fit with the same setting takes as it stands.
+    """The engine of a fit, which the next fit with the same setting can use again.
 
-    Weights, prompts and recorded steps stay where they are; only the adapter starts anew.
+    Its weights, prompts and recorded steps stay in place; only the adapter is initialised anew.
 
     Attributes:
-        made_for: The setting, logit scale and way to compute that the next fit must have.
-        plan: The plan by which the engine was made; None where nothing was planned.
-        engine: The engine.
+        made_for: the setting, logit scale and `Compute`, which must be those of the next fit.
+        plan: the memory plan of the engine, if there is one.
+        engine: the engine.
     """
 
     made_for: Any
@@ -38,7 +38,7 @@ class Kept:
 
 
 class LowRankAdapter(FittedMethod):
-    """An adapter of `blocklora/adapters/`, trained by AdamW on the cross-entropy of its logits."""
+    """An adapter of `blocklora/adapters/`, trained with AdamW and cross-entropy."""
 
     kind = "adapter"
     config = AdapterConfig
@@ -113,8 +113,8 @@ class LowRankAdapter(FittedMethod):
             (engine, history), plan = train_within_memory(setting, compute.device, attempt, known)
         else:
             engine, history = attempt(Chunks())
-        # Tests need memory beside what is kept. On a CPU there is a plan only where memory ran out,
-        # and the next fit has to begin as it would alone.
+        # Keep the engine only if testing still has enough memory. On a CPU, a plan means that
+        # memory ran out, and the next fit has to start as it would on its own.
         if plan is None or (on_gpu and plan.peak_bytes <= free_bytes(compute.device)):
             task.kept[self.kind] = Kept(made_for, plan, engine)
         adapter = engine.adapter
@@ -130,9 +130,7 @@ class LowRankAdapter(FittedMethod):
     def classifier(
         self, learned: "Adapter", recipe: "Recipe", task: Task, device: str, precision: str
     ) -> "Classifier":
-        """See `Method.classifier`: the adapter is merged into the weights first."""
-        from dataclasses import replace
-
+        """See `Method.classifier`; the adapter is merged into the weights."""
         from blocklora.adapters.merge import merge
         from blocklora.engine.classifier import Classifier
 

@@ -1,9 +1,9 @@
-"""What a method is: its description, and the functions that fit it and that classify by it.
+"""The base classes of methods; read this to add a method of your own.
 
-A method is one module with one subclass of `Method`, or of `FittedMethod` if it learns from the
-training images, listed in `blocklora/methods/__init__.py`.
-Study files, the workflow, digests, status and runs.csv follow from the description. Describing a
-method imports nothing heavy: its functions import the engine when they are called.
+A method is a module with a subclass of `Method`, or of `FittedMethod` if it learns from the
+training images, and is listed in `blocklora/methods/__init__.py`. Study files, the workflow,
+digests, the status and runs.csv follow from its attributes. Modules of methods must be quick to
+import, so their functions import the engine only when they are called.
 """
 
 from abc import ABC, abstractmethod
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compute:
-    """How to compute, which changes no number but by rounding.
+    """How to compute; none of this changes results, except for rounding.
 
     Attributes:
         device: "cpu" or "cuda".
-        precision: one of `PRECISIONS` of `blocklora/engine/precisions.py`.
-        engine: "fast" or "reference".
-        workers: threads that prepare batches ahead.
+        precision: one of `PRECISIONS` in `blocklora/engine/precisions.py`.
+        engine: one of `ENGINES` in `blocklora/engine/engines.py`.
+        workers: number of threads that prepare batches ahead.
     """
 
     device: str
@@ -45,10 +45,10 @@ class Task:
     """A classification task without its images.
 
     Attributes:
-        backbone: weights of the image–text model.
+        backbone: the image–text model.
         names: class names by label.
-        tokenize: turns a prompt template into the token ids of every class prompt.
-        kept: Whatever a method keeps from one fit for the next one on the task, by its kind.
+        tokenize: returns the token ids of all class prompts for a prompt template.
+        kept: what methods keep for the next fit on this task, by the kind of the method.
     """
 
     backbone: "Backbone"
@@ -62,9 +62,9 @@ class Shots:
     """The training images of a run.
 
     Attributes:
-        images: decoded, of any sizes.
+        images: decoded images of any sizes.
         labels: their classes, int64 (images,).
-        per_class: shots.
+        per_class: number of images per class.
         seed: the seed of the run.
     """
 
@@ -76,12 +76,12 @@ class Shots:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a method learned, and what it cost to learn it.
+    """The result of a fit.
 
     Attributes:
         learned: whatever `FittedMethod.save` writes and `FittedMethod.load` reads.
-        history: the course of the training, for `history.csv`; None if it has no steps.
-        facts: numbers for the record, by the names of columns of runs.csv.
+        history: the training history for `history.csv`; None for a method without steps.
+        facts: numbers for the record of the run, by their columns in runs.csv.
     """
 
     learned: Any
@@ -90,15 +90,15 @@ class Fit:
 
 
 class Method(ABC):
-    """The description of a method that needs no fitting, and so has no shots and no seeds.
+    """A method that needs no training, and therefore has neither shots nor seeds.
 
     Attributes:
         kind: the value of `kind` in study files.
-        config: dataclass of its values in study files (`blocklora/fields.py`); None has none.
-        trained: True if it is fitted, as those of `FittedMethod` are.
+        config: dataclass of its values in study files (`blocklora/fields.py`), if it has any.
+        trained: True for a `FittedMethod`.
         low_rank: True if it learns an adapter, so that spectra, bounds and compression apply.
-        engines: True if an engine of `blocklora/engine/engines.py` trains it.
-        files: the names of the files that a fit leaves beside `fit.json` and `history.csv`.
+        engines: True if it is trained by an engine of `blocklora/engine/engines.py`.
+        files: names of the files that a fit writes in addition to `fit.json` and `history.csv`.
     """
 
     kind: ClassVar[str]
@@ -112,19 +112,14 @@ class Method(ABC):
     def classifier(
         self, learned: Any, recipe: Recipe, task: Task, device: str, precision: str
     ) -> "Classifier":
-        """Return what classifies images of a task, which may be another one than was fitted.
+        """Return a classifier for a task, which may differ from the one that was fitted.
 
-        Args:
-            learned: as in `Fit`; None for a method that is not fitted.
-            recipe: hyperparameters of the method in the study.
-            task: the classification task.
-            device: "cpu" or "cuda".
-            precision: as in `Compute`.
+        `learned` is that of `Fit`, and None for a method that is not fitted.
         """
 
 
 class FittedMethod(Method):
-    """The description of a method that learns from the training images."""
+    """A method that learns from the training images."""
 
     trained = True
 
@@ -140,23 +135,17 @@ class FittedMethod(Method):
     ) -> Fit:
         """Learn from the shots.
 
-        Args:
-            config: values of the method in the study.
-            recipe: hyperparameters of training.
-            task: the classification task.
-            shots: the training images.
-            compute: device, precision, engine and threads.
-            keeper: the keeper of unfinished work, which is told of every step.
+        `config` has the values of the method in the study file, and `keeper` saves checkpoints.
         """
 
     @abstractmethod
     def save(self, fit: Fit, folder: Path, backbone: "Backbone", facts: Mapping[str, Any]) -> None:
-        """Write `files` of a fit into a folder; `facts` say which run on which task it is of."""
+        """Write the `files` of a fit into a folder; `facts` describe its run for their metadata."""
 
     @abstractmethod
     def load(self, folder: Path, backbone: "Backbone", config: Any) -> Any:
-        """Return what a fit in a folder learned.
+        """Load what a fit saved in a folder.
 
         Raises:
-            UserError: a file is missing, damaged, or of another backbone or configuration.
+            UserError: a file is missing, damaged, or has another backbone or configuration.
         """

@@ -1,4 +1,4 @@
-"""Zero-shot classification: CLIP and the class prompts, with nothing learned."""
+"""Zero-shot classification with CLIP and the class prompts, without any training."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ZeroShot(Method):
-    """Every image gets the class whose prompt is nearest to it."""
+    """Zero-shot CLIP, which assigns each image to the class with the most similar prompt."""
 
     kind = "zero_shot"
 

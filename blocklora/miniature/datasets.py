@@ -1,14 +1,13 @@
-"""The datasets of the embedded study, as image folders `<split>/<class name>/<number>.png`.
+"""The drawn datasets of the miniature study, as image folders `<split>/<class name>/<number>.png`.
 
-- `mini_covered` shows what the captions of pretraining covered: coloured shapes.
-- `mini_shifted` shows shapes and signs they named in a domain they never showed: dark on light,
-  rotated, noisy.
-- `mini_objects` shows objects they never named.
-- `mini_digits` are real images: the handwritten digits that come with scikit-learn, from UCI's
+- `mini_covered` shows coloured shapes that appear in the captions of pretraining.
+- `mini_shifted` shows shapes and signs from these captions in a domain that is new to the model:
+  dark on light, rotated and noisy.
+- `mini_objects` shows objects that no caption mentions.
+- `mini_digits` has real images: the handwritten digits that come with scikit-learn, from UCI's
   "Optical Recognition of Handwritten Digits".
 
-The numbers of classes and images stand in `blocklora/data/registry/miniature.yaml` too, where
-verification reads them.
+`blocklora/data/registry/miniature.yaml` repeats the numbers of classes and images for verification.
 """
 
 import shutil
@@ -26,23 +25,15 @@ from blocklora.data.download import locked
 from blocklora.data.source import Source
 from blocklora.errors import UserError
 from blocklora.files import json_digest
+from blocklora.miniature import painting
 from blocklora.miniature.figures import OBJECTS, draw_masks
-from blocklora.miniature.painting import (
-    COLOURS,
-    PALETTE,
-    TEXTURES,
-    dark_grounds,
-    draw_textures,
-    paint,
-    vary,
-)
 from blocklora.miniature.pairs import NOISE, TILT
 from blocklora.miniature.settings import Settings
 from blocklora.provenance import code_digest
 
 IMAGES_PER_CLASS = {"train": 24, "val": 8, "test": 40}
 DRAWN_PER_CLASS = sum(IMAGES_PER_CLASS.values())
-DIGITS_PER_CLASS = {"train": 40, "val": 20}  # the others, 114 to 123 of each, are for the test
+DIGITS_PER_CLASS = {"train": 40, "val": 20}  # the other 114 to 123 of each digit are for testing
 
 COVERED_COLOURS = ("red", "yellow", "green", "blue")
 COVERED_SHAPES = ("circle", "square", "star")
@@ -54,21 +45,21 @@ SHIFTED_TILT = 60  # degrees
 SHIFTED_NOISE = 24
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# Given the image size: each class name with its pictures, uint8 (n, size, size, 3).
 Painter = Callable[[int, np.random.Generator], Iterator[tuple[str, np.ndarray]]]
+"""Given an image size, yields each class name with its pictures, uint8 (n, size, size, 3)."""
 
 
 def draw(name: str, data_root: Path, settings: Settings | None) -> Source:
-    """Draw the dataset `name` below `data_root` and return where it is.
+    """Draw the dataset `name` below `data_root`, unless it exists, and return its location.
 
-    The folder is named by the settings and the code that draws, so that studies that draw
-    differently can share a `data_root`, and never changes once it is there.
+    The name of the folder depends on the settings and the code that draws, so studies that draw
+    differently can share a `data_root`. A finished folder never changes.
 
     Raises:
-        UserError: the study has no `miniature` settings, or no such dataset is drawn.
+        UserError: the study has no `miniature` settings, or this is not a drawn dataset.
     """
     if settings is None:
-        raise UserError(f"{name} is drawn, so the study needs `miniature` settings")
+        raise UserError(f"the dataset {name} is drawn, so the study needs `miniature` settings")
     digest = json_digest([asdict(settings), code_digest(__name__)])
     folder = data_root.absolute() / "drawn" / f"{name}-{digest[:12]}"
     with locked(data_root, folder.name):
@@ -84,13 +75,13 @@ def draw(name: str, data_root: Path, settings: Settings | None) -> Source:
 def draw_dataset(name: str, folder: Path, settings: Settings) -> None:
     """Draw the dataset `name` into `folder`, which exists and is empty.
 
-    The images depend on the name and on the seed and the image size of `settings` alone.
+    The images depend only on the name, and on the seed and image size in `settings`.
 
     Raises:
-        UserError: no such dataset is drawn.
+        UserError: this is not a drawn dataset.
     """
     if name not in DATASETS:
-        raise UserError(f"{name}: no such drawn dataset; there are {', '.join(DATASETS)}")
+        raise UserError(f"{name}: no such drawn dataset; please use one of {', '.join(DATASETS)}")
     rng = np.random.default_rng([settings.seed, crc32(name.encode())])
     for classname, pictures in tqdm(
         DATASETS[name](settings.image_size, rng), desc=f"drawing {name}", unit="class", disable=None
@@ -106,7 +97,7 @@ def draw_dataset(name: str, folder: Path, settings: Settings) -> None:
 
 def _covered(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for colour, shape in product(COVERED_COLOURS, COVERED_SHAPES):
-        yield f"{colour} {shape}", _textured(shape, COLOURS[colour], size, rng)
+        yield f"{colour} {shape}", _textured(shape, painting.COLOURS[colour], size, rng)
 
 
 def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -117,10 +108,10 @@ def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndar
 def _shifted(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for name in SHIFTED_FIGURES:
         masks = draw_masks(name, DRAWN_PER_CLASS, size, SHIFTED_TILT, rng)
-        dark = vary(_any_colours(rng) * 0.4, rng)
+        dark = painting.vary(_any_colours(rng) * 0.4, rng)
         plain = np.zeros(masks.shape, bool)
-        light = 255 - dark_grounds(DRAWN_PER_CLASS, rng)
-        yield name, paint(masks, dark, light, plain, SHIFTED_NOISE, rng)
+        light = 255 - painting.dark_grounds(DRAWN_PER_CLASS, rng)
+        yield name, painting.paint(masks, dark, light, plain, SHIFTED_NOISE, rng)
 
 
 def _digits(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -134,7 +125,7 @@ def _digits(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarr
 
 
 def _enlarge(digit: np.ndarray, size: int) -> np.ndarray:
-    """Return a grey digit as RGB (size, size, 3) with the margin that drawn figures have."""
+    """Return a grey digit as RGB (size, size, 3), with a margin like that of drawn figures."""
     inner = 3 * size // 4
     picture = Image.new("RGB", (size, size))
     enlarged = Image.fromarray(digit).resize((inner, inner), Image.BICUBIC)
@@ -143,18 +134,19 @@ def _enlarge(digit: np.ndarray, size: int) -> np.ndarray:
 
 
 def _any_colours(rng: np.random.Generator) -> np.ndarray:
-    return PALETTE[rng.integers(len(PALETTE), size=DRAWN_PER_CLASS)]
+    return painting.PALETTE[rng.integers(len(painting.PALETTE), size=DRAWN_PER_CLASS)]
 
 
 def _textured(
     name: str, colour: tuple[int, ...] | None, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Paint a figure in one colour or in any, like the pretraining pictures, textures mixed."""
+    """Paint a figure like in pretraining, with mixed textures and in one colour or in all."""
     count = DRAWN_PER_CLASS
     masks = draw_masks(name, count, size, TILT, rng)
     colours = np.tile(colour, (count, 1)) if colour else _any_colours(rng)
-    dark = draw_textures(rng.integers(len(TEXTURES), size=count), size, rng)
-    return paint(masks, vary(colours, rng), dark_grounds(count, rng), dark, NOISE, rng)
+    dark = painting.draw_textures(rng.integers(len(painting.TEXTURES), size=count), size, rng)
+    varied, grounds = painting.vary(colours, rng), painting.dark_grounds(count, rng)
+    return painting.paint(masks, varied, grounds, dark, NOISE, rng)
 
 
 DATASETS: dict[str, Painter] = {

@@ -1,4 +1,4 @@
-"""Small CLIP models that are pretrained on drawn images, as a family of backbones."""
+"""The backbone family of small CLIP models that are pretrained on drawn images."""
 
 from dataclasses import asdict
 
@@ -6,7 +6,7 @@ from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.family import Family
 from blocklora.miniature.settings import Settings
 
-VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
+VOCABULARY = 49408  # number of tokens in CLIP's byte-pair encoding
 
 
 def clip_config(name: str, settings: Settings) -> ClipConfig:

@@ -1,9 +1,9 @@
-"""The figures the miniature draws, and their masks.
+"""The figures of the miniature study, and random masks of them.
 
-A figure is made of polylines on a grid of five by five points, `xy` from the upper left corner;
-a `+` before one fills it. The captions of pretraining name shapes, signs and letters; letters are
-among them because their strokes are what a network needs to have seen before it can be adapted to
-handwritten digits, which no caption names. Objects are drawn for a dataset only.
+Figures are written as polylines on a grid of five by five points, with points `xy` counted from the
+upper left corner, and a `+` before a polyline that is filled. The captions of pretraining mention
+shapes, signs and letters, but neither objects nor digits. Letters are included because a network
+has to know strokes before it can be adapted to handwritten digits.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 OVERSAMPLING = 4
 BLURRED_SHARE = 0.15
-BLUR = 4  # pixels that a blurred mask merges into one before it is enlarged again
+BLUR = 4  # by this factor a blurred mask is reduced and enlarged again
 
 SHAPES = {
     "square": "+00 40 44 04",
@@ -68,7 +68,7 @@ OBJECTS = {
 
 @dataclass(frozen=True)
 class Line:
-    """A polyline in [-1, 1]², points (n, 2) of x and y (downwards), a stroke or filled."""
+    """A polyline in [-1, 1]² with points (x, y), shape (n, 2), where y points downwards."""
 
     points: np.ndarray
     filled: bool
@@ -101,24 +101,18 @@ def _curves() -> dict[str, tuple[Line, ...]]:
     }
 
 
-# Names as captions and class names say them.
 _ON_GRID = SHAPES | SIGNS | {f"letter {name}": text for name, text in LETTERS.items()} | OBJECTS
 FIGURES = _curves() | {name: _on_grid(text) for name, text in _ON_GRID.items()}
+"""The lines of each figure, by its name in captions and class names."""
 
 
 def draw_masks(
     name: str, count: int, size: int, tilt: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return masks of one figure, uint8 (count, size, size), 255 inside.
+    """Draw masks of the figure `name`, uint8 (count, size, size), which are 255 inside of it.
 
-    Place, extent, proportions, slant and stroke width vary, and some masks are blurred.
-
-    Args:
-        name: a key of `FIGURES`.
-        count: the number of them.
-        size: side in pixels.
-        tilt: largest rotation to either side in degrees.
-        rng: decides everything that varies.
+    Masks are rotated by up to `tilt` degrees to either side, vary in position, size, proportions,
+    slant and stroke width, and some are blurred.
     """
     masks = np.empty((count, size, size), np.uint8)
     for mask in masks:

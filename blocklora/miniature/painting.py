@@ -1,4 +1,4 @@
-"""Colours, textures, and the composition of masks into pictures."""
+"""Painting pictures from masks, colours and textures."""
 
 import numpy as np
 
@@ -13,14 +13,11 @@ COLOURS = {
 }
 PALETTE = np.array(list(COLOURS.values()))
 TEXTURES = ("plain", "striped", "dotted", "checkered")
-SECOND_SHADE = 0.35  # of the colour, in the dark parts of a texture
+SECOND_SHADE = 0.35  # brightness of the dark parts of a texture
 
 
 def draw_textures(kinds: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return bool (n, size, size): where a figure of texture `TEXTURES[kinds[i]]` is dark.
-
-    Direction, period and phase vary.
-    """
+    """Draw random textures `TEXTURES[kinds[i]]` as bool (n, size, size), True in dark parts."""
     count = len(kinds)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     angle, phase, other_phase = rng.uniform(0, 2 * np.pi, (3, count, 1, 1)).astype(np.float32)
@@ -38,14 +35,14 @@ def paint(
     noise: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return pictures, uint8 (n, size, size, 3).
+    """Paint pictures, uint8 (n, size, size, 3).
 
     Args:
-        masks: uint8 (n, size, size), 255 where the figure is.
-        figure: RGB of each figure, (n, 3).
-        ground: RGB behind each figure, (n, 3).
-        dark: bool (n, size, size), where a figure has its second shade.
-        noise: standard deviation per pixel and channel, in levels of 255.
+        masks: uint8 (n, size, size), 255 inside of the figure.
+        figure: RGB colour of each figure, (n, 3).
+        ground: RGB colour of each background, (n, 3).
+        dark: bool (n, size, size), True where a figure has its second shade.
+        noise: standard deviation of the noise, in levels of 255.
         rng: draws the noise.
     """
     cover = (masks / np.float32(255))[..., None]
@@ -57,10 +54,10 @@ def paint(
 
 
 def vary(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return RGB `colours` (n, 3), each shifted a little."""
+    """Return RGB `colours` (n, 3) with a small random shift."""
     return np.clip(colours + rng.normal(0, 12, colours.shape), 0, 255)
 
 
 def dark_grounds(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return RGB (count, 3) of nearly grey, dark grounds."""
+    """Draw RGB colours (count, 3) of dark, nearly grey backgrounds."""
     return vary(np.repeat(rng.uniform(0, 70, (count, 1)), 3, axis=1), rng)

@@ -1,19 +1,11 @@
-"""Image–caption pairs for pretraining, drawn without end."""
+"""An endless source of image–caption pairs for pretraining."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from blocklora.miniature import painting
 from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
-from blocklora.miniature.painting import (
-    COLOURS,
-    PALETTE,
-    TEXTURES,
-    dark_grounds,
-    draw_textures,
-    paint,
-    vary,
-)
 
 NAMES = tuple(name for name in FIGURES if name not in OBJECTS)
 FILLED = np.array([FIGURES[name][0].filled for name in NAMES])
@@ -24,9 +16,9 @@ FORMS = (
     "the {}.",
     "{}",
 )
-# What the captions of a batch say besides the figure's name. All of one batch say the same, so
-# that no caption is true of another caption's picture without being equal to it. The bare name
-# comes twice: with a colour in the caption, colour alone tells most pairs apart.
+# What captions mention besides the name of the figure. All captions of a batch use the same
+# details, so a caption that is true of another picture equals that picture's caption. The bare name
+# comes twice because with colours, most pairs can be told apart by colour alone.
 DETAILS = ((), (), ("colour",), ("colour", "texture"))
 MASKS_PER_FIGURE = 60
 TILT = 15  # degrees
@@ -35,13 +27,9 @@ NOISE = 6
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures and what they show.
+    """Pictures, uint8 (n, size, size, 3), and the indices of what they show, each (n,).
 
-    Attributes:
-        pictures: uint8 (n, size, size, 3).
-        figures: index into `NAMES`, (n,).
-        colours: index into the colours, (n,).
-        textures: index into the textures, (n,); strokes are always plain.
+    Indices are those of `NAMES`, `COLOURS` and `TEXTURES`.
     """
 
     pictures: np.ndarray
@@ -51,34 +39,34 @@ class Batch:
 
 
 class Pairs:
-    """A source of pairs; equal generators give equal pairs."""
+    """A source of pairs, which depend only on the size and the random generator."""
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
-        """Draw the masks that all pictures of `size` pixels are made from."""
+        """Draw the masks from which all pictures are made."""
         self.size, self.rng = size, rng
         self._masks = np.stack([draw_masks(n, MASKS_PER_FIGURE, size, TILT, rng) for n in NAMES])
-        # Half of the pictures show one of the few filled shapes.
+        # Half of the pictures show filled shapes, although these are few.
         weights = np.where(FILLED, 1 / FILLED.sum(), 1 / (~FILLED).sum())
         self._weights = weights / weights.sum()
 
     def draw(self, count: int) -> Batch:
-        """Return `count` new pictures."""
+        """Draw `count` new pictures."""
         rng = self.rng
         figures = rng.choice(len(NAMES), count, p=self._weights)
-        colours = rng.integers(len(COLOURS), size=count)
-        textures = rng.integers(len(TEXTURES), size=count) * FILLED[figures]
-        pictures = paint(
+        colours = rng.integers(len(painting.COLOURS), size=count)
+        textures = rng.integers(len(painting.TEXTURES), size=count) * FILLED[figures]
+        pictures = painting.paint(
             self._masks[figures, rng.integers(MASKS_PER_FIGURE, size=count)],
-            vary(PALETTE[colours], rng),
-            dark_grounds(count, rng),
-            draw_textures(textures, self.size, rng),
+            painting.vary(painting.PALETTE[colours], rng),
+            painting.dark_grounds(count, rng),
+            painting.draw_textures(textures, self.size, rng),
             NOISE,
             rng,
         )
         return Batch(pictures, figures, colours, textures)
 
     def captions(self, batch: Batch) -> list[str]:
-        """Return a caption of each picture, all of one form and with the same details."""
+        """Return a caption for each picture, all in the same form and with the same details."""
         details = DETAILS[self.rng.integers(len(DETAILS))]
         form = FORMS[self.rng.integers(len(FORMS))]
         return [
@@ -88,22 +76,22 @@ class Pairs:
 
 
 def describe(figure: int, colour: int, texture: int, details: tuple[str, ...]) -> str:
-    """Return the words for a picture: "blue striped star"; plain is not said."""
+    """Describe a picture, as in "blue striped star"; the texture "plain" is not mentioned."""
     words = [NAMES[figure]]
-    if "texture" in details and TEXTURES[texture] != "plain":
-        words.insert(0, TEXTURES[texture])
+    if "texture" in details and painting.TEXTURES[texture] != "plain":
+        words.insert(0, painting.TEXTURES[texture])
     if "colour" in details:
-        words.insert(0, list(COLOURS)[colour])
+        words.insert(0, list(painting.COLOURS)[colour])
     return " ".join(words)
 
 
 def all_captions() -> list[str]:
-    """Return every caption there can be."""
+    """Return all possible captions."""
     described = {
         describe(figure, colour, texture, details)
         for figure, filled in enumerate(FILLED)
-        for colour in range(len(COLOURS))
-        for texture in range(len(TEXTURES) if filled else 1)
+        for colour in range(len(painting.COLOURS))
+        for texture in range(len(painting.TEXTURES) if filled else 1)
         for details in DETAILS
     }
     return [form.format(words) for form in FORMS for words in sorted(described)]

@@ -1,9 +1,9 @@
-"""Pretraining of the miniature's small CLIP on drawn image–caption pairs.
+"""Pretraining a small CLIP for the miniature study on drawn image–caption pairs.
 
-The text transformer is trained with the words of the captions as its whole vocabulary and the
-length of the longest as its context. The file has CLIP's full table and the context of the
-settings, so that any class name can be encoded; the rows no caption needed are random, with the
-spread the trained ones had at the start.
+During training, the vocabulary of the text transformer only has the words of the captions, and its
+context has the length of the longest caption. The backbone file has CLIP's full vocabulary and the
+context length of the settings, so that it can encode any class name. Embeddings that no caption
+needed are random, with the standard deviation that the trained ones had initially.
 """
 
 import logging
@@ -28,23 +28,23 @@ from blocklora.miniature.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Large against the updates of so short a training: words no caption had then stay as different
-# from one another as those that some had.
+# Large compared to the updates of such a short training, so that words that no caption has differ
+# from each other as much as those that appear in captions.
 EMBEDDING_STD = 0.1
-POSITION_STD = 0.01  # open_clip's own, of the text transformer
-LOGIT_SCALE = 50.0  # at the start; 1 / 0.07, usual from scratch, is too soft for so few steps
-WARM_UP_SHARE = 0.1  # of the steps
+POSITION_STD = 0.01  # as in open_clip's text transformer
+LOGIT_SCALE = 50.0  # initial value; the usual 1 / 0.07 is too low for so few steps
+WARM_UP_SHARE = 0.1  # of all steps
 WEIGHT_DECAY = 0.05
 BETAS = (0.9, 0.98)
-LARGEST_GRADIENT = 1.0  # norm
+LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped
 LOG_LINES = 10
-HELD_OUT = 512  # pictures
+HELD_OUT = 512  # number of pictures for testing
 
 
 def pretrain_backbone(name: str, settings: Settings, path: str | Path) -> None:
-    """Pretrain the small CLIP called `name` and write it as a backbone file.
+    """Pretrain the small CLIP called `name` and write its backbone file.
 
-    On one kind of CPU, with as many threads, equal settings give equal bytes.
+    Equal settings give equal bytes on the same kind of CPU with the same number of threads.
     """
     config = clip_config(name, settings)
     weights = pretrain(config, settings)
@@ -56,7 +56,7 @@ def pretrain_backbone(name: str, settings: Settings, path: str | Path) -> None:
 
 
 def pretrain(config: ClipConfig, settings: Settings) -> dict[str, Tensor]:
-    """Return the pretrained weights under open_clip's names."""
+    """Return pretrained weights under open_clip's names."""
     torch.manual_seed(settings.seed)
     words = Words(config.context_length)
     model = _initial_model(config, words)
@@ -88,35 +88,35 @@ def pretrain(config: ClipConfig, settings: Settings) -> dict[str, Tensor]:
 
 
 class Words:
-    """The tokens captions use, renumbered from 0 in their order, so that the table is small.
+    """The tokens in captions, renumbered from 0 in the same order for a small embedding table.
 
     Attributes:
-        used: CLIP's numbers of the tokens, ascending.
-        length: tokens of the longest caption.
+        used: CLIP's ids of the tokens, ascending.
+        length: number of tokens in the longest caption.
     """
 
     def __init__(self, context_length: int) -> None:
-        """Collect the tokens of every caption there can be.
+        """Collect the tokens of all captions.
 
         Raises:
-            UserError: a caption does not fit `context_length` tokens.
+            UserError: a caption has more than `context_length` tokens.
         """
         texts = tokenize(all_captions(), context_length)
         self.length = max(map(len, texts))
-        # 0 pads. The end of text has the highest number and keeps it: open_clip pools there.
+        # 0 is for padding. The end of text keeps the highest number, where open_clip pools.
         self.used = sorted({0, *(token for text in texts for token in text)})
         self._rows = {token: row for row, token in enumerate(self.used)}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return renumbered tokens, int64 (texts, length)."""
-        encoded = torch.zeros(len(texts), self.length, dtype=torch.int64)
-        for row, tokens in zip(encoded, tokenize(texts, self.length), strict=True):
-            row[: len(tokens)] = torch.tensor([self._rows[token] for token in tokens])
-        return encoded
+        """Return the renumbered tokens of texts, int64 (texts, length)."""
+        encoded = (
+            [self._rows[token] for token in tokens] for tokens in tokenize(texts, self.length)
+        )
+        return torch.tensor([row + [0] * (self.length - len(row)) for row in encoded])
 
 
 def normalise(pictures: np.ndarray, config: ClipConfig) -> Tensor:
-    """Return uint8 (n, size, size, 3) as normalised fp32 (n, 3, size, size)."""
+    """Convert uint8 (n, size, size, 3) to normalised fp32 (n, 3, size, size)."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (config.mean, config.std))
     return (pixels - mean) / std
@@ -125,10 +125,10 @@ def normalise(pictures: np.ndarray, config: ClipConfig) -> Tensor:
 def contrastive_loss(
     model: nn.Module, images: Tensor, captions: Sequence[str], words: Words
 ) -> Tensor:
-    """Return CLIP's symmetric loss (arXiv 2103.00020, figure 3), equal captions taken as one.
+    """Return CLIP's symmetric loss (arXiv 2103.00020, figure 3), adapted to repeated captions.
 
-    An image is to find its caption among the different ones; a caption is to spread evenly over
-    its images.
+    The target of an image is its caption among the distinct ones, and the target of a caption is an
+    even distribution over its images.
     """
     different = list(dict.fromkeys(captions))
     target = torch.tensor([different.index(caption) for caption in captions])
@@ -149,7 +149,7 @@ def _initial_model(config: ClipConfig, words: Words) -> nn.Module:
 
 
 def _optimizer(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """Return AdamW that decays matrices only, as OpenAI did."""
+    """Return an AdamW optimizer whose weight decay applies only to matrices, as in CLIP."""
 
     def decays(name: str, parameter: Tensor) -> bool:
         return parameter.ndim > 1 and "embedding" not in name
@@ -169,7 +169,7 @@ def _warm_up_and_cosine(steps: int):
 
 @torch.no_grad()
 def _zero_shot(model: nn.Module, images: Tensor, words: Words) -> Tensor:
-    """Return the figure each image is taken for, by the plain prompt of every name."""
+    """Return the predicted figure of each image, using one prompt for each name."""
     model.eval()
     prompts = words.encode([FORMS[0].format(name) for name in NAMES])
     cosines = (
@@ -180,7 +180,7 @@ def _zero_shot(model: nn.Module, images: Tensor, words: Words) -> Tensor:
 
 
 def _grow(model: nn.Module, words: Words, config: ClipConfig) -> dict[str, Tensor]:
-    """Return the weights with the vocabulary and context of `config`."""
+    """Return the weights with the vocabulary and context length of `config`."""
     weights = {name: value.detach() for name, value in model.state_dict().items()}
     table = torch.randn(config.vocab_size, config.text.width) * EMBEDDING_STD
     positions = torch.randn(config.context_length, config.text.width) * POSITION_STD

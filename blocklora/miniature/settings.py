@@ -1,30 +1,30 @@
-"""The `miniature` section of a study: what is drawn and how the small CLIP is pretrained."""
+"""The `miniature` section of a study: settings for drawing and for pretraining the small CLIP."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from blocklora.backbones.config import TowerConfig
-from blocklora.fields import Allowed, Count, Positive, Seed, refuse
+from blocklora.fields import Allowed, Checked, Count, Positive, Seed
 
 Tower = Annotated[TowerConfig, Allowed("a mapping of the width, layers and heads of a transformer")]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything the drawn pictures and the weights of the small CLIP depend on.
+class Settings(Checked):
+    """Everything that drawn pictures and the weights of the small CLIP depend on.
 
     Attributes:
-        seed: the seed of the pictures, the captions and the initial weights.
+        seed: seed for the pictures, the captions and the initial weights.
         image_size: side of the pictures in pixels.
         patch_size: side of the patches of the vision transformer in pixels.
-        embed_dim: width of the joint space.
-        context_length: tokens the text transformer sees.
+        embed_dim: width of the joint embedding space.
+        context_length: number of tokens in the context of the text transformer.
         vision: shape of the vision transformer.
         text: shape of the text transformer.
         steps: gradient steps of pretraining.
-        batch_size: image–caption pairs in a step.
-        learning_rate: the learning rate of AdamW after the warm-up.
+        batch_size: image–caption pairs per step.
+        learning_rate: learning rate of AdamW after the warm-up.
     """
 
     seed: Seed
@@ -38,15 +38,8 @@ class Settings:
     batch_size: Count
     learning_rate: Positive
 
-    def __post_init__(self) -> None:
-        """Check what the types of the fields cannot say.
-
-        Raises:
-            ValueError: values do not go together.
-        """
-        refuse(self._faults())
-
-    def _faults(self) -> Iterator[str]:
+    def faults(self) -> Iterator[str]:
+        """Yield the values that do not fit together."""
         pairs = [("patch_size", self.patch_size, "image_size", self.image_size)]
         for name, tower in (("vision", self.vision), ("text", self.text)):
             pairs.append((f"{name}.heads", tower.heads, f"{name}.width", tower.width))

@@ -25,7 +25,6 @@ from blocklora.fields import (
     described,
     list_of,
     mapping_of,
-    refuse,
     text,
 )
 from blocklora.files import json_digest
@@ -91,7 +90,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> "Study":
-        refuse(self._faults())
+        if faults := list(self._faults()):
+            raise ValueError("\n".join(faults))
         return self
 
     def _faults(self) -> Iterator[str]:

@@ -1,14 +1,14 @@
-"""The information-theoretic bound of the generalization gap, for every way to adapt.
+"""The information-theoretic bound of the generalization gap, for all methods and variants of them.
 
-For a loss that is σ-sub-Gaussian and N independent samples, the gap between expected and training
+If a loss is σ-sub-Gaussian and the N samples are independent, the gap between expected and training
 loss is at most sqrt(2 σ² I(S; W) / N) (Xu & Raginsky 2017, arXiv 1705.07809, Theorem 1). P trained
 parameters stored in q bits each carry at most P q ln 2 nats about the sample, so
 
-    |gap| <= sqrt(2 q σ² ln 2 · P / N),
+    |gap| <= sqrt(2 q σ² ln 2 · P / N).
 
-which is Lemma 4.5 of Zhu et al. 2024 (arXiv 2402.16842) with P = r Σ (d_in + d_out) for LoRA,
-r Σ d_out for training B alone and r Σ d_in for training A alone. A method enters through P only.
-The 0-1 loss is 1/2-sub-Gaussian (Hoeffding's lemma).
+This is Lemma 4.5 of Zhu et al. 2024 (arXiv 2402.16842), with P = r Σ (d_in + d_out) for LoRA,
+r Σ d_out for training only B, and r Σ d_in for training only A. Methods differ in P alone. The 0-1
+loss is 1/2-sub-Gaussian (Hoeffding's lemma).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,16 +22,16 @@ from blocklora.errors import UserError
 from blocklora.theory.context import Context
 from blocklora.theory.sources import class_counts, model_shapes
 
-SIGMA_ZERO_ONE = 0.5  # σ, by which the 0-1 loss is sub-Gaussian
-STORED_BITS = 32  # q, of a trained parameter
+SIGMA_ZERO_ONE = 0.5  # σ of the 0-1 loss
+STORED_BITS = 32  # q, the bits of a trained parameter
 
 Shapes = Mapping[str, tuple[int, int]]
-"""Tower name to (layers, width)."""
+"""(layers, width) of each tower."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """The parameters of one way to adapt a model, and of LoRA at the same rank and matrices."""
+    """The number of parameters of a method, and of LoRA with the same rank and matrices."""
 
     method: str
     parameters: int
@@ -43,7 +43,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the rows of bounds.csv.
 
     Raises:
-        UserError: the shape of a backbone or the number of classes of a dataset is not known.
+        UserError: the shape of a backbone or the number of classes of a dataset is unknown.
     """
     study = context.study
     classes = class_counts(context)
@@ -53,15 +53,14 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
 
 
 def information_bound(parameters: int, samples: int) -> float:
-    """Return sqrt(2 q σ² ln 2 · P / N) for P parameters and N samples, in units of the loss."""
+    """Return the bound sqrt(2 q σ² ln 2 · P / N) for P parameters and N samples."""
     return sqrt(2 * STORED_BITS * SIGMA_ZERO_ONE**2 * log(2) * parameters / samples)
 
 
 def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
-    """Return the parameters of all down-projections and those of all up-projections.
+    """Return the number of parameters of all down-projections and of all up-projections.
 
-    Per adapted matrix r·d_in/n and r·d_out with one cut: together r (d_in/n + d_out), of which
-    r (d_in + d_out) is LoRA's case n = 1.
+    An adapted matrix has r·d_in/n and r·d_out, which for n = 1 are the r (d_in + d_out) of LoRA.
 
     Raises:
         UserError: the adapter does not fit the model.
@@ -78,13 +77,12 @@ def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
 
 
 def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
-    """Return the counts of each method, and of the variants the theory compares it with.
+    """Return the counts of all methods and of the variants to compare them with.
 
-    A method with several blocks is followed by its other partitions, `<method>_<partition>`, one
-    with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`; a variant that is a
-    method of its own, or of another one, is not repeated. The effective parameters are those that
-    remain once arms that stay equal are one: the arms of the rank partition enter only as their
-    sum, a LoRA of rank r/n with r/n (d_in + d_out) per matrix.
+    A method with several blocks is followed by its other partitions, `<method>_<partition>`, and a
+    method with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`. No variant appears
+    twice. Effective parameters are those that remain when equal arms are merged into one. For the
+    rank partition, this gives a LoRA of rank r/n, with r/n (d_in + d_out) parameters per matrix.
 
     Raises:
         UserError: an adapter does not fit the model.
@@ -104,7 +102,7 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
             try:
                 other = replace(config, partition=partition)
                 count = _count(f"{name}_{partition}", other, shapes, lora)
-            except UserError:  # the rank or a width cannot be cut into as many blocks
+            except UserError:  # the rank or a width is not a multiple of the blocks
                 continue
             if other not in known:
                 known.append(other)
@@ -118,12 +116,9 @@ def _count(name: str, config: AdapterConfig, shapes: Shapes, lora: int) -> Count
 
 
 def bound_rows(
-    backbone: str,
-    counted: Iterable[Count],
-    classes: Mapping[str, int],
-    shots: Sequence[int],
+    backbone: str, counted: Iterable[Count], classes: Mapping[str, int], shots: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a backbone: each dataset (name to classes), method and shot count."""
+    """Yield the rows of a backbone for all datasets (by name, with their classes) and shots."""
     for (dataset, number), count, k in product(classes.items(), counted, shots):
         samples = k * number
         yield {

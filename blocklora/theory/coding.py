@@ -1,20 +1,20 @@
-"""A trained adapter in as few bits as it takes, and what these bits guarantee.
+"""Compressing a trained adapter into few bits, and the error bound that follows from their number.
 
-An adapter is written down as follows, so that a decoder with no other knowledge than the
-adapter's configuration and the model's shape rebuilds it:
+A decoder that knows only the configuration of the adapter and the shape of the model can rebuild
+the adapter from this code:
 
-- the step Δ = 2^-e of the quantiser, e in 0…30, or 31 for "uncompressed"   (5 bits);
-- for each matrix, whose arms have been summed (this is exact, see `merge_arms`), and each of the
-  components σ_j u_j v_jᵀ of B A: whether it is kept                         (1 bit);
-- of a kept one σ_j as a half-precision number                               (16 bits), and
-  the integers round(σ_j u_j / Δ) and round(σ_j v_j / Δ), the largest of each vector in Elias'
-  gamma code, the rest with the adaptive code of Krichevsky & Trofimov (1981, IEEE Trans. Inf.
-  Theory 27(2)), whose length has a closed form.
+- the step Δ = 2^-e of the quantiser, with e in 0…30, or 31 for "uncompressed" (5 bits);
+- for each matrix, whose arms have been summed (which is exact, see `merge_arms`), and for each
+  component σ_j u_j v_jᵀ of B A, whether it is kept (1 bit);
+- for each component that is kept, σ_j in half precision (16 bits), and the integers
+  round(σ_j u_j / Δ) and round(σ_j v_j / Δ). The largest integer of a vector uses Elias' gamma code.
+  All of them then use the adaptive code of Krichevsky & Trofimov (1981, IEEE Trans. Inf. Theory
+  27(2)), whose length has a closed form.
 
-The decoder's component is Δ² round(σ u/Δ) round(σ v/Δ)ᵀ / σ. An error of a vector's entry reaches
-the matrix independently of σ, so one step serves all components, and small ones vanish by
-themselves, which is where most of the bits are saved. An uncompressed adapter has 32 bits per
-number. The lengths are those of a prefix-free code (Σ 2^-bits <= 1), as `occam_bound` needs.
+The decoder computes the component as Δ² round(σ u/Δ) round(σ v/Δ)ᵀ / σ. The error of an entry of a
+vector has the same effect on the matrix for every σ, so all components share one step. Small
+components round to zero, which saves most of the bits. An uncompressed adapter takes 32 bits per
+number. The code is prefix-free (Σ 2^-bits <= 1), which `occam_bound` requires.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ SCALE_BITS = 16
 
 @dataclass(frozen=True)
 class Compressed:
-    """The choice for one run: code length, errors on the training shots, and the bound."""
+    """The chosen code word: its length in bits, its error rate on the shots, and the bound."""
 
     bits: float
     train_error: float
@@ -47,7 +47,7 @@ class Compressed:
 
 
 def integer_bits(levels: NDArray[np.int64]) -> float:
-    """Return the code length of integers that are not all zero, in bits (not rounded up).
+    """Return the code length in bits (not rounded up) of integers that are not all zero.
 
     Elias' gamma code of the largest magnitude m, then the Krichevsky–Trofimov mixture over the
     2m + 1 letters −m…m: −log2 of Γ(K/2) / Γ(N + K/2) · Π_letter Γ(count + 1/2) / Γ(1/2).
@@ -64,7 +64,7 @@ def integer_bits(levels: NDArray[np.int64]) -> float:
 
 
 class Code:
-    """The code words of one adapter, one for each step of the quantiser."""
+    """The code words of an adapter, one for each step of the quantiser."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -75,26 +75,22 @@ class Code:
 
     @property
     def uncompressed_bits(self) -> int:
-        """Length of the word that is the adapter itself, with its arms merged."""
+        """Length of the code word without compression, with merged arms."""
         numbers = sum(down.numel() + up[0].numel() for _, down, up in self.adapter.matrices())
         return STEP_BITS + STORED_BITS * numbers
 
     def word(self, exponent: int) -> tuple[float, Adapter]:
-        """Return the length in bits of the word with step 2^-exponent, and the adapter it means.
+        """Return the length in bits of the word with step 2^-exponent, and the adapter it encodes.
 
-        What is not kept is zero, and so are all arms but the first.
+        Components that are not kept are zero, and so are all arms but the first.
         """
         step, bits = 2.0**-exponent, float(STEP_BITS)
         towers = {
-            name: Factors(
-                tower.first,
-                torch.zeros_like(tower.down, requires_grad=False),
-                torch.zeros_like(tower.up, requires_grad=False),
-            )
+            name: Factors(tower.first, torch.zeros_like(tower.down), torch.zeros_like(tower.up))
             for name, tower in self.adapter.towers.items()
         }
-        meant = Adapter(self.adapter.config, towers)
-        for name, down, up in meant.matrices():
+        decoded = Adapter(self.adapter.config, towers)
+        for name, down, up in decoded.matrices():
             spectrum = self._spectra[name]
             vectors = zip(spectrum.left.mT.numpy(), spectrum.right.mT.numpy(), strict=True)
             for index, pair in enumerate(vectors):
@@ -106,7 +102,7 @@ class Code:
                     factor = step / scale**0.5
                     up[0, :, index] = torch.from_numpy(left * factor)
                     down[index] = torch.from_numpy(right * factor)
-        return bits, meant
+        return bits, decoded
 
 
 def compress(
@@ -120,9 +116,9 @@ def compress(
 
     Args:
         adapter: the trained adapter.
-        train_errors: number of the `samples` unaugmented training shots an adapter misclassifies.
-        samples: N.
-        max_loss: the most that the error rate on the training shots may exceed the adapter's.
+        train_errors: returns how many of the `samples` training images an adapter misclassifies.
+        samples: N, the number of unaugmented training images.
+        max_loss: how much the error rate on the training images may increase.
         delta: probability with which the bound may fail.
     """
     code = Code(adapter)
@@ -138,7 +134,7 @@ def compress(
         if bits >= code.uncompressed_bits or (
             found and occam_bound(0, samples, bits, delta) >= best.bound
         ):
-            break  # finer steps take more bits still
+            break  # because finer steps take even more bits
         if bits == tried:
             continue
         tried = bits

@@ -1,4 +1,4 @@
-"""The compression bound of every trained adapter of a study."""
+"""The compression bounds of all trained adapters of a study."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -24,15 +24,15 @@ from blocklora.theory.coding import compress
 from blocklora.theory.context import Context, adapted_runs
 from blocklora.theory.risk import guessing_error
 
-MAX_LOSS = 0.01  # of training accuracy, as a fraction, that compression may cost
+MAX_LOSS = 0.01  # largest loss of training accuracy (a fraction) due to compression
 DELTA = 0.05  # probability with which a bound may fail
 
 
 def rows(context: Context) -> Iterator[dict[str, Any]]:
-    """Yield the rows of compression.csv, runs of a backbone, dataset, shots and seed together.
+    """Yield the rows of compression.csv, grouped by backbone, dataset, shots and seed.
 
     Raises:
-        UserError: a file of a run is missing, damaged or of another backbone.
+        UserError: a file of a run is missing or damaged, or belongs to another backbone.
     """
 
     def shots_list(run: Run) -> tuple[str, str, int, int]:
@@ -76,7 +76,7 @@ def error_counter(
     labels: np.ndarray,
     context: Context,
 ) -> Callable[[Adapter], int]:
-    """Return a function that counts the images an adapted model misclassifies."""
+    """Return a function that counts how many images the model with an adapter misclassifies."""
 
     def count(adapter: Adapter) -> int:
         merged = replace(backbone, weights=merge(backbone.weights, adapter))

@@ -1,4 +1,4 @@
-"""What measures are computed from: a study, where the files of its results are, and its runs."""
+"""The inputs of measures: a study, its runs, and the files of its results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,10 @@ from blocklora.theory.measures import RUN
 
 @dataclass(frozen=True)
 class Context:
-    """What a measure is computed from and how; the files are where docs/architecture.md says.
+    """The study and the folder of its results, and how to compute.
 
-    Attributes:
-        study: the study.
-        results: folder of its results.
-        device: "cpu" or "cuda".
-        precision: one of `PRECISIONS` of `blocklora/engine/precisions.py`.
+    `device` is "cpu" or "cuda", and `precision` one of those in `blocklora/engine/precisions.py`.
+    docs/architecture.md lists the files of a folder of results.
     """
 
     study: Study
@@ -30,19 +27,19 @@ class Context:
     precision: str = "fp32"
 
     def adapter(self, run: Run) -> Path:
-        """Return the adapter file of a run."""
+        """Return the path of the adapter file of a run."""
         return self.results / places.RUNS / run.folder / ADAPTER_FILE
 
     def manifest(self, dataset: str) -> Path:
-        """Return the list of a dataset's images."""
+        """Return the path of a dataset's manifest, which lists its images."""
         return self.results / places.manifest(dataset)
 
 
 def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Run, dict[str, str]]]:
-    """Return the runs with an adapter, and their rows of runs.csv, which have `columns`.
+    """Return the runs that trained an adapter, with their rows of runs.csv, which need `columns`.
 
     Raises:
-        UserError: runs.csv is missing, damaged or of another study.
+        UserError: runs.csv is missing or damaged, or belongs to another study.
     """
     found, path = [], context.results / "runs.csv"
     for row in read_rows(path, (*RUN, "rank", *columns)):
@@ -51,11 +48,13 @@ def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Ru
         try:
             shots, seed = int(row["shots"]), int(row["seed"])
         except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); delete it and run again") from None
+            raise UserError(
+                f"{path}: the file is damaged ({error}); please delete it and run again"
+            ) from None
         if row["method"] not in context.study.adapter_methods:
             raise UserError(
-                f"{path}: the study has no adapter {row['method']}; it has "
-                f"{', '.join(context.study.adapter_methods)}; make the file again"
+                f"{path}: the study has no method {row['method']} with an adapter, only "
+                f"{', '.join(context.study.adapter_methods)}; please make the file again"
             )
         found.append((Run(row["backbone"], row["dataset"], row["method"], shots, seed), row))
     return found

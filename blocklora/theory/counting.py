@@ -1,6 +1,4 @@
-"""Operations of a training step as PyTorch counts them, with no weights and no arithmetic."""
-
-from typing import Any
+"""A counter of floating-point operations that knows all products of the fast engine."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,9 +7,11 @@ FLASH = "_scaled_dot_product_flash_attention"
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return a counter that also knows products in place and those computed on CPUs alone."""
+    """Return PyTorch's counter, extended by in-place products and products that only CPUs use."""
     aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
-    own = {mkldnn._linear_pointwise: _linear} if hasattr(mkldnn, "_linear_pointwise") else {}
+    own = {}
+    if hasattr(mkldnn, "_linear_pointwise"):
+        own[mkldnn._linear_pointwise] = lambda x, weight, *_, **__: 2 * x[0] * x[1] * weight[0]
     counter = FlopCounterMode(display=False, custom_mapping=own)
     for name, same in (
         ("addmm_", "addmm"),
@@ -20,7 +20,3 @@ def flop_counter() -> FlopCounterMode:
     ):
         counter.flop_registry[getattr(aten, name)] = counter.flop_registry[getattr(aten, same)]
     return counter
-
-
-def _linear(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return 2 * x[0] * x[1] * weight[0]

@@ -1,7 +1,7 @@
-"""Spectra of trained updates, computed from their thin factors.
+"""Singular values and subspaces of trained updates, computed from their thin factors.
 
-No d × d matrix is made: with B = Q_b R_b and Aᵀ = Q_a R_a, the singular values of B A are those of
-the small matrix R_b R_aᵀ.
+With B = Q_b R_b and Aᵀ = Q_a R_a, the singular values of B A are those of the small matrix
+R_b R_aᵀ, so no d × d matrix is ever computed.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Spectrum:
 
     Attributes:
         left: singular vectors of the output side, shape (d_out, inner).
-        values: singular values, descending, shape (inner,).
+        values: singular values in descending order, shape (inner,).
         right: singular vectors of the input side, shape (d_in, inner).
     """
 
@@ -32,14 +32,14 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """The number of singular values above rounding (numpy's `matrix_rank` criterion)."""
+        """Number of singular values above rounding, by the criterion of numpy's `matrix_rank`."""
         size = max(len(self.left), len(self.right))
         threshold = self.values.max() * size * torch.finfo(self.values.dtype).eps
         return int((self.values > threshold).sum())
 
 
 def thin_svd(up: Tensor, down: Tensor) -> Spectrum:
-    """Return the decomposition of `up` (d_out, inner) times `down` (inner, d_in) in float64."""
+    """Decompose `up` (d_out, inner) times `down` (inner, d_in) in float64."""
     output_basis, output_factor = torch.linalg.qr(up.detach().double())
     input_basis, input_factor = torch.linalg.qr(down.detach().double().mT)
     left, values, right = torch.linalg.svd(output_factor @ input_factor.mT, full_matrices=False)
@@ -58,10 +58,10 @@ def spectra(adapter: Adapter) -> dict[str, Spectrum]:
 
 
 def effective_rank(values: Tensor) -> float:
-    """Return exp(H(p)), p being the singular values divided by their sum; 0 for a zero matrix.
+    """Return exp(H(p)), where p are the singular values divided by their sum; 0 for a zero matrix.
 
-    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality": between 1
-    and the rank, and equal to it if all values are equal.
+    This is between 1 and the rank, and equals the rank if all values are equal (Roy & Vetterli
+    2007, "The effective rank: a measure of effective dimensionality").
     """
     total = values.sum()
     if total == 0:
@@ -70,25 +70,25 @@ def effective_rank(values: Tensor) -> float:
 
 
 def subspace_overlap(first: Tensor, second: Tensor) -> float:
-    """Return ||UᵀV||_F² / min(i, j) of orthonormal columns U (d, i) and V (d, j).
+    """Return ||UᵀV||_F² / min(i, j) for orthonormal columns U (d, i) and V (d, j).
 
-    From 0 (orthogonal) to 1 (one contains the other): Hu et al. 2022 (LoRA, arXiv 2106.09685),
-    section 7.2, equation (4).
+    This is 0 for orthogonal subspaces, and 1 if one contains the other (Hu et al. 2022, LoRA, arXiv
+    2106.09685, section 7.2, equation (4)).
     """
     return float((first.T @ second).square().sum() / min(first.shape[1], second.shape[1]))
 
 
 def arms_difference(up: Tensor) -> float:
-    """Return the largest difference of an entry between two arms, relative to the largest entry.
+    """Return the largest difference between the arms in `up`, relative to its largest entry.
 
-    `up` has the shape (arms, d_out, inner); arms of zeros are equal.
+    `up` has the shape (arms, d_out, inner). The difference is 0 if all arms are zero.
     """
     largest = up.abs().max()
     return float((up.amax(0) - up.amin(0)).max() / largest) if largest else 0.0
 
 
 def spectrum_rows(adapter: Adapter, found: dict[str, Spectrum]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of spectra.csv of one run, without the columns that name the run.
+    """Yield the rows of spectra.csv for a run, without the columns that identify the run.
 
     The difference between arms is None for an adapter with one arm.
     """
@@ -106,11 +106,10 @@ def spectrum_rows(adapter: Adapter, found: dict[str, Spectrum]) -> Iterator[dict
 def overlap_rows(
     first: dict[str, Spectrum], second: dict[str, Spectrum]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of overlaps.csv of two runs' spectra, without the columns that name them.
+    """Yield the rows of overlaps.csv for two runs, without the columns that identify the runs.
 
-    Only matrices adapted in both runs are compared. `chance` is the overlap of random subspaces
-    of the same dimensions, max(i, j)/d; a matrix that is zero in a run has no subspace and gets
-    no row.
+    Only matrices with an update in both runs are compared. `chance` is the mean overlap of random
+    subspaces of the same dimensions, max(i, j)/d.
     """
     for name, one in first.items():
         other = second.get(name)

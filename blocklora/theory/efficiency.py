@@ -1,7 +1,8 @@
-"""What LoRA and Block-LoRA cost, with no dataset and no weights.
+"""The cost of LoRA and Block-LoRA, computed without any dataset or weights.
 
-Parameters and bytes are counted on real adapters, operations once by formula and once by PyTorch
-on the fast engine's step with fake tensors, which also tells the planned memory.
+Parameters and bytes are counted on real adapters. Operations are computed with a formula and also
+counted by PyTorch in a step of the fast engine on fake tensors. The same step gives the planned
+memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,14 +30,14 @@ from blocklora.theory.sources import dataset_prompts, model_shapes
 
 RANKS = (2, 4, 8, 16)
 BLOCKS = (1, 2, 4, 8)
-HELD_BYTES = 12  # of a parameter outside of the backward pass: itself and two moments, fp32
+HELD_BYTES = 12  # per parameter: its fp32 value and two moments of the optimizer
 
 
 def configurations(study: Study) -> list[AdapterConfig]:
-    """Return LoRA and Block-LoRA at every rank and number of blocks that divides it.
+    """Return LoRA and Block-LoRA for every rank and every number of blocks that divides it.
 
-    All else (matrices, layers, towers, dropout) is as in the study's first adapter. Partitions
-    other than that by rank are there if a method of the study has them.
+    Everything else (matrices, layers, towers, dropout) is taken from the study's first adapter. The
+    rank partition is always included, others only if a method of the study uses them.
     """
     adapters = [study.methods[name].adapter for name in study.adapter_methods]
     used = {adapter.partition for adapter in adapters if adapter.blocks > 1} | {"rank"}
@@ -51,12 +52,12 @@ def configurations(study: Study) -> list[AdapterConfig]:
 
 
 def rows(context: Context) -> Iterator[dict[str, Any]]:
-    """Yield the rows of efficiency.csv; the precision is that of the planned memory.
+    """Yield the rows of efficiency.csv, with the recipe of the study's first adapter.
 
-    The prompt and the batch size are those of the study's first adapter, as all else is.
+    The precision of the context affects the planned memory alone.
 
     Raises:
-        UserError: the shape of a backbone or the prompts of a dataset are not known.
+        UserError: the shape of a backbone or the prompts of a dataset are unknown.
     """
     study = context.study
     if not study.adapter_methods:
@@ -81,10 +82,9 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
 
 @cache
 def footprint(clip: ClipConfig, config: AdapterConfig) -> dict[str, int]:
-    """Return what an adapter of this model takes apart from a step: its size, file and optimizer.
+    """Return the number of parameters of an adapter, and the bytes of its file and its optimizer.
 
-    They are counted on an adapter that is made and saved without a record of its run (class names,
-    for example).
+    The file has no metadata about a run, such as class names.
     """
     adapter = Adapter.initialise(config, clip.tower_shapes, torch.Generator())
     optimizer = torch.optim.AdamW(adapter.parameters())
@@ -110,11 +110,11 @@ def step_cost(
     batch_size: int,
     precision: str,
 ) -> dict[str, Any]:
-    """Return operations by formula and as counted, and planned memory, of a full batch's step.
+    """Return the operations of a step by formula and as counted, and its planned memory.
 
-    Adapters by rank with equal merged factors run the same step, which is counted once. What one
-    of them holds more than another is the parameters and moments of its arms, and at the peak at
-    most their gradients (not added: thousandths of a percent of a ViT-B/16's step).
+    Adapters by rank with equal merged factors run the same step, so it is counted only once. They
+    differ in the parameters and moments of their arms, which are added to the memory. Gradients of
+    further arms at the peak are left out (thousandths of a percent of a ViT-B/16's step).
     """
     same = replace(config.merged, alpha=config.alpha)
     counted, peak = _counted_step(
@@ -133,7 +133,7 @@ def step_cost(
 
 @cache
 def _counted_step(setting: Setting) -> tuple[int, int]:
-    """Return the operations PyTorch counts in a step, and its planned memory in bytes."""
+    """Return the operations of a step as counted by PyTorch, and its planned memory in bytes."""
     with flop_counter() as counter:
         peak = fake_step(setting, Chunks())
     return counter.get_total_flops(), peak

@@ -1,17 +1,17 @@
-"""Floating-point operations of one training step, in closed form.
+"""Closed formulas for the floating-point operations of a training step.
 
-What is counted is every matrix product of the fast path (`blocklora.engine.towers`), a
-multiply-add as two operations, attention over whole sequences also where it is causal, as
-`torch.utils.flop_counter` counts. With w the width, T the tokens of a batch, S its sequences and
-P = Σ length² over them, the frozen products of a block cost
+As in `torch.utils.flop_counter`, this counts all matrix products of the fast engine
+(`blocklora.engine.towers`), a multiply-add as two operations, and attention over whole sequences
+even if it is causal. With the width w, the number T of tokens in a batch, the number S of sequences
+and P = Σ length² over the sequences, the frozen products of a block cost
 
     forward    24 T w² + 4 P w     (q, k, v: 6, output: 2, MLP of four times the width: 16)
-    backward   24 T w² + 10 P w    (gradients of inputs alone, for the weights are frozen;
+    backward   24 T w² + 10 P w    (only gradients of inputs, because the weights are frozen;
                                     attention computes its scores again)
 
-and those of the last block, which needs the queries of S pooled tokens only,
-4 T w² + 20 S w² + 4 T w forward. A low-rank path over t inputs costs 4 t r' w forward and up to
-8 t r' w backward, r' being its inner width: r/n for the rank partition, r for the others.
+The last block only needs the queries of S pooled tokens and costs 4 T w² + 20 S w² + 4 T w forward.
+A low-rank path over t inputs costs 4 t r' w forward and up to 8 t r' w backward, where the inner
+width r' is r/n for the rank partition and r otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ Groups = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of the forward and of the backward pass."""
+    """Operations of the forward and the backward pass."""
 
     forward: int = 0
     backward: int = 0
 
     @property
     def total(self) -> int:
-        """Both passes."""
+        """Operations of both passes."""
         return self.forward + self.backward
 
     def __add__(self, other: "Flops") -> "Flops":
@@ -42,7 +42,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one training step by part; the towers are the frozen products alone."""
+    """Operations of a training step; `vision` and `text` are the products with frozen weights."""
 
     vision: Flops
     text: Flops
@@ -51,7 +51,7 @@ class StepFlops:
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """Operations of the whole step."""
         return (self.vision + self.text + self.adapter + self.logits).total
 
 
@@ -65,17 +65,17 @@ def step_flops(
 ) -> StepFlops:
     """Return the operations of a training step.
 
-    A text tower without adapter costs nothing, its features being computed once; a vision tower
-    without one is run forward, since augmented images are new at every step.
+    A text tower without an adapter costs nothing because its features are computed only once. A
+    vision tower without an adapter runs forward, because the images are augmented in every step.
 
     Args:
         clip: shape of the model.
         adapter: the adapter that is trained.
         images: batch size.
         classes: number of classes.
-        prompts: (prompts, tokens) of the different class prompts of each length.
-        recomputed: for each tower that is run in chunks, the part that is computed again for the
-            backward pass, from input to last block: (sequences, length) as in `prompts`.
+        prompts: (prompts, tokens) of the distinct class prompts of each length.
+        recomputed: (sequences, length) of what each tower encodes again in the backward pass,
+            because it runs in chunks.
     """
     tokens = (clip.image_size // clip.patch_size) ** 2 + 1
     patches = 2 * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
@@ -102,15 +102,11 @@ def step_flops(
 def tower_flops(
     tower: TowerConfig, adapter: AdapterConfig, name: str, groups: Groups
 ) -> tuple[Flops, Flops]:
-    """Return the operations of a tower's blocks: frozen products, and low-rank paths.
+    """Return the operations of the blocks of a tower: frozen products, and low-rank paths.
 
-    Args:
-        tower: its shape.
-        adapter: the adapter that is trained.
-        name: "vision" or "text".
-        groups: (sequences, length) of the sequences of each length.
+    `name` is that of the tower, and `groups` has (sequences, length) for each length.
     """
-    first = last = tower.layers  # nothing is adapted: no block has a gradient
+    first = last = tower.layers  # without an adapter, no block has a gradient
     if name in adapter.towers:
         first, last = adapter.adapted_layers(tower.layers, name)
     frozen, thin = Flops(), Flops()
@@ -130,7 +126,7 @@ def _block(
     matrices: Sequence[str],
     depth: int,
 ) -> tuple[Flops, Flops]:
-    """Return frozen and low-rank operations of a block, `depth` blocks above the first adapted."""
+    """Return the operations of a block that is `depth` blocks above the first adapted one."""
     tokens = sum(count * length for count, length in groups)
     queries = sum(count for count, _ in groups) if pooled else tokens
     pairs = sum(count * length * (1 if pooled else length) for count, length in groups)
@@ -138,7 +134,7 @@ def _block(
     attention = 4 * width * pairs
     output = 2 * width**2 * queries
     mlp = 16 * width**2 * queries
-    # In the first adapted block a gradient goes no deeper than to its low-rank paths.
+    # In the first adapted block, gradients do not go any deeper than the low-rank paths.
     below = depth > 0
     through_attention = below or any(matrix != "o" for matrix in matrices)
     backward = inputs if below else 0

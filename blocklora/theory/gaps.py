@@ -1,4 +1,4 @@
-"""Measured generalization gaps beside their bounds."""
+"""Measured generalization gaps, to compare with their bounds."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -22,18 +22,13 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
 def gap_rows(
     runs: Iterable[tuple[Run, Mapping[str, str]]], bounds: Iterable[Mapping[str, str]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of gaps.csv: training minus test accuracy of each adapted run, and the bound.
+    """Yield the training minus the test accuracy of each run, and its row of bounds.csv.
 
-    Both accuracies are fractions, the training one of the unaugmented shots, so the gap is that of
-    the 0-1 loss. A bound of 1 or more is vacuous: no gap of a 0-1 loss exceeds 1.
-
-    Args:
-        runs: adapted runs with their rows of runs.csv.
-        bounds: rows of bounds.csv.
+    Accuracies are fractions, and those of training are measured on unaugmented images, so this is
+    the gap of the 0-1 loss. It never exceeds 1, so a bound of 1 or more is vacuous.
 
     Raises:
-        UserError: a run has no bound, or trained another number of parameters than its bound
-            was computed for.
+        UserError: a run has no bound, or its bound is for another number of parameters.
     """
     bound_of = {
         (row["backbone"], row["dataset"], row["method"], int(row["shots"])): row for row in bounds
@@ -42,12 +37,13 @@ def gap_rows(
         bound = bound_of.get((run.backbone, run.dataset, run.method, run.shots))
         if bound is None:
             raise UserError(
-                f"run {run.folder} has no row in the bounds; make bounds.csv again from its study"
+                f"run {run.folder} has no row in bounds.csv; please make bounds.csv again for this "
+                "study"
             )
         if int(row["trainable_parameters"]) != int(bound["parameters"]):
             raise UserError(
-                f"run {run.folder} trained {row['trainable_parameters']} parameters, its bound was "
-                f"computed for {bound['parameters']}; the run or bounds.csv is of another study"
+                f"run {run.folder} trained {row['trainable_parameters']} parameters, but its bound "
+                f"is for {bound['parameters']}; the run or bounds.csv belongs to another study"
             )
         train, test = float(row["train_accuracy"]), float(row["test_accuracy"])
         yield {

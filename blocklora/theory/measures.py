@@ -1,7 +1,7 @@
-"""The measures of the theory, an entry each: which CSV files there are, and what they are made of.
+"""The list of measures, which compute the CSV files of the theory from the results of a study.
 
-The command `blocklora measure`, its rule in the workflow and the readers of the files follow from
-the entry. A new measure is an entry here and a module with the function that it names.
+The command `blocklora measure`, the rules of the workflow and the readers of the files all use this
+list. To add a measure, write a module with a function that computes it, and add an entry here.
 """
 
 from collections.abc import Mapping
@@ -13,23 +13,23 @@ MATRIX = ("tower", "layer", "matrix")
 
 @dataclass(frozen=True)
 class Measure:
-    """One computation of the theory, and the CSV files that it writes.
+    """A computation of the theory and the CSV files that it writes.
 
     Attributes:
         name: the argument of `blocklora measure`, and the name of the rule.
-        about: the name of what is computed, as the object of a sentence.
+        about: what it computes, for help texts.
         compute: `module:function`; the function takes a `Context` (`context.py`) and returns the
-            rows of the file, or a mapping from tables to rows where there are several.
-        tables: columns of each file, by its name without `.csv`.
-        needs: the inputs that must be there first, as `workflow/rules/theory.smk` names them:
-            "runs", "adapters", "weights", "manifests" and "shots_pixels"; "class_counts" and
-            "prompts" for the files that tell them where they are not known; or another table.
+            rows of the file, or a mapping from tables to rows if there are several files.
+        tables: columns of each file, by the name of the file without `.csv`.
+        needs: the inputs by their names in `workflow/rules/theory.smk`: "runs", "adapters",
+            "weights", "manifests", "shots_pixels"; "class_counts" and "prompts" for files that are
+            only needed if these are unknown; or another table.
         precise: True if the numbers depend on the precision.
-        on_gpu: True if a GPU is used where there is one.
+        on_gpu: True if it uses a GPU when there is one.
         local: True if it is too short to be submitted to a cluster.
-        memory_mb: memory of a job, which grows when it is tried again.
-        runtime: the most time that a job takes.
-        data: glob patterns of data files of this package that decide numbers, as code does.
+        memory_mb: memory of a job, which is increased for every new attempt.
+        runtime: time limit of a job.
+        data: glob patterns of data files in this package that numbers depend on.
     """
 
     name: str
@@ -50,8 +50,8 @@ MEASURES: Mapping[str, Measure] = {
     for measure in (
         Measure(
             name="bounds",
-            about="the information-theoretic bound of the generalization gap, for every dataset, "
-            "number of shots and method, the other partitions, and training B or A alone",
+            about="the information-theoretic bound of the generalization gap for every dataset, "
+            "number of shots and method, for other partitions, and for training only B or only A",
             compute="blocklora.theory.bounds:rows",
             tables={
                 "bounds": (
@@ -65,7 +65,7 @@ MEASURES: Mapping[str, Measure] = {
         ),
         Measure(
             name="gaps",
-            about="training minus test accuracy of every adapted run, beside its bound",
+            about="training minus test accuracy of every run with an adapter, and its bound",
             compute="blocklora.theory.gaps:rows",
             tables={"gaps": (*RUN, "train_accuracy", "test_accuracy", "gap", "bound", "vacuous")},
             needs=("runs", "bounds"),
@@ -75,8 +75,8 @@ MEASURES: Mapping[str, Measure] = {
         ),
         Measure(
             name="spectra",
-            about="the spectra of the trained updates and the difference between arms, and how far "
-            "Block-LoRA and LoRA share their subspaces",
+            about="the spectra of the trained updates, the difference between arms, and the "
+            "overlap of the subspaces of Block-LoRA and LoRA",
             compute="blocklora.theory.spectra:rows",
             tables={
                 "spectra": (
@@ -96,8 +96,9 @@ MEASURES: Mapping[str, Measure] = {
         ),
         Measure(
             name="compression",
-            about="the bits that every trained adapter takes with its training accuracy kept, and "
-            "the bound of the error rate that follows from their number",
+            about="the number of bits to which every trained adapter can be compressed without "
+            "losing more than a point of training accuracy, and the resulting bound of the error "
+            "rate",
             compute="blocklora.theory.compression:rows",
             tables={
                 "compression": (
@@ -131,15 +132,9 @@ MEASURES: Mapping[str, Measure] = {
         ),
     )
 }
-"""By the name of the measure."""
+"""The measures by their names."""
 
 
 def columns_of(table: str) -> tuple[str, ...]:
-    """Return the columns of a CSV file of the theory, given by its name without `.csv`.
-
-    Raises:
-        KeyError: no measure writes this table.
-    """
-    return {
-        name: columns for measure in MEASURES.values() for name, columns in measure.tables.items()
-    }[table]
+    """Return the columns of a CSV file of the theory, given by its name without `.csv`."""
+    return next(m.tables[table] for m in MEASURES.values() if table in m.tables)

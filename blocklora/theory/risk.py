@@ -1,4 +1,4 @@
-"""Bounds of the risk of a classifier that takes few bits to write down."""
+"""Bounds of the error rate of a classifier that can be written down in few bits."""
 
 from math import log
 
@@ -11,30 +11,30 @@ _CERTAIN = 37.0
 
 
 def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
-    """Return an upper bound of the error rate of a classifier described in `bits`.
+    """Return an upper bound of the error rate of a classifier that is described in `bits`.
 
-    The Occam bound with the exact binomial tail (Langford 2005, "Tutorial on Practical Prediction
-    Theory for Classification", JMLR 6, section 4): with probability 1 − δ over the sample,
-    simultaneously for every word h of a prefix-free code (Σ 2^-bits(h) <= 1) fixed before the
-    sample was seen,
+    This is the Occam bound with the exact binomial tail (Langford 2005, "Tutorial on Practical
+    Prediction Theory for Classification", JMLR 6, section 4). Given a prefix-free code
+    (Σ 2^-bits(h) <= 1) that was fixed before the sample was seen, all its words h satisfy
 
-        risk(h) <= sup{p : P(Binomial(N, p) <= errors(h)) >= δ 2^-bits(h)}.
+        risk(h) <= sup{p : P(Binomial(N, p) <= errors(h)) >= δ 2^-bits(h)}
 
-    It is never worse than Hoeffding's errors/N + sqrt((bits ln 2 + ln 1/δ) / 2N), nor than the
-    Chernoff form with the relative entropy. Compressed networks are such words: Zhou et al. 2019
-    (arXiv 1804.05862), Lotfi et al. 2022 (arXiv 2211.13609).
+    simultaneously with probability 1 − δ over the sample. This is never worse than Hoeffding's
+    errors/N + sqrt((bits ln 2 + ln 1/δ) / 2N) or the Chernoff bound with the relative entropy. Zhou
+    et al. 2019 (arXiv 1804.05862) and Lotfi et al. 2022 (arXiv 2211.13609) apply it to compressed
+    networks.
 
-    The same number of shots for every class is a stratified sample; the bound then holds for the
-    risk averaged over classes: with unequal probabilities P(errors <= k) is at most the binomial
-    tail of their mean p, if k <= N p - 1 (Hoeffding 1956, "On the distribution of the number of
-    successes in independent trials", Ann. Math. Statist. 27). For δ < 1/4 and k <= N - 2 this is
-    so for every p above the bound; where it is not, the bound is 1.
+    A sample with the same number of images for every class is stratified, and the bound holds for
+    the risk averaged over classes: with unequal probabilities, P(errors <= k) is at most the
+    binomial tail of their mean p if k <= N p - 1 (Hoeffding 1956, "On the distribution of the
+    number of successes in independent trials", Ann. Math. Statist. 27). For δ < 1/4 and k <= N - 2,
+    this is the case for all p above the bound. For larger k, the bound is 1.
 
     Args:
-        errors: misclassified training samples.
+        errors: number of misclassified training samples.
         samples: N.
         bits: length of the classifier's code word.
-        delta: δ < 1/4, probability with which the statement may fail.
+        delta: δ < 1/4, the probability with which the bound may fail.
     """
     if errors > samples - 2:
         return 1.0
@@ -53,9 +53,9 @@ def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
 
 
 def guessing_error(classes: int) -> float:
-    """Return the risk of guessing, averaged over classes: 1 − 1/classes.
+    """Return the error rate of guessing, averaged over classes.
 
-    A bound of a risk says something if it is below. That it is below 1 says nothing: the exact
-    tail is so as soon as two samples are classified correctly.
+    A larger bound says nothing, even if it is below 1: the exact tail gives a bound below 1 as soon
+    as two samples are classified correctly.
     """
     return 1 - 1 / classes

@@ -1,4 +1,7 @@
-"""The shapes of a study's models and the prompts of its datasets, from files where not known."""
+"""The shapes of a study's models, and the class prompts of its datasets.
+
+They are read from result files only if the package does not know them.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +14,10 @@ from blocklora.errors import UserError
 from blocklora.study.model import Study
 from blocklora.theory.context import Context
 
-# Lengths of the prompts of the eleven datasets, start and end of text included, equal prompts
-# counted once. The class names are those of the registry's split files and list of ImageNet, of
-# Food101 and FGVC-Aircraft as in mmpretrain 1.2.0 (datasets/categories.py), and of SUN397 as in
-# tensorflow-datasets 4.9.10 (sun397_labels.txt) in CoOp's form (datasets/sun397.py).
+# Prompt lengths of the eleven datasets in tokens, including start and end of text. Equal prompts
+# are counted once. Class names come from the registry's split files and ImageNet's list, for
+# Food101 and FGVC-Aircraft from mmpretrain 1.2.0 (datasets/categories.py), and for SUN397 from
+# tensorflow-datasets 4.9.10 (sun397_labels.txt), in the form of CoOp (datasets/sun397.py).
 PROMPT_LENGTHS = Path(__file__).with_name("prompt_lengths.csv")
 PLAIN_PROMPT = "a photo of a {}."
 
@@ -23,17 +26,17 @@ def model_shapes(context: Context) -> dict[str, ClipConfig]:
     """Return the shape of every backbone of a study.
 
     Raises:
-        UserError: the shape of a backbone is not known.
+        UserError: the shape of a backbone is unknown.
     """
     study = context.study
     return {name: study.backbone_config(name) for name in study.backbones}
 
 
 def read_shape(path: Path) -> ClipConfig:
-    """Return the shape of the model in a backbone file, checked against its tensors.
+    """Return the shape of the model in a backbone file.
 
     Raises:
-        UserError: the file is unreadable, or its tensors are not those of the shape it names.
+        UserError: the file is unreadable, or its tensors do not have this shape.
     """
     from blocklora.backbones.model import tensor_shapes
     from blocklora.backbones.weights import load_backbone
@@ -42,7 +45,8 @@ def read_shape(path: Path) -> ClipConfig:
     found = {name: tuple(tensor.shape) for name, tensor in backbone.weights.items()}
     if found != tensor_shapes(backbone.config):
         raise UserError(
-            f"{path}: its tensors are not those of {backbone.config.name}; delete it and run again"
+            f"{path}: its tensors are not those of {backbone.config.name}; please delete the file "
+            "and run again"
         )
     return backbone.config
 
@@ -51,7 +55,7 @@ def class_counts(context: Context) -> dict[str, int]:
     """Return the number of classes of every dataset of a study.
 
     Raises:
-        UserError: the manifest of a dataset that is not published is missing or damaged.
+        UserError: the manifest of a local dataset is missing or damaged.
     """
     registry, local = load_registry(), context.study.local_datasets
     return {
@@ -61,24 +65,19 @@ def class_counts(context: Context) -> dict[str, int]:
 
 
 def unlisted_datasets(study: Study) -> tuple[str, ...]:
-    """Return the datasets whose class prompts are not known without their manifests."""
+    """Return the datasets whose manifests are needed to know their class prompts."""
     prompts = {study.methods[name].recipe.prompt for name in study.adapter_methods}
     listed = _listed_lengths(study) if prompts <= {PLAIN_PROMPT} else ()
     return tuple(name for name in study.datasets if name not in listed)
 
 
 def dataset_prompts(context: Context, prompt: str) -> dict[str, list[list[int]]]:
-    """Return one prompt per class, as token ids, for every dataset of a study.
+    """Return the token ids of one prompt per class for every dataset of a study.
 
-    Without a manifest the ids stand for tokens of the right number; different prompts stay
-    different.
-
-    Args:
-        context: the study and its results.
-        prompt: the template of the prompts.
+    If only prompt lengths are known, `stand_ins` takes the place of the prompts.
 
     Raises:
-        UserError: the manifest of a dataset whose prompts are not listed is missing or damaged.
+        UserError: the manifest of a dataset with unknown prompts is missing or damaged.
     """
     from blocklora.backbones.prompts import class_prompts, tokenize
 
@@ -93,17 +92,14 @@ def dataset_prompts(context: Context, prompt: str) -> dict[str, list[list[int]]]
 
 
 def stand_ins(lengths: Sequence[tuple[int, int]], classes: int) -> list[list[int]]:
-    """Return `classes` prompts, of which as many of each length differ as `lengths` says.
-
-    `lengths` is a sequence of (different prompts, tokens).
-    """
+    """Return made-up prompts for `classes` classes; `lengths` are (distinct prompts, tokens)."""
     tokens = [length for count, length in lengths for _ in range(count)]
     prompts = [[index] + [0] * (length - 1) for index, length in enumerate(tokens)]
     return prompts + [prompts[0]] * (classes - len(prompts))
 
 
 def _listed_lengths(study: Study) -> dict[str, list[tuple[int, int]]]:
-    """Return (different prompts, tokens) of the published datasets that are listed."""
+    """Return (distinct prompts, tokens) of the published datasets for which these are known."""
     lengths: dict[str, list[tuple[int, int]]] = {}
     for row in read_rows(PROMPT_LENGTHS, ("dataset", "prompts", "tokens")):
         if row["dataset"] not in study.local_datasets:
@@ -117,7 +113,7 @@ def _class_names(context: Context, dataset: str) -> list[str]:
     if not path.is_file():
         target = Path("results", study.name, path.relative_to(context.results))
         raise UserError(
-            f"{path}: no such file, and it tells the class names of the dataset {dataset}; make it "
-            f"by `snakemake --cores 1 {target} --config study={study.path}`"
+            f"{path}: no such file, but it is needed for the class names of the dataset {dataset}; "
+            f"make it with `snakemake --cores 1 {target} --config study={study.path}`"
         )
     return classnames(iterate_manifest(path))

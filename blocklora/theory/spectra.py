@@ -1,4 +1,4 @@
-"""Spectra of all runs of a study, and the overlap of the methods within each cell of it."""
+"""The spectra of all runs of a study, and the overlap of methods trained on the same images."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,10 +13,10 @@ from blocklora.theory.decomposition import overlap_rows, spectra, spectrum_rows
 
 
 def rows(context: Context) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of spectra.csv and those of overlaps.csv.
+    """Return the rows of spectra.csv and of overlaps.csv.
 
-    Block-LoRA is compared with LoRA of the same rank, and with LoRA of its merged arms, where
-    both were trained on the same backbone, dataset, shot count and seed.
+    Block-LoRA is compared with LoRA of the same rank and with LoRA of the rank of its merged arms,
+    if both were trained with the same backbone, dataset, shots and seed.
 
     Raises:
         UserError: runs.csv or an adapter file is missing or damaged.

@@ -181,7 +181,9 @@ def test_a_model_without_that_attention_is_refused():
 def test_another_attention_class_is_refused(backbone):
     model = build_open_clip(SHAPE, backbone.weights)
     model.transformer.resblocks[1].attn = nn.Linear(16, 16)
-    with pytest.raises(UserError, match=r"uses Linear, not a batch-first nn\.MultiheadAttention"):
+    with pytest.raises(
+        UserError, match=r"uses Linear, but adapters need a batch-first nn\.MultiheadAttention"
+    ):
         tower_shapes(model)
 
 

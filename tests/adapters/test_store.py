@@ -56,7 +56,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 
 
 def test_another_backbone_is_refused(saved):
-    with pytest.raises(UserError, match="trained on another backbone: tiny"):
+    with pytest.raises(UserError, match="trained on another backbone, tiny"):
         load_adapter(saved[1], backbone_sha256="0" * 64)
 
 

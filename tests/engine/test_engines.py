@@ -134,14 +134,14 @@ def reference_masks(fast, name, matrices):
     """Return the fast engine's masks in the layout of the reference: matrix, sequence, token."""
     tower, layer = name.split(".")
     if tower == "vision":
-        masks = fast._masks("vision", 4 * fast.vision.tokens, 3)[int(layer)]
+        masks = fast._masks(fast.vision, 4 * fast.vision.tokens, 3)[int(layer)]
         laid_out = masks.view(4, fast.vision.tokens, -1)
         return kept(laid_out, torch.arange(matrices, dtype=torch.uint8)).float()
     lengths = [
         length for chunk in fast.chunks for count, length in chunk.groups for _ in range(count)
     ]
     rows = []
-    for part in fast._masks("text", sum(lengths), 3)[int(layer)].split(lengths):
+    for part in fast._masks(fast.text, sum(lengths), 3)[int(layer)].split(lengths):
         padded = torch.zeros(SHAPE.context_length, part.shape[1], dtype=torch.uint8)
         padded[: len(part)] = part
         rows.append(padded)

@@ -15,7 +15,6 @@ from blocklora.engine.plan import (
     Plan,
     Setting,
     candidates,
-    held_tensors,
     next_smaller,
     plan,
     planned_peak_bytes,
@@ -36,29 +35,31 @@ def backbone():
 
 def counted_peak(backbone, setting, chunks):
     """Run a step and count; as in training, the optimizer has two moments of every parameter."""
-    adapter = Adapter.initialise(
-        setting.adapter, backbone.config.tower_shapes, torch.Generator().manual_seed(0)
-    )
-    engine = FastEngine(
-        backbone,
-        adapter,
-        setting.prompts,
-        logit_scale=100.0,
-        seed=0,
-        precision=setting.precision,
-        chunks=chunks,
-    )
-    optimizer = torch.optim.AdamW(adapter.parameters())
-    for parameter in adapter.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    moments = [
-        value for state in optimizer.state.values() for value in state.values() if value.ndim
-    ]
-    images = torch.zeros(setting.batch_size, 32, 32, 3, dtype=torch.uint8)
-    labels = torch.zeros(setting.batch_size, dtype=torch.long)
-    with TensorMemory([*held_tensors(engine), *moments, images, labels]) as memory:
+    with TensorMemory() as memory:
+        copied = {name: weight.clone() for name, weight in backbone.weights.items()}
+        adapter = Adapter.initialise(
+            setting.adapter, backbone.config.tower_shapes, torch.Generator().manual_seed(0)
+        )
+        engine = FastEngine(
+            replace(backbone, weights=copied),
+            adapter,
+            setting.prompts,
+            logit_scale=100.0,
+            seed=0,
+            precision=setting.precision,
+            chunks=chunks,
+        )
+        optimizer = torch.optim.AdamW(adapter.parameters())
+        for parameter in adapter.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for state in optimizer.state.values():
+            del state["step"]
+        images = torch.zeros(setting.batch_size, 32, 32, 3, dtype=torch.uint8)
+        labels = torch.zeros(setting.batch_size, dtype=torch.long)
+        del copied, parameter, state
+        memory.peak_bytes = memory.live_bytes
         engine.step(images, labels, 0, torch.amp.GradScaler(enabled=False))
     return memory.peak_bytes
 
@@ -122,7 +123,7 @@ def test_memory_running_out_leads_to_one_more_attempt_with_smaller_chunks(roomy,
     assert attempts == [Chunks(), chosen.chunks]
     assert chosen.peak_bytes < planned_peak_bytes(SETTING, Chunks())
     (record,) = caplog.records
-    assert "Tried to allocate 2.00 GiB.; once more with Chunks(tokens=" in record.getMessage()
+    assert "Tried to allocate 2.00 GiB.; trying again with Chunks(tokens=" in record.getMessage()
 
 
 class Knot:
@@ -182,7 +183,7 @@ def test_other_errors_pass_through():
 def test_a_budget_too_small_stops_before_training(monkeypatch):
     monkeypatch.setattr(planning, "free_bytes", lambda device: 2**18)
     with pytest.raises(
-        UserError, match=r"needs 0\.\d MiB even in small chunks, and 0\.2 MiB are usable"
+        UserError, match=r"needs 0\.\d MiB even in small chunks, but only 0\.2 MiB are usable"
     ):
         train_within_memory(SETTING, "cuda", lambda chunks: pytest.fail("was called"))
 

@@ -153,7 +153,7 @@ def test_runs_of_another_study_are_refused(results, tmp_path, capsys):
     (folder / "runs.csv").write_text(text.replace("block_lora", "other_lora"))
     assert measure("spectra", folder, tmp_path / "s.csv", tmp_path / "o.csv") == 1
     error = capsys.readouterr().err
-    assert "the study has no adapter other_lora; it has clip_lora, block_lora" in error
+    assert "the study has no method other_lora with an adapter, only clip_lora, block_lora" in error
 
 
 def test_bounds_of_the_paper_need_no_file_but_the_study(tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(name, results, t
     (folder / path).unlink()
     assert measure(name, folder, tmp_path / "x.csv") == 1
     error = capsys.readouterr().err
-    assert f"{folder / path}: no such file, and it tells the class names of the dataset" in error
+    assert f"{folder / path}: no such file, but it is needed for the class names" in error
     made = f"`snakemake --cores 1 results/small/{path} --config study={folder}/small.yaml`"
     assert made in error
     assert not (tmp_path / "x.csv").exists()
