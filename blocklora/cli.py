@@ -1,35 +1,103 @@
-"""The `blocklora` command line: one subcommand per step of the pipeline."""
+"""The `blocklora` command line, which has a command for each step of the pipeline."""
 
-import argparse
 import logging
 import sys
+from itertools import groupby
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
 
 from blocklora import __version__
 from blocklora.commands import backbones, cache, data, performance, publish, runs, study, theory
+from blocklora.commands.options import Command
 from blocklora.errors import UserError
 
+# In the order of the pipeline. None of these modules imports torch, pandas or matplotlib before one
+# of its commands runs.
+SECTIONS = {
+    "Studies": (study.check_study, study.status, performance.plan, study.schema),
+    "Data": (
+        *(data.fetch_dataset, data.make_manifest, data.verify_data),
+        *(data.shots, data.decode_images),
+    ),
+    "Backbones": (backbones.fetch_backbone, backbones.pretrain_backbone),
+    "Fits and tests": (runs.test, runs.gate, runs.fit),
+    "Results": (
+        *(publish.aggregate, theory.measure),
+        *(publish.table, publish.figure, publish.publish, publish.claims),
+    ),
+    "Trained adapters": (runs.predict, runs.merge),
+    "This machine": (performance.bench, cache.cache),
+}
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="blocklora", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    # None of these modules imports torch, pandas or matplotlib before a command of its own runs.
-    for module in (study, data, backbones, runs, theory, performance, publish, cache):
-        module.add_commands(subparsers)
-    return parser
+
+class Pipeline(TyperGroup):
+    """All commands; the help shows them by section."""
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+        """Write a line for each command below the title of its section."""
+        width = max(map(len, self.commands))
+        sections = groupby(self.commands.values(), lambda command: command.rich_help_panel)
+        for section, commands in sections:
+            with formatter.section(section):
+                lines = [(each.name.ljust(width), each.get_short_help_str(60)) for each in commands]
+                formatter.write_dl(lines)
+
+
+app = typer.Typer(
+    cls=Pipeline, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"blocklora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def pipeline(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Reproduce Block-LoRA step by step.
+
+    Snakemake calls these commands in the right order and with the right files; each can also be
+    called by hand. `blocklora COMMAND --help` shows the options of a command, with examples.
+    """
+
+
+for title, functions in SECTIONS.items():
+    for function in functions:
+        app.command(cls=Command, rich_help_panel=title)(function)
+
+commands = typer.main.get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand and return the exit status: 0, or the error's after a `UserError`."""
+    """Run one command and return the exit status.
+
+    It is 0, or 2 if the command is called in a wrong way, or that of a `UserError`, or 130 after
+    Ctrl-C.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = " ".join(["blocklora", *(commands.commands.keys() & arguments[:1])])
     try:
-        options.run(options)
+        with commands.make_context("blocklora", [*arguments]) as context:
+            commands.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.TyperException as error:
+        text = " ".join(error.format_message().split())
+        print(f"{program}: error: {text} (see {program} --help)", file=sys.stderr)
+        return error.exit_code
     except UserError as error:
-        print(f"blocklora {options.command}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print(f"blocklora {options.command}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blocklora import provenance
+from blocklora.cli import commands
 
 # From the bottom to the top; modules of one line may import each other. `commands` is what people
 # and the workflow call, so it may use everything.
@@ -91,21 +92,32 @@ def _imported_when_read(node, known):
     return found
 
 
+def _loaded(*arguments):
+    """Return the modules that are loaded after calls of the command line, one per argument."""
+    code = (
+        "import sys; from blocklora.cli import main\n"
+        "for words in sys.argv[1:]: main(words.split())\n"
+        "print('modules', *sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("modules ")[2].split())
+
+
+HEAVY = {"torch", "numpy", "pandas", "matplotlib", "jsonschema", "tarfile", "rich"}
+
+
 def test_the_command_line_starts_without_what_its_commands_need():
-    code = "import sys; from blocklora.cli import build_parser; build_parser(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    heavy = {
-        "torch",
-        "numpy",
-        "pandas",
-        "matplotlib",
-        "jsonschema",
-        "tarfile",
-        "importlib.metadata",
-    }
+    loaded = _loaded("--help")
     assert "blocklora.commands.data" in loaded
-    assert loaded & heavy == set()
+    assert loaded & (HEAVY | {"pydantic", "importlib.metadata"}) == set()
+
+
+def test_a_command_that_is_not_run_imports_nothing_heavy():
+    """typer reads the values of options by pydantic, which study files need as well."""
+    loaded = _loaded(*(f"{name} --help" for name in commands.commands))
+    assert "blocklora.experiments" in loaded
+    assert loaded & HEAVY == set()
     assert [name for name in loaded if name.startswith("blocklora.data")] == []
 
 

@@ -1,79 +1,115 @@
-"""Subcommands that write backbone files, one for each `Family.command`."""
+"""Commands that write backbone files, one for each `Family.command`."""
 
 import logging
 import shlex
-from argparse import Namespace, _SubParsersAction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from blocklora.backbones.published import PublishedModel, published_model
-from blocklora.commands.arguments import add_command, add_options, positive, provide
+from blocklora.commands import options
+from blocklora.commands.options import CACHE, CacheRoot, Key, Output
 from blocklora.errors import UserError
-from blocklora.miniature.settings import read_settings
-from blocklora.study.model import Study, load_study
+
+if TYPE_CHECKING:
+    from blocklora.backbones.published import PublishedModel
+    from blocklora.study.model import Study
 
 logger = logging.getLogger(__name__)
 
 
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this module's subcommands to the command line."""
-    output = "backbone file (safetensors)"
-    fetch = add_command(subparsers, _fetch_backbone)
-    add_options(fetch, "study", "backbone", "cache", "key", output=output)
-    add_options(fetch, weights_root="folder of downloaded or own checkpoints")
-    fetch.add_argument("--checkpoint", type=Path, help="use this file, whatever its checksum")
-    add_options(fetch, "offline")
+def fetch_backbone(
+    study: options.Study,
+    backbone: options.Backbone,
+    weights_root: options.RequiredPath,
+    output: Output,
+    checkpoint: Path | None = None,
+    offline: options.Offline = False,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
+) -> None:
+    """Fetch CLIP weights and write them as a backbone file.
 
-    pretrain = add_command(subparsers, _pretrain_backbone)
-    add_options(pretrain, "study", "backbone", "cache", "key", output=output)
-    pretrain.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads")
+    The weights are taken from --checkpoint, else from --weights-root, else they are downloaded.
+    Their checksum has to be that of a published file.
 
+    Args:
+        weights_root: Folder of downloaded checkpoints, or of your own.
+        checkpoint: Use this file, whatever its checksum is.
 
-def _study_with(options: Namespace, command: str) -> Study:
-    """Return the study, whose `--backbone` is one that the subcommand makes."""
-    study, name = load_study(options.study), options.backbone
-    entry = study.backbones.get(name)
-    if entry is None:
-        raise UserError(f"{options.study}: no backbone {name} in this study")
-    if entry.family.command != command:
-        raise UserError(
-            f"{options.study}: backbone {name} has the source {entry.source}: its file is made by "
-            f"`blocklora {entry.family.command}`, not by {command}"
-        )
-    return study
-
-
-def _fetch_backbone(options: Namespace) -> None:
-    """Fetch published CLIP weights and write the backbone file.
-
-    A published model's weights are taken from --checkpoint, from --weights-root or from the hub, in
-    this order, and checked.
+    Example: blocklora fetch-backbone --study paper --backbone ViT-B-16-quickgelu
+        --weights-root weights --output backbone.safetensors
     """
-    from blocklora.backbones.hub import find_checkpoint, published_origin
+    from blocklora.backbones.hub import find_checkpoint, obtain_checkpoint, published_origin
+    from blocklora.backbones.published import published_model
 
-    name = options.backbone
-    config = _study_with(options, "fetch-backbone").backbone_config(name)
-    model = published_model(name)
-    given = options.checkpoint or find_checkpoint(model, options.weights_root)
+    config = _study_with(study, backbone, "fetch-backbone").backbone_config(backbone)
+    model = published_model(backbone)
+    given = checkpoint or find_checkpoint(model, weights_root)
     if given is not None and not given.is_file():
         raise UserError(f"{given}: no such checkpoint file")
-    # What has to be downloaded will be the published file.
-    origin = _origin(given, model, bool(options.checkpoint)) if given else published_origin(model)
+    # A file that is still to be downloaded will be the published one.
+    origin = _origin(given, model, checkpoint is not None) if given else published_origin(model)
 
     def write(path: Path) -> None:
         from blocklora.backbones.checkpoints import canonical_weights, read_checkpoint
         from blocklora.backbones.weights import save_backbone
+        from blocklora.data.download import Downloader
 
-        checkpoint = given or _published_checkpoint(options, model)
-        save_backbone(path, config, canonical_weights(read_checkpoint(checkpoint), config), origin)
+        if given is None and offline:
+            raise _not_here(study, model, weights_root, output)
+        found = given or obtain_checkpoint(model, weights_root, Downloader())
+        save_backbone(path, config, canonical_weights(read_checkpoint(found), config), origin)
 
-    provide(options, "weights", origin, f"weights of {name}", options.output, write)
+    options.provide(cache, key, "weights", origin, f"weights of {backbone}", output, write)
 
 
-def _origin(path: Path, model: PublishedModel, is_asked_for: bool) -> str:
-    """Return in words what a checkpoint is.
+def pretrain_backbone(
+    study: options.Study,
+    backbone: options.Backbone,
+    output: Output,
+    threads: options.Threads = 1,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
+) -> None:
+    """Pretrain the small CLIP of a miniature study.
+
+    It is trained on drawn pictures and their captions, on the CPU, in about a minute.
+
+    Example: blocklora pretrain-backbone --study mini --backbone mini-clip
+        --output backbone.safetensors
+    """
+    from blocklora.miniature.settings import read_settings
+
+    settings = read_settings(_study_with(study, backbone, "pretrain-backbone").miniature)
+
+    def write(path: Path) -> None:
+        import torch
+
+        from blocklora.miniature.pretrain import pretrain_backbone
+
+        torch.set_num_threads(threads)
+        pretrain_backbone(backbone, settings, path)
+
+    options.provide(cache, key, "weights", threads, f"weights of {backbone}", output, write)
+
+
+def _study_with(name: str, backbone: str, command: str) -> "Study":
+    """Return the study, after checking that `command` is what makes its backbone."""
+    study = options.open_study(name)
+    options.check_name("backbone", backbone, study.backbones, study=study.path)
+    entry = study.backbones[backbone]
+    if entry.family.command != command:
+        raise UserError(
+            f"{study.path}: the source of backbone {backbone} is {entry.source}, so its file is "
+            f"made by `blocklora {entry.family.command}`, not by {command}"
+        )
+    return study
+
+
+def _origin(path: Path, model: "PublishedModel", is_asked_for: bool) -> str:
+    """Return the description of a checkpoint for the metadata of the backbone file.
 
     Raises:
-        UserError: it is no published file of the model, and nobody said that it is to be used.
+        UserError: it is no published file of the model, and was not named by --checkpoint.
     """
     from blocklora.backbones.hub import verify_checkpoint
 
@@ -83,45 +119,22 @@ def _origin(path: Path, model: PublishedModel, is_asked_for: bool) -> str:
         return origin
     if not is_asked_for:
         raise UserError(
-            f"{path}: its SHA-256 is not that of any published file of {model.name}. If it is "
-            f"damaged, delete it; if it is meant, say so by `sha256sum {path.name} > "
-            f"{path.name}.sha256` in its folder, or name it by --checkpoint"
+            f"{path}: its SHA-256 is not that of any published file of {model.name}. If the file "
+            f"is damaged, delete it. If it is the one you want, run `sha256sum {path.name} > "
+            f"{path.name}.sha256` in its folder, or name the file by --checkpoint"
         )
     logger.warning("%s: not a published file of %s, used as asked", path, model.name)
     return f"the file {path.name}, unverified"
 
 
-def _published_checkpoint(options: Namespace, model: PublishedModel) -> Path:
-    """Return the checkpoint below `--weights-root`, downloaded first if need be."""
-    from blocklora.backbones.hub import find_checkpoint, obtain_checkpoint
-    from blocklora.data.download import Downloader
-
-    root = options.weights_root
-    if not options.offline:
-        return obtain_checkpoint(model, root, Downloader())
-    if found := find_checkpoint(model, root):
-        return found
-    command = ["blocklora", "fetch-backbone", "--study", options.study, "--backbone", model.name]
-    command += ["--weights-root", root, "--output", options.output]
+def _not_here(study: str, model: "PublishedModel", root: Path, output: Path) -> UserError:
+    """Return the error that says how to get a checkpoint onto a machine without network."""
+    command = ["blocklora", "fetch-backbone", "--study", study, "--backbone", model.name]
+    command += ["--weights-root", root, "--output", output]
     archive = f" or {model.publisher}'s {model.archive_file}" if model.archive else ""
-    raise UserError(
+    return UserError(
         f"backbone {model.name}: {root} does not have {model.hub_file}{archive}, and --offline "
-        f"forbids fetching. On a machine with network run\n  {shlex.join(map(str, command))}\n"
+        "forbids downloading it. On a machine with network, run\n"
+        f"  {shlex.join(map(str, command))}\n"
         f"and copy {model.hub_file} from its --weights-root into {root} here"
     )
-
-
-def _pretrain_backbone(options: Namespace) -> None:
-    """Pretrain the small CLIP of a miniature study on drawn image-caption pairs, on the CPU."""
-    settings = read_settings(_study_with(options, "pretrain-backbone").miniature)
-
-    def write(path: Path) -> None:
-        import torch
-
-        from blocklora.miniature.pretrain import pretrain_backbone
-
-        torch.set_num_threads(options.threads)
-        pretrain_backbone(options.backbone, settings, path)
-
-    about = f"weights of {options.backbone}"
-    provide(options, "weights", options.threads, about, options.output, write)

@@ -1,54 +1,49 @@
-"""The subcommand that lists what studies share, and makes room."""
+"""The command that lists what studies share, and removes what is not used any more."""
 
-from argparse import Namespace, _SubParsersAction
-from pathlib import Path
+from typing import Annotated, Any
 
-from blocklora.commands.arguments import add_command, add_options, natural
+from typer import Option
 
-
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this module's subcommand to the command line."""
-    cache = add_command(subparsers, _cache)
-    add_options(cache, "cache")
-    cache.add_argument("--entries", action="store_true", help="list every entry")
-    cache.add_argument(
-        "--prune",
-        type=natural,
-        metavar="DAYS",
-        help="remove what was not used for so many days, 0 for everything",
-    )
+from blocklora.commands.options import CACHE, CacheRoot
 
 
-def _cache(options: Namespace) -> None:
-    """List what studies share, and remove what is not needed any more.
+def cache(
+    root: CacheRoot = CACHE,
+    entries: bool = False,
+    prune: Annotated[int | None, Option(min=0, metavar="DAYS")] = None,
+) -> None:
+    """List what studies share, and make room.
 
-    Everything in the cache is made again when it is needed: the next run of a study that has links
-    to what was removed finds them missing. Finished runs stay in the folders of their studies.
+    What is removed is made again when it is needed: a study whose links point to it finds it
+    missing in its next run. Finished runs stay in the folders of their studies.
+
+    Args:
+        entries: List every entry.
+        prune: Remove what was not used for so many days; 0 removes everything.
+
+    Example: blocklora cache
+    Example: blocklora cache --prune 30
     """
     from blocklora.cache import Cache
 
-    cache = Cache(options.cache)
-    if options.prune is not None:
-        entries, size = cache.prune(options.prune)
-        print(f"removed {entries} entries, {_megabytes(size)}")
-    print(_listing(cache.root, list(cache.entries()), options.entries))
+    found = Cache(root)
+    if prune is not None:
+        count, size = found.prune(prune)
+        print(f"removed {count} entries, {_megabytes(size)}")
+    kept = list(found.entries())
+    print(f"{root}: {len(kept)} entries, {_megabytes(sum(entry.size for entry in kept))}")
+    for kind in sorted({entry.kind for entry in kept}):
+        _print_kind(kind, [entry for entry in kept if entry.kind == kind], entries)
 
 
-def _listing(root: Path, entries: list, each: bool) -> str:
+def _print_kind(kind: str, kept: list[Any], each: bool) -> None:
     from datetime import date
 
-    lines = [f"{root}: {len(entries)} entries, {_megabytes(sum(e.size for e in entries))}"]
-    for kind in sorted({entry.kind for entry in entries}):
-        of_kind = [entry for entry in entries if entry.kind == kind]
-        size = _megabytes(sum(entry.size for entry in of_kind))
-        used = date.fromtimestamp(max(entry.used for entry in of_kind))
-        lines.append(f"{kind:14}{len(of_kind):6}{size:>14}  last used {used}")
-        if each:
-            lines += [
-                f"  {entry.key[:12]} {_megabytes(entry.size):>12}  {entry.about}"
-                for entry in of_kind
-            ]
-    return "\n".join(lines)
+    size = _megabytes(sum(entry.size for entry in kept))
+    used = date.fromtimestamp(max(entry.used for entry in kept))
+    print(f"{kind:14}{len(kept):6}{size:>14}  last used {used}")
+    for entry in kept if each else ():
+        print(f"  {entry.key[:12]} {_megabytes(entry.size):>12}  {entry.about}")
 
 
 def _megabytes(size: int) -> str:

@@ -1,126 +1,97 @@
-"""Subcommands of `blocklora.data`."""
+"""Commands from the source of a dataset to decoded pixels."""
 
 import sys
-from argparse import ArgumentParser, Namespace, _SubParsersAction
-from dataclasses import asdict
-from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Annotated, Literal
 
-from blocklora.commands.arguments import add_command, add_options, natural, positive, provide
+from typer import Option
+
+from blocklora.commands import options
+from blocklora.commands.options import CACHE, CacheRoot, Key, Output, Source, Study
 from blocklora.errors import UserError
 
 
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this package's subcommands to the command line."""
-    source = {"source": "source.json of the dataset"}
-    fetch = add_command(subparsers, _fetch_dataset)
-    add_options(fetch, "study", "dataset")
-    add_options(fetch, data_root="folder of all datasets", output="source.json to write")
-    add_options(fetch, "offline")
+def fetch_dataset(
+    study: Study,
+    dataset: options.Dataset,
+    data_root: options.RequiredPath,
+    output: Output,
+    offline: options.Offline = False,
+) -> None:
+    """Find, download or draw the images of a dataset.
 
-    listing = add_command(subparsers, _make_manifest)
-    add_options(listing, "cache", "key", **source, output="manifest.csv to write")
+    A CoOp or CLIP-LoRA tree below --data-root is used as it is. Otherwise the archives are taken
+    from its folder `archives` or downloaded, and then verified and unpacked. The output is a
+    source.json that says where the images are.
 
-    verify = add_command(subparsers, _verify_data)
-    add_options(verify, "cache", "key", **source)
-    add_options(verify, manifest="manifest.csv to check", output="report to write (JSON)")
-    _add_workers(verify)
+    Args:
+        data_root: Folder of all datasets.
 
-    shots = add_command(subparsers, _shots)
-    origin = shots.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--manifest", type=Path, help="manifest.csv to draw from")
-    origin.add_argument("--split-file", type=Path, help="split_zhou_*.json file to draw from")
-    numbers = {"nargs": "+", "required": True}
-    shots.add_argument("--shots", type=positive, **numbers, help="training images per class")
-    shots.add_argument("--seeds", type=natural, **numbers)
-    shots.add_argument(
-        "--output",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="a CSV file for each of --seeds, of the first number of --shots first (--manifest)",
-    )
-    shots.add_argument("--part", choices=("train", "val"), help="list to print (--split-file)")
-    add_options(shots, "cache", "key")
-
-    decode = add_command(subparsers, _decode_images)
-    add_options(decode, "cache", "key", **source)
-    origin = decode.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--manifest", type=Path, help="decode the test images of this manifest")
-    origin.add_argument(
-        "--shots-lists", type=Path, nargs="+", help="decode the training images of these lists"
-    )
-    decode.add_argument("--size", type=positive, help="pixels of a side (with --manifest)")
-    decode.add_argument(
-        "--output", type=Path, nargs="+", required=True, help="a file for the manifest or each list"
-    )
-    _add_workers(decode)
-    decode.add_argument(
-        "--pixel-budget-gb",
-        type=float,
-        required=True,
-        help="a larger store is not written, its images are decoded on the fly (GB = 10^9 bytes)",
-    )
-
-
-def _add_workers(parser: ArgumentParser) -> None:
-    parser.add_argument("--workers", type=positive, default=1, help="threads (default: 1)")
-
-
-def _fetch_dataset(options: Namespace) -> None:
-    """Find, download or draw the images of a dataset, and write where they are.
-
-    A CoOp or CLIP-LoRA tree below --data-root is used as it is; otherwise the archives are taken
-    from its folder `archives` or downloaded, verified and unpacked.
+    Example: blocklora fetch-dataset --study paper --dataset eurosat
+        --data-root data --output source.json
     """
     from blocklora.data import fetch
     from blocklora.data.download import Downloader
     from blocklora.data.registry import load_registry
     from blocklora.data.source import write_source
-    from blocklora.study.model import load_study
 
-    study, name = load_study(options.study), options.dataset
-    registry = load_registry()
-    if name in study.own_datasets:
-        own = study.own_datasets[name]
-        source = fetch.use_own(name, own.images, own.csv)
-    elif name not in registry:
-        raise UserError(f"{name}: no such dataset; known are {', '.join(registry)}")
-    elif registry[name].layout == "drawn":
+    chosen, registry = options.open_study(study), load_registry()
+    options.check_name("dataset", dataset, [*chosen.own_datasets, *registry])
+    if dataset in chosen.own_datasets:
+        own = chosen.own_datasets[dataset]
+        source = fetch.use_own(dataset, own.images, own.csv)
+    elif registry[dataset].layout == "drawn":
         from blocklora.miniature.datasets import draw
 
-        source = draw(name, options.data_root, study.miniature)
+        source = draw(dataset, data_root, chosen.miniature)
     else:
-        downloader = None if options.offline else Downloader()
-        source = fetch.fetch_published(registry[name], options.data_root, downloader)
-    write_source(options.output, source)
+        downloader = None if offline else Downloader()
+        source = fetch.fetch_published(registry[dataset], data_root, downloader)
+    write_source(output, source)
 
 
-def _make_manifest(options: Namespace) -> None:
-    """List every image of a dataset with label, class name and split.
+def make_manifest(
+    source: Source, output: Output, cache: CacheRoot = CACHE, key: Key = None
+) -> None:
+    """List every image with its label, class name and split.
 
-    They come from its split file, its official lists or its folders.
+    They come from the dataset's split file, its official lists or its folders.
+
+    Example: blocklora make-manifest --source source.json --output manifest.csv
     """
     from blocklora.data.layouts import list_images
     from blocklora.data.manifest import write_manifest
     from blocklora.data.registry import load_registry
     from blocklora.data.source import read_source
 
-    source = read_source(options.source)
+    found = read_source(source)
 
     def write(path: Path) -> None:
-        write_manifest(path, list_images(source, load_registry()))
+        write_manifest(path, list_images(found, load_registry()))
 
-    about = f"list of the images of {source.dataset}"
-    provide(options, "manifests", asdict(source), about, options.output, write)
+    about = f"list of the images of {found.dataset}"
+    options.provide(cache, key, "manifests", vars(found), about, output, write)
 
 
-def _verify_data(options: Namespace) -> None:
-    """Check the images and labels of a dataset before they are used.
+def verify_data(
+    source: Source,
+    manifest: options.RequiredPath,
+    output: Output,
+    workers: options.Threads = 1,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
+) -> None:
+    """Check images and labels before they are used.
 
-    The report on counts, labels and every image file is written and printed; the exit status is 1
-    if anything in it would change results.
+    The report on the counts, the labels and every image file is printed and written as JSON. The
+    exit status is 1 if something would change results.
+
+    Args:
+        manifest: The manifest.csv to check.
+
+    Example: blocklora verify-data --source source.json --manifest manifest.csv
+        --output verification.json
     """
     from blocklora.cache import content_digest
     from blocklora.data.layouts import list_images
@@ -130,90 +101,136 @@ def _verify_data(options: Namespace) -> None:
     from blocklora.data.verify import verify
     from blocklora.files import write_json
 
-    source = read_source(options.source)
+    found = read_source(source)
 
     def write(path: Path) -> None:
         registry = load_registry()
-        dataset = None if source.origin == "user" else registry.get(source.dataset)
-        manifest = read_manifest(options.manifest)
-        report = verify(source, manifest, list_images(source, registry), dataset, options.workers)
+        dataset = None if found.origin == "user" else registry.get(found.dataset)
+        listed = list_images(found, registry)
+        report = verify(found, read_manifest(manifest), listed, dataset, workers)
         write_json(path, report.to_json())
         print(report.text())
         if not report.passed:
             raise UserError(
-                f"{source.dataset} is not fit for use, see above; docs/datasets.md says what each "
-                "code in brackets means"
+                f"{found.dataset} cannot be used because of the faults above; docs/datasets.md "
+                "explains the codes in brackets"
             )
 
-    contents = [asdict(source), content_digest(options.manifest)]
-    about = f"verification of {source.dataset}"
-    provide(options, "verifications", contents, about, options.output, write, link=False)
+    contents, about = [vars(found), content_digest(manifest)], f"verification of {found.dataset}"
+    options.provide(cache, key, "verifications", contents, about, output, write, link=False)
 
 
-def _shots(options: Namespace) -> None:
+def shots(
+    shots: Annotated[list[int], Option(min=1)],
+    seeds: Annotated[list[int], Option(min=0)],
+    manifest: Path | None = None,
+    output: list[Path] | None = None,
+    split_file: Path | None = None,
+    part: Literal["train", "val"] | None = None,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
+) -> None:
     """Draw the few-shot lists of a dataset.
 
-    Validation and training images are drawn in CLIP-LoRA's order: from a manifest into a CSV file
-    for each number of shots and each seed, or from a split_zhou file onto the terminal, one path
-    per line.
+    Training and validation images are drawn in the order of CLIP-LoRA: from a manifest into CSV
+    files, or from a split_zhou file onto the terminal, one path per line.
+
+    Args:
+        shots: Training images per class.
+        seeds: Random seeds.
+        manifest: The manifest.csv to draw from.
+        output: With --manifest, a CSV file for each seed, first those of the first number of shots.
+        split_file: The split_zhou_*.json to draw from, instead of a manifest.
+        part: With --split-file, the images to print.
+
+    Example: blocklora shots --manifest manifest.csv --shots 1 2 --seeds 1
+        --output 1shot.csv 2shot.csv
+    Example: blocklora shots --split-file split_zhou_EuroSAT.json --shots 16
+        --seeds 1 --part train
     """
+    from functools import cache as remember
+
+    from blocklora.cache import content_digest
     from blocklora.data.manifest import read_manifest, write_shots
     from blocklora.data.sampling import draw_shots
     from blocklora.data.splits import read_split_file
 
-    wanted = list(product(options.shots, options.seeds))
-    if options.split_file is not None:
-        if options.part is None or options.output is not None or len(wanted) != 1:
-            raise UserError("--split-file needs --part, one of --shots and one of --seeds")
-        drawn = draw_shots(read_split_file(options.split_file), *wanted[0])
-        lines = [image.path for image in drawn if image.split == options.part]
+    wanted = list(product(shots, seeds))
+    _need_one_of("--manifest", manifest, "--split-file", split_file)
+    if split_file is not None:
+        if part is None or output or len(wanted) != 1:
+            raise UserError("--split-file needs --part, one number of --shots and one of --seeds")
+        drawn = draw_shots(read_split_file(split_file), *wanted[0])
+        lines = [image.path for image in drawn if image.split == part]
         # Bytes, so that the list is the same under every locale.
         sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
         return
-    if options.part is not None or len(options.output or ()) != len(wanted):
-        raise UserError(f"--manifest needs {len(wanted)} files of --output, which hold both parts")
-    from blocklora.cache import content_digest
+    if part is not None or len(output or ()) != len(wanted):
+        raise UserError(f"--manifest needs {len(wanted)} files of --output, and no --part")
+    digest, read = content_digest(manifest), remember(read_manifest)
+    for (count, seed), file in zip(wanted, output, strict=True):
 
-    digest, read = content_digest(options.manifest), cache(read_manifest)
-    for (shots, seed), output in zip(wanted, options.output, strict=True):
+        def write(path: Path, count: int = count, seed: int = seed) -> None:
+            write_shots(path, draw_shots(read(manifest), count, seed))
 
-        def write(path: Path, shots: int = shots, seed: int = seed) -> None:
-            write_shots(path, draw_shots(read(options.manifest), shots, seed))
-
-        about = f"{shots} shots, seed {seed}: {output.name}"
-        provide(options, "shots", [digest, shots, seed], about, output, write, link=False)
+        contents, about = [digest, count, seed], f"{count} shots, seed {seed}: {file.name}"
+        options.provide(cache, key, "shots", contents, about, file, write, link=False)
 
 
-def _decode_images(options: Namespace) -> None:
-    """Decode images once into stores that all runs share.
+def decode_images(
+    source: Source,
+    output: Annotated[list[Path], Option()],
+    pixel_budget_gb: Annotated[float, Option()],
+    manifest: Path | None = None,
+    size: Annotated[int | None, Option(min=1)] = None,
+    shots_lists: list[Path] | None = None,
+    workers: options.Threads = 1,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
+) -> None:
+    """Decode images once, into files that all runs share.
 
-    The test images of a manifest are decoded after resize and centre crop into a .npy file, the
-    training images of shots lists at full resolution into a .npz file for each list.
+    The test images of a manifest are resized, cropped to the centre and written to a .npy file. The
+    training images of few-shot lists keep their resolution, and each list gets a .npz file.
+
+    Args:
+        output: A file for the manifest, or for each list.
+        pixel_budget_gb: If the pixels would take more GB (10^9 bytes), write an empty file, and
+            decode the images when they are needed.
+        manifest: Decode the test images of this manifest.csv.
+        size: With --manifest, the width and height in pixels.
+        shots_lists: Decode the training images of these lists.
+
+    Example: blocklora decode-images --source source.json --manifest manifest.csv
+        --size 224 --pixel-budget-gb 16 --output test-224px.npy
     """
     from blocklora.cache import content_digest
     from blocklora.data.decode import write_shots_store, write_test_store
     from blocklora.data.manifest import iterate_manifest, read_shots
     from blocklora.data.source import read_source
 
-    if (options.size is None) != (options.manifest is None):
+    _need_one_of("--manifest", manifest, "--shots-lists", shots_lists)
+    if (size is None) != (manifest is None):
         raise UserError("--size goes with --manifest: training images keep their resolution")
-    lists = [options.manifest] if options.manifest else options.shots_lists
-    if len(lists) != len(options.output):
+    lists = [manifest] if manifest else shots_lists
+    if len(lists) != len(output):
         raise UserError(f"{len(lists)} lists of images need as many files of --output")
-    source = read_source(options.source)
-    how = {"workers": options.workers, "budget": options.pixel_budget_gb * 1e9}
-    for listed, output in zip(lists, options.output, strict=True):
+    found = read_source(source)
+    how = {"workers": workers, "budget": pixel_budget_gb * 1e9}
+    for listed, file in zip(lists, output, strict=True):
 
         def write(path: Path, listed: Path = listed) -> None:
-            root = source.image_root
-            if options.manifest is None:
-                write_shots_store(path, root, read_shots(listed, "train"), **how)
+            if manifest is None:
+                write_shots_store(path, found.image_root, read_shots(listed, "train"), **how)
                 return
-            images = iterate_manifest(listed)
-            paths = [image.path for image in images if image.split == "test"]
-            write_test_store(path, root, paths, options.size, **how)
+            paths = [image.path for image in iterate_manifest(listed) if image.split == "test"]
+            write_test_store(path, found.image_root, paths, size, **how)
 
-        digests = [asdict(source), content_digest(listed)]
-        contents = [*digests, options.size, options.pixel_budget_gb]
-        about = f"pixels of {source.dataset}: {output.parent.name}/{output.name}"
-        provide(options, "pixels", contents, about, output, write)
+        contents = [vars(found), content_digest(listed), size, pixel_budget_gb]
+        about = f"pixels of {found.dataset}: {file.parent.name}/{file.name}"
+        options.provide(cache, key, "pixels", contents, about, file, write)
+
+
+def _need_one_of(first: str, one: object, second: str, other: object) -> None:
+    if (one is None) == (other is None):
+        raise UserError(f"exactly one of {first} and {second} has to be given")

@@ -1,126 +1,173 @@
-"""Subcommands of `blocklora.publish`; tables and figures follow from its catalogue."""
+"""Commands that collect runs and publish tables, figures and verdicts on claims."""
 
-from argparse import ArgumentParser, Namespace, _SubParsersAction
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from blocklora.commands.arguments import positive
+from typer import Argument, Option
+
+from blocklora.commands import options
+from blocklora.commands.options import Outputs, Results, Study
 from blocklora.errors import UserError
 
-# What the options of items are: see `Item.options`.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "shots": {"type": positive, "help": "only this shot count"},
-    "published": {"action": "store_true", "help": "show published numbers as well"},
-    "backbone": {"help": "which backbone, where the study has several"},
+if TYPE_CHECKING:
+    from blocklora.publish import results as publish_results
+
+# The formats in which the workflow publishes a study.
+FORMS = {
+    "table": (".csv", ".md", ".tex", ".html"),
+    "figure": (".pdf", ".csv", ".png"),
+    "claims": (".json", ".csv", ".md", ".html"),
 }
-
-# The forms in which the whole study is published.
-FORMS = {"tables": (".csv", ".md", ".tex", ".html"), "figures": (".pdf", ".csv", ".png")}
-
-
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this package's subcommands to the command line."""
-    aggregate = subparsers.add_parser(
-        "aggregate",
-        help="collect the records of a study's runs in one CSV file",
-        description="Write a row for each run of a study, from its record and predictions.",
-    )
-    aggregate.add_argument("--study", type=Path, required=True, help="study file")
-    aggregate.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    aggregate.add_argument("--output", type=Path, required=True, help="CSV file to write")
-    aggregate.add_argument(
-        "--partial", action="store_true", help="go on although runs of the study are missing"
-    )
-    aggregate.set_defaults(run=_aggregate)
-
-    table = subparsers.add_parser(
-        "table",
-        help="write a table of a study",
-        description="Write a table in the forms that the suffixes of the outputs name.",
-    )
-    _add_items(table, "table")
-    _add_files(table, ".csv, .md, .tex, .html")
-    table.set_defaults(run=_table)
-
-    figure = subparsers.add_parser(
-        "figure",
-        help="draw a figure of a study",
-        description="Draw a figure in the forms that the suffixes of the outputs name.",
-    )
-    _add_items(figure, "figure")
-    _add_files(figure, ".pdf, .png, .csv (its numbers), .tex (with its caption)")
-    figure.set_defaults(run=_figure)
-
-    publish = subparsers.add_parser(
-        "publish",
-        help="write all tables or draw all figures of a study",
-        description="Write all tables of a study, or draw all its figures, in every form.",
-    )
-    publish.add_argument("what", choices=tuple(FORMS))
-    _add_results(publish)
-    publish.set_defaults(run=_publish)
-
-    claims = subparsers.add_parser(
-        "claims",
-        help="give the verdict on each claim of the papers",
-        description="Evaluate the claims on the files of a study. A claim whose files are not "
-        "there, or which this study cannot decide, is 'not tested here'.",
-    )
-    _add_files(claims, ".json, .csv, .md, .html")
-    claims.set_defaults(run=_claims)
+Published = Annotated[
+    bool | None, Option(help="Whether published numbers are shown as well (default: yes)")
+]
 
 
-def _add_items(parser: ArgumentParser, kind: str) -> None:
+def _tables() -> list[tuple[str, str]]:
+    return _names("table")
+
+
+def _figures() -> list[tuple[str, str]]:
+    return _names("figure")
+
+
+def _names(kind: str) -> list[tuple[str, str]]:
+    """Return the names of all tables or figures, each with its section and its options."""
     from blocklora.experiments import entries
 
     items = [item for item in entries() if item.kind == kind]
-    parser.add_argument("name", choices=[item.entry for item in items])
-    for option, settings in OPTIONS.items():
-        having = [item.entry for item in items if option in item.options]
-        if having:
-            whose = "" if len(having) == len(items) else f"{', '.join(having)}: "
-            parser.add_argument(f"--{option}", **settings | {"help": whose + settings["help"]})
+    return [(item.entry, "; --".join([item.section, *item.options])) for item in items]
 
 
-def _add_results(parser: ArgumentParser) -> None:
-    parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of the study's results: runs.csv, theory/, runs/",
-    )
+def aggregate(study: Study, results: Results = None, partial: bool = False) -> None:
+    """Collect the runs of a study in one CSV file.
 
+    The file is runs.csv in the folder of the results. It has a row for each run, made from the
+    record of its fit and from its predictions.
 
-def _add_files(parser: ArgumentParser, suffixes: str) -> None:
-    _add_results(parser)
-    parser.add_argument(
-        "--output", type=Path, nargs="+", required=True, metavar="FILE", help=suffixes
-    )
+    Args:
+        partial: Go on although runs of the study are missing.
 
-
-def _aggregate(options: Namespace) -> None:
+    Example: blocklora aggregate --study mini
+    """
     from blocklora.runs.aggregate import aggregate
+    from blocklora.study import places
 
-    aggregate(options.study, options.runs, options.output, options.partial)
+    chosen = options.open_study(study)
+    folder = options.results_of(chosen, results)
+    aggregate(chosen.path, folder / places.RUNS, folder / "runs.csv", partial)
 
 
-def _publish(options: Namespace) -> None:
+def table(
+    name: Annotated[str, Argument(autocompletion=_tables)],
+    study: Study,
+    results: Results = None,
+    shots: options.Shots = None,
+    published: Published = None,
+    output: Outputs = None,
+) -> None:
+    """Write a table of a study, as .csv, .md, .tex or .html.
+
+    Example: blocklora table fewshot --study mini --shots 4
+    Example: blocklora table cost --study mini --output cost.md cost.tex
+    """
+    _make("table", name, study, results, output, shots=shots, published=published)
+
+
+def figure(
+    name: Annotated[str, Argument(autocompletion=_figures)],
+    study: Study,
+    results: Results = None,
+    backbone: str | None = None,
+    published: Published = None,
+    output: Outputs = None,
+) -> None:
+    """Draw a figure of a study, as .pdf, .png, .csv or .tex.
+
+    The .csv has the numbers that the figure shows, and the .tex its caption.
+
+    Args:
+        backbone: Name of the backbone, if the study has several.
+
+    Example: blocklora figure accuracy --study mini
+    Example: blocklora figure cost --study mini --output cost.pdf cost.png
+    """
+    _make("figure", name, study, results, output, backbone=backbone, published=published)
+
+
+def publish(
+    what: Annotated[Literal["tables", "figures"], Argument()], study: Study, results: Results = None
+) -> None:
+    """Write all tables of a study, or draw all its figures.
+
+    Example: blocklora publish tables --study mini
+    """
     from blocklora.experiments import items
+
+    found = _results(study, results)
+    wanted = [item for item in items(found.study) if f"{item.kind}s" == what]
+    for backbone, item in product(found.study.backbones if what == "figures" else [""], wanted):
+        made = item.maker()(found, **item.values(backbone))
+        _write(item.kind, made, _usual(found, item, backbone))
+
+
+def claims(study: Study, results: Results = None, output: Outputs = None) -> None:
+    """Give the verdict on each claim of the papers, as .json, .csv, .md or .html.
+
+    A claim is 'not tested here' if this study cannot decide it, or if the files that decide it are
+    missing.
+
+    Example: blocklora claims --study mini
+    Example: blocklora claims --study mini --output claims.md claims.json
+    """
+    from blocklora.publish.claims import judge, load_claims
+    from blocklora.publish.verdicts import write_verdicts
+
+    found = _results(study, results)
+    output = output or [found.folder / f"claims{form}" for form in FORMS["claims"]]
+    write_verdicts(found.study, judge(load_claims(), found), output)
+
+
+def _results(study: str, results: Path | None) -> "publish_results.Results":
     from blocklora.publish.results import load_results
 
-    results = load_results(options.study, options.results)
-    wanted = [item for item in items(results.study) if f"{item.kind}s" == options.what]
-    backbones = results.study.backbones if options.what == "figures" else [None]
-    for backbone, item in product(backbones, wanted):
-        made = item.maker()(results, **item.values(backbone))
-        stem = options.results / options.what / (backbone or "") / item.name
-        _write(made, item.kind, [stem.with_name(stem.name + form) for form in FORMS[options.what]])
+    chosen = options.open_study(study)
+    return load_results(chosen.path, options.results_of(chosen, results))
 
 
-def _write(made: Any, kind: str, output: list[Path]) -> None:
+def _make(
+    kind: str, name: str, study: str, results: Path | None, output: list[Path] | None, **given: Any
+) -> None:
+    """Make a table or figure and write it to `output`, or to where the workflow puts it.
+
+    Raises:
+        UserError: there is none of this name, it does not take a given option, or a file that it is
+            made from is missing or wrong.
+    """
+    from dataclasses import replace
+
+    from blocklora.experiments import entries
+
+    known = {item.entry: item for item in entries() if item.kind == kind}
+    options.check_name(kind, name, known)
+    given = {option: value for option, value in given.items() if value is not None}
+    for option in given:
+        if option not in known[name].options:
+            raise UserError(f"{kind} {name} does not take --{option}")
+    found, item = _results(study, results), replace(known[name], shots=given.get("shots"))
+    made = item.maker()(found, **item.values() | given)
+    backbone = given.get("backbone", next(iter(found.study.backbones)))
+    _write(kind, made, output or _usual(found, item, backbone))
+
+
+def _usual(results: "publish_results.Results", item: Any, backbone: str) -> list[Path]:
+    """Return the files of a table, or of a figure of a backbone, that the workflow writes."""
+    folder = results.folder / f"{item.kind}s" / (backbone if item.kind == "figure" else "")
+    return [folder / f"{item.name}{form}" for form in FORMS[item.kind]]
+
+
+def _write(kind: str, made: Any, output: list[Path]) -> None:
     if kind == "table":
         from blocklora.publish.render import write_table
 
@@ -129,41 +176,3 @@ def _write(made: Any, kind: str, output: list[Path]) -> None:
         from blocklora.publish.figures.canvas import write_drawing
 
         write_drawing(made, output)
-
-
-def _table(options: Namespace) -> None:
-    _write(_made(options), "table", options.output)
-
-
-def _figure(options: Namespace) -> None:
-    _write(_made(options), "figure", options.output)
-
-
-def _made(options: Namespace) -> Any:
-    """Return the table or figure that is asked for.
-
-    Raises:
-        UserError: it does not take an option that is given, or a file it is made from is missing or
-            not what it should be.
-    """
-    from blocklora.experiments import entries
-    from blocklora.publish.results import load_results
-
-    kind, name = options.command, options.name
-    (item,) = [item for item in entries() if (item.kind, item.entry) == (kind, name)]
-    given = {option: getattr(options, option, None) for option in OPTIONS}
-    for option, value in given.items():
-        if value and option not in item.options:
-            raise UserError(f"{kind} {name} does not take --{option}")
-    results = load_results(options.study, options.results)
-    return item.maker()(results, **{option: given[option] for option in item.options})
-
-
-def _claims(options: Namespace) -> None:
-    from blocklora.publish.claims import judge, load_claims
-    from blocklora.publish.results import load_results
-    from blocklora.publish.verdicts import write_verdicts
-
-    results = load_results(options.study, options.results)
-    verdicts = judge(load_claims(), results)
-    write_verdicts(results.study, verdicts, options.output)

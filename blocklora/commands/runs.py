@@ -1,182 +1,187 @@
-"""Subcommands that fit and test methods, and that use what was fitted."""
+"""Commands that fit and test methods, and that use what was fitted."""
 
-from argparse import ArgumentParser, Namespace, _SubParsersAction
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from blocklora.commands.arguments import add_command, add_options, natural, positive
-from blocklora.engine.engines import ENGINES
+from typer import Argument, Option
+
+from blocklora.commands import options
 from blocklora.errors import UserError
-from blocklora.runs.interruption import catch_interruption
-from blocklora.study.model import Run, Study, Test, load_study
 
 if TYPE_CHECKING:
     from blocklora.runs.job import Job
+    from blocklora.study.model import Study
+
+Scratch = Annotated[str, Option(help="Folder for copies of weights and pixels, such as $TMPDIR.")]
+Workers = Annotated[
+    int, Option(min=0, help="Threads that prepare batches ahead and decode missing pixels.")
+]
+Adapter = Annotated[Path, Option(help="The adapter.safetensors of a finished run.")]
+BackboneFile = Annotated[Path, Option(help="The backbone file that the adapter was trained on.")]
 
 
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add these subcommands to the command line."""
-    fit = add_command(subparsers, _fit)
-    _add_job_arguments(fit)
-    fit.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods of the study")
-    fit.add_argument("--shots", type=positive, nargs="+", help="only these training images a class")
-    fit.add_argument("--seeds", type=natural, nargs="+", help="only these seeds")
-    fit.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=60.0,
-        help="least time between two checkpoints of a run (default: 60)",
-    )
-    fit.add_argument(
-        "--restart", action="store_true", help="discard the checkpoints of these runs first"
-    )
+def fit(
+    study: options.Study,
+    backbone: options.Backbone,
+    dataset: options.Dataset,
+    methods: list[str] | None = None,
+    shots: options.ManyShots = None,
+    seeds: options.Seeds = None,
+    restart: bool = False,
+    checkpoint_seconds: float = 60,
+    results: options.Results = None,
+    cache: options.CacheRoot = options.CACHE,
+    scratch: Scratch = "",
+    device: options.Device = "cpu",
+    precision: options.Precision = "fp32",
+    engine: options.Engine = "fast",
+    workers: Workers = 0,
+) -> None:
+    """Fit and test what is missing on a dataset.
 
-    test = add_command(subparsers, _test)
-    _add_job_arguments(test)
-    test.add_argument("--method", required=True, help="name of the method in the study")
-    test.add_argument("--shots", type=positive, help="training images per class of the fits")
-    test.add_argument("--seeds", type=natural, nargs="+", default=[], help="those of the fits")
-    test.add_argument(
-        "--fitted-on", metavar="DATASET", help="dataset of the fits, if it is another one"
-    )
+    These are all runs of the study on the dataset, or those with the given methods, shots and
+    seeds. They share this process. Runs that are finished, here or in the cache, are not repeated,
+    and an interrupted run continues from its checkpoint. If a run fails, the others are fitted all
+    the same.
 
-    gate = add_command(subparsers, _gate)
-    add_options(gate, predictions="of the zero-shot test")
-    add_options(gate, "backbone", "dataset", output="report (JSON)")
-    gate.add_argument("--mode", choices=("stop", "warn"), default="stop")
+    Args:
+        methods: Names of methods in the study.
+        restart: First discard the checkpoints of these runs.
+        checkpoint_seconds: Least time between two checkpoints of a run.
 
-    adapter = {"adapter": "adapter.safetensors of a run", "backbone_file": "what it was trained on"}
-    predict = add_command(subparsers, _predict)
-    add_options(predict, **adapter)
-    predict.add_argument("images", type=Path, nargs="+", help="image files")
-    add_options(predict, "device")
-
-    add_options(add_command(subparsers, _merge), **adapter, output="safetensors file to write")
-
-
-def _add_job_arguments(parser: ArgumentParser) -> None:
-    add_options(parser, "study", "backbone", "dataset", "results", "cache")
-    parser.add_argument(
-        "--scratch", default="", help="folder for copies of weights and pixels, such as $TMPDIR"
-    )
-    parser.add_argument(
-        "--workers",
-        type=natural,
-        default=0,
-        help="threads that prepare batches ahead and decode what no store holds (default: 0)",
-    )
-    add_options(parser, "device", "precision")
-    parser.add_argument("--engine", choices=tuple(ENGINES), default="fast")
-
-
-def _fit(options: Namespace) -> None:
-    """Fit and test what is missing of a study on a dataset.
-
-    All runs of the dataset share the process, or those that the options name. A run that was
-    interrupted goes on from its checkpoint, and what is finished, here or in the cache, is not done
-    again. A run that fails does not keep the others from being fitted.
+    Example: blocklora fit --study mini --backbone mini-clip --dataset mini_shifted
+    Example: blocklora fit --study paper --backbone ViT-B-16-quickgelu
+        --dataset dtd --methods block_lora --shots 1 2 4 --seeds 1 --device cuda
     """
-    study = load_study(options.study)
-    wanted = {
-        "method": options.methods or study.fitted_methods,
-        "shots": options.shots or study.shots,
-        "seed": options.seeds or study.seeds,
-    }
-    for name in wanted["method"]:
-        if name not in study.fitted_methods:
-            raise UserError(
-                f"{options.study}: {name!r} is not a method that is fitted; "
-                f"there are {', '.join(study.fitted_methods)}"
-            )
-    runs = [Run(options.backbone, options.dataset, *values) for values in product(*wanted.values())]
-    with catch_interruption() as interruption:
-        job = _job(
-            study,
-            options,
-            checkpoint_seconds=options.checkpoint_seconds,
-            restart=options.restart,
-            interruption=interruption,
-        )
-        job.fit(runs)
+    from blocklora.runs.interruption import catch_interruption
+    from blocklora.study.model import Run
+
+    chosen = options.open_study(study)
+    for name in methods or ():
+        options.check_name("fitted method", name, chosen.fitted_methods, study=chosen.path)
+    wanted = methods or chosen.fitted_methods, shots or chosen.shots, seeds or chosen.seeds
+    runs = dict.fromkeys(Run(backbone, dataset, *values) for values in product(*wanted))
+    compute = device, precision, engine, workers
+    with catch_interruption() as interruption:  # before numpy and torch are imported
+        further = checkpoint_seconds, restart, interruption
+        _job(chosen, backbone, dataset, results, cache, compute, scratch, *further).fit(runs)
 
 
-def _test(options: Namespace) -> None:
-    """Test methods that were fitted, or one that needs no fitting.
+def test(
+    study: options.Study,
+    backbone: options.Backbone,
+    dataset: options.Dataset,
+    method: Annotated[str, Option()],
+    shots: options.Shots = None,
+    seeds: options.Seeds = None,
+    fitted_on: str | None = None,
+    results: options.Results = None,
+    cache: options.CacheRoot = options.CACHE,
+    scratch: Scratch = "",
+    device: options.Device = "cpu",
+    precision: options.Precision = "fp32",
+    engine: options.Engine = "fast",
+    workers: Workers = 0,
+) -> None:
+    """Test a method on the test images of a dataset.
 
-    A dataset's test images are classified and the predictions written. Without --shots and --seeds
-    the method is one that is not trained.
+    The predictions are written to the folder of the run. A method that is not fitted, such as
+    zero-shot classification, has neither --shots nor --seeds.
+
+    Args:
+        method: Name of the method in the study.
+        fitted_on: Dataset of the fits, if it is another one.
+
+    Example: blocklora test --study mini --backbone mini-clip --dataset mini_shifted
+        --method zero_shot
     """
-    study = load_study(options.study)
-    if options.method not in study.methods:
+    from blocklora.study.model import Run, Test
+
+    chosen = options.open_study(study)
+    options.check_name("method", method, chosen.methods, study=chosen.path)
+    fitted = method in chosen.fitted_methods
+    if fitted != bool(seeds) or fitted != (shots is not None):
         raise UserError(
-            f"{options.study}: there is no method {options.method!r}; "
-            f"there are {', '.join(study.methods)}"
-        )
-    fitted = options.method in study.fitted_methods
-    if fitted != bool(options.seeds) or fitted != (options.shots is not None):
-        raise UserError(
-            f"method {options.method} is {'fitted' if fitted else 'not fitted'}: it "
+            f"method {method} is {'fitted' if fitted else 'not fitted'}: it "
             f"{'needs' if fitted else 'has no'} --shots and --seeds"
         )
-    cell = options.backbone, options.fitted_on or options.dataset, options.method
-    runs = [Run(*cell, options.shots or 0, seed) for seed in options.seeds or [0]]
-    _job(study, options).test(Test(run, options.dataset) for run in runs)
+    cell, compute = (backbone, fitted_on or dataset, method), (device, precision, engine, workers)
+    job = _job(chosen, backbone, dataset, results, cache, compute, scratch)
+    job.test(Test(Run(*cell, shots or 0, seed), dataset) for seed in seeds or [0])
 
 
-def _job(study: Study, options: Namespace, **further: Any) -> "Job":
+def _job(
+    study: "Study",
+    backbone: str,
+    dataset: str,
+    results: Path | None,
+    cache: Path,
+    compute: tuple[str, str, str, int],
+    *further: Any,
+) -> "Job":
     from blocklora.cache import Cache
     from blocklora.methods.base import Compute
     from blocklora.runs.job import Job
 
-    for kind, known, name in (
-        ("backbone", study.backbones, options.backbone),
-        ("dataset", study.datasets, options.dataset),
-    ):
-        if name not in known:
-            raise UserError(
-                f"{options.study}: there is no {kind} {name!r}; there are {', '.join(known)}"
-            )
-    return Job(
-        study,
-        options.backbone,
-        options.dataset,
-        options.results or Path("results", study.name),
-        Cache(options.cache),
-        Compute(options.device, options.precision, options.engine, options.workers),
-        options.scratch,
-        **further,
-    )
+    options.check_name("backbone", backbone, study.backbones, study=study.path)
+    options.check_name("dataset", dataset, study.datasets, study=study.path)
+    where = options.results_of(study, results), Cache(cache)
+    return Job(study, backbone, dataset, *where, Compute(*compute), *further)
 
 
-def _gate(options: Namespace) -> None:
+def gate(
+    predictions: options.RequiredPath,
+    backbone: options.Backbone,
+    dataset: options.Dataset,
+    output: options.Output,
+    mode: Literal["stop", "warn"] = "stop",
+) -> None:
     """Compare a zero-shot accuracy with the known one.
 
-    Known are published and independently measured values. The command fails, or warns, where the
-    accuracy is off by more than the tolerance.
+    Accuracies are known if they were published or measured independently. A difference larger than
+    the tolerance means that the split, the preprocessing or the weights are wrong.
+
+    Args:
+        predictions: Predictions of the zero-shot test.
+        mode: Fail if the difference is too large, or only warn.
+
+    Example: blocklora gate --predictions test.safetensors
+        --backbone ViT-B-16-quickgelu --dataset dtd --output gate.json
     """
     from blocklora.runs.gate import gate
 
-    gate(options.predictions, options.backbone, options.dataset, options.mode, options.output)
+    gate(predictions, backbone, dataset, mode, output)
 
 
-def _predict(options: Namespace) -> None:
+def predict(
+    adapter: Adapter,
+    backbone_file: BackboneFile,
+    images: Annotated[list[Path], Argument(help="Image files.")],
+    device: options.Device = "cpu",
+) -> None:
     """Classify images with a trained adapter.
 
-    File, class and probability of each image are printed, separated by tabs.
+    For each image, its file, its class and the probability of this class are printed, separated by
+    tabs.
+
+    Example: blocklora predict --adapter adapter.safetensors
+        --backbone-file backbone.safetensors photo.jpg
     """
     from blocklora.runs.device import require_device
     from blocklora.runs.predict import classify
 
-    require_device(options.device, "fp32")
-    for path, name, probability in classify(
-        options.adapter, options.backbone_file, options.images, options.device
-    ):
+    require_device(device, "fp32")
+    for path, name, probability in classify(adapter, backbone_file, images, device):
         print(f"{path}\t{name}\t{probability:.4f}")
 
 
-def _merge(options: Namespace) -> None:
-    """Fold a trained adapter into plain weights, under open_clip's names."""
+def merge(adapter: Adapter, backbone_file: BackboneFile, output: options.Output) -> None:
+    """Fold a trained adapter into plain open_clip weights.
+
+    Example: blocklora merge --adapter adapter.safetensors
+        --backbone-file backbone.safetensors --output merged.safetensors
+    """
     from blocklora.runs.predict import export_merged
 
-    export_merged(options.adapter, options.backbone_file, options.output)
+    export_merged(adapter, backbone_file, output)

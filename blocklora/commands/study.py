@@ -1,56 +1,56 @@
-"""Subcommands of `blocklora.study`."""
+"""Commands about study files, and about the state of a study."""
 
-from argparse import Namespace, _SubParsersAction
-from pathlib import Path
+from typing import Annotated, Literal
 
-from blocklora.commands.arguments import add_command, add_options
-from blocklora.study.config import find_study
-from blocklora.study.model import load_study
-from blocklora.study.schema import schema_text
+from typer import Argument
 
-STUDY = "name of a study in studies/, or a file"
+from blocklora.commands.options import CACHE, CacheRoot, Results, Study, open_study, results_of
 
 
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this package's subcommands to the command line."""
-    add_command(subparsers, _check_study).add_argument("study", help=STUDY)
+def check_study(study: Study) -> None:
+    """Check a study file and print what is in it.
 
-    status = add_command(subparsers, _status)
-    status.add_argument("--study", required=True, help=STUDY)
-    add_options(status, "results", "cache")
-    status.add_argument("--json", action="store_true", help="print every run as JSON")
+    Every mistake in the file is listed, with its place and with what is allowed there.
 
-    add_command(subparsers, _schema).add_argument("name", choices=("study", "config"))
-
-
-def _schema(options: Namespace) -> None:
-    """Print the JSON schema of study or configuration files as YAML, for editors."""
-    print(schema_text(options.name), end="")
-
-
-def _check_study(options: Namespace) -> None:
-    """Check a study file and print what it contains, or every fault in it."""
-    study = load_study(find_study(options.study, "studies"), images_needed=True)
-    print(f"{study.path}: {study.title}")
-    for key in ("backbones", "datasets", "shots", "seeds", "methods"):
-        print(f"  {key}: {', '.join(map(str, getattr(study, key)))}")
-    print(f"  runs: {sum(1 for _ in study.runs())}")
-
-
-def _status(options: Namespace) -> None:
-    """Say which runs of a study are done, running, failed or missing.
-
-    Failed runs come with the reason, all with the time spent (h:mm:ss) and the time left if runs
-    take as long as finished ones.
+    Example: blocklora check-study --study mini
+    Example: blocklora check-study --study studies/paper.yaml
     """
-    import json
+    found = open_study(study, images_needed=True)
+    print(f"{found.path}: {found.title}")
+    for key in ("backbones", "datasets", "shots", "seeds", "methods"):
+        print(f"  {key}: {', '.join(map(str, getattr(found, key)))}")
+    print(f"  runs: {sum(1 for _ in found.runs())}")
+
+
+def status(
+    study: Study, results: Results = None, cache: CacheRoot = CACHE, json: bool = False
+) -> None:
+    """Show which runs are done, running, failed or missing.
+
+    Failed runs are listed with the reason. For all runs the time spent is shown (h:mm:ss), and the
+    time that is left if they take as long as the finished ones.
+
+    Args:
+        json: Print every run as JSON.
+
+    Example: blocklora status --study mini
+    """
+    from json import dumps
 
     from blocklora.runs.status import status_text, study_status
 
-    study = load_study(find_study(options.study, "studies"))
-    results = options.results or Path("results", study.name)
-    status = study_status(study, results, options.cache)
-    if options.json:
-        print(json.dumps([entry.to_json() for entry in status], indent=2))
-    else:
-        print(status_text(status))
+    chosen = open_study(study)
+    found = study_status(chosen, results_of(chosen, results), cache)
+    print(dumps([run.to_json() for run in found], indent=2) if json else status_text(found))
+
+
+def schema(name: Annotated[Literal["study", "config"], Argument()]) -> None:
+    """Print the JSON schema of study files or of config.yaml, as YAML.
+
+    Editors check these files with it while they are written.
+
+    Example: blocklora schema study
+    """
+    from blocklora.study.schema import schema_text
+
+    print(schema_text(name), end="")

@@ -1,60 +1,57 @@
-"""The subcommand that computes the measures of `blocklora/theory/`."""
+"""The command that computes the measures of `blocklora/theory/` and of the experiments."""
 
-from argparse import Namespace, RawDescriptionHelpFormatter, _SubParsersAction
-from pathlib import Path
-from textwrap import fill
+from typing import Annotated
 
-from blocklora.commands.arguments import add_command, add_options
+from typer import Argument
+
+from blocklora.commands import options
 from blocklora.errors import UserError
-from blocklora.experiments import measures
-from blocklora.study.model import load_study
 
 
-def add_commands(subparsers: _SubParsersAction) -> None:
-    """Add this package's subcommands to the command line."""
-    known = measures()
-    parser = add_command(subparsers, _measure)
-    parser.formatter_class = RawDescriptionHelpFormatter
-    parser.description = "Compute a measure of a study and write its CSV files:\n\n" + "\n".join(
-        fill(f"{measure.name}: {measure.about}", 80, subsequent_indent="    ")
-        for measure in known.values()
-    )
-    parser.add_argument("name", choices=known, metavar="MEASURE", help="one of the above")
-    add_options(parser, "study", "results", "device", "precision")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="CSV file to write; spectra writes two, spectra.csv and overlaps.csv",
-    )
+def _measures() -> list[tuple[str, str]]:
+    from blocklora.experiments import measures
+
+    return [(name, measure.about) for name, measure in measures().items()]
 
 
-def _measure(options: Namespace) -> None:
-    """Compute bounds, gaps, spectra, compressed sizes or costs of a study."""
-    from importlib import import_module
+def measure(
+    name: Annotated[str, Argument(autocompletion=_measures)],
+    study: options.Study,
+    results: options.Results = None,
+    device: options.Device = "cpu",
+    precision: options.Precision = "fp32",
+    output: options.Outputs = None,
+) -> None:
+    """Compute bounds, gaps, spectra, compressed sizes or costs.
+
+    A measure writes one CSV file, except spectra, which writes spectra.csv and overlaps.csv.
+
+    Example: blocklora measure bounds --study paper --output bounds.csv
+    Example: blocklora measure spectra --study mini
+    """
+    from pkgutil import resolve_name
 
     from blocklora.csvfiles import write_rows
+    from blocklora.experiments import measures
+    from blocklora.publish.places import evidence_file
     from blocklora.theory.context import Context
 
-    measure = measures()[options.name]
-    if len(options.output) != len(measure.tables):
-        names = ", ".join(f"{table}.csv" for table in measure.tables)
+    known = measures()
+    options.check_name("measure", name, known)
+    wanted, chosen = known[name], options.open_study(study)
+    folder = options.results_of(chosen, results)
+    output = output or [folder / evidence_file(table) for table in wanted.tables]
+    if len(output) != len(wanted.tables):
+        names = ", ".join(f"{table}.csv" for table in wanted.tables)
         raise UserError(
-            f"--output names {len(options.output)} files, but {measure.name} writes "
-            f"{len(measure.tables)}: {names}"
+            f"--output names {len(output)} files, but {name} writes {len(wanted.tables)}: {names}"
         )
-    if measure.on_gpu:
+    if wanted.on_gpu:
         from blocklora.runs.device import require_device
 
-        require_device(options.device, options.precision)
-    study = load_study(options.study)
-    results = options.results or Path("results", study.name)
-    module, function = measure.compute.split(":")
-    compute = getattr(import_module(module), function)
-    found = compute(Context(study, results, options.device, options.precision))
-    if len(measure.tables) == 1:
-        found = {measure.name: found}
-    for path, (table, columns) in zip(options.output, measure.tables.items(), strict=True):
-        write_rows(path, columns, found[table])
+        require_device(device, precision)
+    found = resolve_name(wanted.compute)(Context(chosen, folder, device, precision))
+    if len(wanted.tables) == 1:
+        found = {name: found}
+    for file, (table, columns) in zip(output, wanted.tables.items(), strict=True):
+        write_rows(file, columns, found[table])

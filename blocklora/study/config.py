@@ -8,7 +8,7 @@ from blocklora.errors import UserError
 from blocklora.study.schema import closest
 
 
-def find_study(study: str, folder: str | Path) -> Path:
+def find_study(study: str, folder: str | Path = "studies") -> Path:
     """Return the file of a study, given by its name in `folder` or by its path.
 
     Raises:
@@ -21,7 +21,7 @@ def find_study(study: str, folder: str | Path) -> Path:
         return Path(study)
     raise UserError(
         f"study: {study} is neither a file nor a study in {folder}{closest(study, names)} "
-        f"(there are: {', '.join(names)})"
+        f"(there are: {', '.join(names) or 'none'})"
     )
 
 

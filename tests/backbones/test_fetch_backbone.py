@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from blocklora import cli
 from blocklora.backbones import published as published_module
 from blocklora.backbones.published import models
 from blocklora.backbones.weights import load_backbone
-from blocklora.commands.backbones import add_commands
 from blocklora.data.download import WORK
 from blocklora.errors import UserError
 from blocklora.study.model import BackboneSource
@@ -66,29 +65,28 @@ def published(weights, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(published_module, "models", lambda: {NAME: model})
     study = SimpleNamespace(
+        path=Path("s.yaml"),
         backbones={
             NAME: BackboneSource("openai"),
             "drawn": BackboneSource("miniature"),
         },
         backbone_config=lambda name: CONFIG,
     )
-    monkeypatch.setattr("blocklora.commands.backbones.load_study", lambda path: study)
+    monkeypatch.setattr("blocklora.commands.options.open_study", lambda name: study)
     return SimpleNamespace(archive=archive, hub_file=hub_file, root=tmp_path / "weights")
 
 
 @pytest.fixture
 def fetch(published, tmp_path):
     """Run `blocklora fetch-backbone` and return the file it wrote."""
-    parser = ArgumentParser()
-    add_commands(parser.add_subparsers())
     published.root.mkdir()
 
     def run(*arguments, backbone: str = NAME) -> Path:
         output = tmp_path / "out" / "backbone.safetensors"
         words = ["fetch-backbone", "--study", "s.yaml", "--backbone", backbone, "--weights-root"]
         words += [published.root, "--output", output, *arguments]
-        options = parser.parse_args([str(word) for word in words])
-        options.run(options)
+        with cli.commands.make_context("blocklora", list(map(str, words))) as context:
+            cli.commands.invoke(context)
         return output
 
     return run
@@ -193,7 +191,7 @@ def test_weights_that_another_study_made_need_no_checkpoint(fetch, published, we
     again = load_backbone(fetch(*kept))
     assert output.is_symlink()
     assert all(torch.equal(again.weights[name], value) for name, value in weights.items())
-    with pytest.raises(UserError, match="--offline forbids fetching"):
+    with pytest.raises(UserError, match="--offline forbids downloading it"):
         fetch(*kept[:-1], "4567")
 
 
@@ -227,9 +225,9 @@ def test_an_own_file_needs_a_digest_beside_it_or_its_name_said(fetch, published,
 
 @pytest.mark.usefixtures("no_network")
 def test_mistaken_requests_are_explained(fetch, tmp_path):
-    with pytest.raises(UserError, match="no backbone typo in this study"):
+    with pytest.raises(UserError, match=r"no backbone 'typo' \(there are: "):
         fetch(backbone="typo")
-    with pytest.raises(UserError, match="has the source miniature"):
+    with pytest.raises(UserError, match="source of backbone drawn is miniature"):
         fetch(backbone="drawn")
     with pytest.raises(UserError, match="no such checkpoint file"):
         fetch("--checkpoint", tmp_path / "absent.pt")

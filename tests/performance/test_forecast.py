@@ -120,8 +120,7 @@ def test_less_memory_leads_to_chunks_and_too_little_to_one_message(
 
 @pytest.mark.parametrize("size", ["8", "eight GB", "0GB", "8TB"])
 def test_a_size_that_is_none_is_refused(size, study_arguments, capsys):
-    with pytest.raises(SystemExit):
-        main([*study_arguments, "--gpu-memory", size])
+    assert main([*study_arguments, "--gpu-memory", size]) == 2
     assert "is not a size such as 8GB" in capsys.readouterr().err
 
 

@@ -300,9 +300,9 @@ def shorten_list(results):
 @pytest.mark.parametrize(
     ("damage", "more", "message"),
     [
-        (None, ("--methods", "zero_shot"), "not a method that is fitted; there are clip_lora, blo"),
-        (None, ("--backbone", "other"), "there is no backbone 'other'; there are mini-clip"),
-        (None, ("--dataset", "other"), "there is no dataset 'other'; there are own"),
+        (None, ("--methods", "zero_shot"), "no fitted method 'zero_shot' (there are: clip_lora"),
+        (None, ("--backbone", "other"), "there is no backbone 'other' (there are: mini-clip)"),
+        (None, ("--dataset", "other"), "there is no dataset 'other' (there are: own)"),
         (replace(BACKBONE, None), (), "mini-clip.safetensors: no such file"),
         (replace(TEST_PIXELS, STORE), (), "test-32px.npy"),
         (replace(STORE, places.shots_pixels("own", 2, 2)), (), "holds other images than"),

@@ -172,14 +172,14 @@ def test_exponents_without_a_point_are_numbers(write, document):
 def test_check_study_prints_faults_without_a_traceback(document, write, capsys):
     change(document, "shots", [0])
     path = write()
-    assert main(["check-study", str(path)]) == 1
+    assert main(["check-study", "--study", str(path)]) == 1
     assert capsys.readouterr().err.startswith(
         f"blocklora check-study: error: {path}: shots[0]: 0 is not allowed"
     )
 
 
 def test_check_study_says_what_a_study_contains(write, capsys):
-    assert main(["check-study", str(write())]) == 0
+    assert main(["check-study", "--study", str(write())]) == 0
     assert "runs: 10" in capsys.readouterr().out
 
 

@@ -27,12 +27,11 @@ rule aggregate:
         made_from=RESULTS_DIGEST,
         code=code_digest("blocklora.runs.aggregate", "blocklora.runs.columns"),
         study=untracked(STUDY.path),
-        runs=untracked(f"{RESULTS}/runs"),
+        results=untracked(RESULTS),
     message:
         "Collecting the runs"
     shell:
-        "blocklora aggregate --study {params.study:q} --runs {params.runs:q} --output {output:q}"
-        " > {log:q} 2>&1"
+        "blocklora aggregate --study {params.study:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 # All tables are written by one process, and all figures are drawn by one. A single one that is
