@@ -95,7 +95,7 @@ def pretrain_backbone(
 def _study_with(name: str, backbone: str, command: str) -> "Study":
     """Return the study, after checking that `command` is what makes its backbone."""
     study = options.open_study(name)
-    options.check_name("backbone", backbone, study.backbones, study=study.path)
+    options.check_name("backbone", backbone, study.backbones)
     entry = study.backbones[backbone]
     if entry.family.command != command:
         raise UserError(

@@ -6,7 +6,7 @@ import what they need inside the functions, so that the command line starts quic
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -90,8 +90,8 @@ class Command(TyperCommand):
                 formatter.write("  " + re.sub(r"\n +", " \\\\\n      ", example) + "\n")
 
 
-def check_name(kind: str, name: str, known: Iterable[str], *, study: str | None = None) -> None:
-    """Check a name that was given on the command line, perhaps of something in a study.
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Check a name that was given on the command line.
 
     Raises:
         UserError: it is not among the known names, which the message lists.
@@ -100,9 +100,8 @@ def check_name(kind: str, name: str, known: Iterable[str], *, study: str | None 
 
     known = list(known)
     if name not in known:
-        where = f"{study}: " if study else ""
         hint = closest(name, known)
-        raise UserError(f"{where}there is no {kind} {name!r}{hint} (there are: {', '.join(known)})")
+        raise UserError(f"there is no {kind} {name!r}{hint} (there are: {', '.join(known)})")
 
 
 def open_study(name: str, **how: Any) -> "model.Study":
@@ -118,21 +117,12 @@ def results_of(study: "model.Study", results: Path | None) -> Path:
     return results or Path("results", study.name)
 
 
-def provide(
-    cache: Path,
-    key: str | None,
-    kind: str,
-    contents: object,
-    about: str,
-    output: Path,
-    write: Callable[[Path], None],
-    *,
-    link: bool = True,
-) -> None:
-    """Write the file `output`, by way of the cache if there is a key; see `Cache.provide`."""
+def provide(cache: Path, key: str | None, kind: str, *entry: Any, link: bool = True) -> None:
+    """Provide a file by way of the cache, as `Cache.provide` does; without a key, just write it."""
     if key is None:
+        *_, output, write = entry
         write(output)
-        return
-    from blocklora.cache import Cache
+    else:
+        from blocklora.cache import Cache
 
-    Cache(cache).provide(kind, key, contents, about, output, write, link=link)
+        Cache(cache).provide(kind, key, *entry, link=link)

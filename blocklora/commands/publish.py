@@ -4,7 +4,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from blocklora.commands import options
 from blocklora.commands.options import Outputs, Results, Study
@@ -19,25 +19,24 @@ FORMS = {
     "figure": (".pdf", ".csv", ".png"),
     "claims": (".json", ".csv", ".md", ".html"),
 }
+WRITERS = {
+    "table": "blocklora.publish.render:write_table",
+    "figure": "blocklora.publish.figures.canvas:write_drawing",
+}
 Published = Annotated[
     bool | None, Option(help="Whether published numbers are shown as well (default: yes)")
 ]
 
 
-def _tables() -> list[tuple[str, str]]:
-    return _names("table")
-
-
-def _figures() -> list[tuple[str, str]]:
-    return _names("figure")
-
-
-def _names(kind: str) -> list[tuple[str, str]]:
-    """Return the names of all tables or figures, each with its section and its options."""
+def _names(ctx: Context) -> list[tuple[str, str]]:
+    """Return the names of all tables, or of all figures, each with its section and its options."""
     from blocklora.experiments import entries
 
-    items = [item for item in entries() if item.kind == kind]
+    items = [item for item in entries() if item.kind == ctx.info_name]
     return [(item.entry, "; --".join([item.section, *item.options])) for item in items]
+
+
+Name = Annotated[str, Argument(help="One of the names below.", autocompletion=_names)]
 
 
 def aggregate(study: Study, results: Results = None, partial: bool = False) -> None:
@@ -60,7 +59,7 @@ def aggregate(study: Study, results: Results = None, partial: bool = False) -> N
 
 
 def table(
-    name: Annotated[str, Argument(autocompletion=_tables)],
+    name: Name,
     study: Study,
     results: Results = None,
     shots: options.Shots = None,
@@ -76,7 +75,7 @@ def table(
 
 
 def figure(
-    name: Annotated[str, Argument(autocompletion=_figures)],
+    name: Name,
     study: Study,
     results: Results = None,
     backbone: str | None = None,
@@ -97,7 +96,9 @@ def figure(
 
 
 def publish(
-    what: Annotated[Literal["tables", "figures"], Argument()], study: Study, results: Results = None
+    what: Annotated[Literal["tables", "figures"], Argument(help="What to make.")],
+    study: Study,
+    results: Results = None,
 ) -> None:
     """Write all tables of a study, or draw all its figures.
 
@@ -108,15 +109,14 @@ def publish(
     found = _results(study, results)
     wanted = [item for item in items(found.study) if f"{item.kind}s" == what]
     for backbone, item in product(found.study.backbones if what == "figures" else [""], wanted):
-        made = item.maker()(found, **item.values(backbone))
-        _write(item.kind, made, _usual(found, item, backbone))
+        _write(found, item, item.values(backbone), backbone)
 
 
 def claims(study: Study, results: Results = None, output: Outputs = None) -> None:
-    """Give the verdict on each claim of the papers, as .json, .csv, .md or .html.
+    """Give the verdict on each claim of the papers.
 
-    A claim is 'not tested here' if this study cannot decide it, or if the files that decide it are
-    missing.
+    The formats are .json, .csv, .md and .html. A claim is 'not tested here' if this study cannot
+    decide it, or if the files that decide it are missing.
 
     Example: blocklora claims --study mini
     Example: blocklora claims --study mini --output claims.md claims.json
@@ -156,23 +156,19 @@ def _make(
         if option not in known[name].options:
             raise UserError(f"{kind} {name} does not take --{option}")
     found, item = _results(study, results), replace(known[name], shots=given.get("shots"))
-    made = item.maker()(found, **item.values() | given)
     backbone = given.get("backbone", next(iter(found.study.backbones)))
-    _write(kind, made, output or _usual(found, item, backbone))
+    _write(found, item, item.values() | given, backbone, output)
 
 
-def _usual(results: "publish_results.Results", item: Any, backbone: str) -> list[Path]:
-    """Return the files of a table, or of a figure of a backbone, that the workflow writes."""
+def _write(
+    results: "publish_results.Results",
+    item: Any,
+    values: dict[str, Any],
+    backbone: str,
+    output: list[Path] | None = None,
+) -> None:
+    from pkgutil import resolve_name
+
     folder = results.folder / f"{item.kind}s" / (backbone if item.kind == "figure" else "")
-    return [folder / f"{item.name}{form}" for form in FORMS[item.kind]]
-
-
-def _write(kind: str, made: Any, output: list[Path]) -> None:
-    if kind == "table":
-        from blocklora.publish.render import write_table
-
-        write_table(made, output)
-    else:
-        from blocklora.publish.figures.canvas import write_drawing
-
-        write_drawing(made, output)
+    output = output or [folder / f"{item.name}{form}" for form in FORMS[item.kind]]
+    resolve_name(WRITERS[item.kind])(item.maker()(results, **values), output)

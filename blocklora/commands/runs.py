@@ -40,10 +40,9 @@ def fit(
 ) -> None:
     """Fit and test what is missing on a dataset.
 
-    These are all runs of the study on the dataset, or those with the given methods, shots and
-    seeds. They share this process. Runs that are finished, here or in the cache, are not repeated,
-    and an interrupted run continues from its checkpoint. If a run fails, the others are fitted all
-    the same.
+    These are all runs of the study, or those with the given methods, shots and seeds. Runs that are
+    finished, here or in the cache, are not repeated, and an interrupted run continues from its
+    checkpoint. If a run fails, the others are fitted all the same.
 
     Args:
         methods: Names of methods in the study.
@@ -59,7 +58,7 @@ def fit(
 
     chosen = options.open_study(study)
     for name in methods or ():
-        options.check_name("fitted method", name, chosen.fitted_methods, study=chosen.path)
+        options.check_name("fitted method", name, chosen.fitted_methods)
     wanted = methods or chosen.fitted_methods, shots or chosen.shots, seeds or chosen.seeds
     runs = dict.fromkeys(Run(backbone, dataset, *values) for values in product(*wanted))
     compute = device, precision, engine, workers
@@ -99,7 +98,7 @@ def test(
     from blocklora.study.model import Run, Test
 
     chosen = options.open_study(study)
-    options.check_name("method", method, chosen.methods, study=chosen.path)
+    options.check_name("method", method, chosen.methods)
     fitted = method in chosen.fitted_methods
     if fitted != bool(seeds) or fitted != (shots is not None):
         raise UserError(
@@ -124,8 +123,8 @@ def _job(
     from blocklora.methods.base import Compute
     from blocklora.runs.job import Job
 
-    options.check_name("backbone", backbone, study.backbones, study=study.path)
-    options.check_name("dataset", dataset, study.datasets, study=study.path)
+    options.check_name("backbone", backbone, study.backbones)
+    options.check_name("dataset", dataset, study.datasets)
     where = options.results_of(study, results), Cache(cache)
     return Job(study, backbone, dataset, *where, Compute(*compute), *further)
 

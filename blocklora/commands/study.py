@@ -44,10 +44,12 @@ def status(
     print(dumps([run.to_json() for run in found], indent=2) if json else status_text(found))
 
 
-def schema(name: Annotated[Literal["study", "config"], Argument()]) -> None:
-    """Print the JSON schema of study files or of config.yaml, as YAML.
+def schema(
+    name: Annotated[Literal["study", "config"], Argument(help="What it describes.")],
+) -> None:
+    """Print the schema of study files or of config.yaml.
 
-    Editors check these files with it while they are written.
+    It is a JSON schema in YAML, with which editors check the files while they are written.
 
     Example: blocklora schema study
     """

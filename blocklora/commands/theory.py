@@ -15,7 +15,7 @@ def _measures() -> list[tuple[str, str]]:
 
 
 def measure(
-    name: Annotated[str, Argument(autocompletion=_measures)],
+    name: Annotated[str, Argument(help="One of the names below.", autocompletion=_measures)],
     study: options.Study,
     results: options.Results = None,
     device: options.Device = "cpu",
