@@ -77,16 +77,10 @@ commands = typer.main.get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status.
-
-    It is 0, or 2 if the command is called in a wrong way, or that of a `UserError`, or 130 after
-    Ctrl-C.
-    """
+    """Run one command; return 0, 2 after a wrong call, 130 after Ctrl-C, or the error's status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
-    program = " ".join(
-        ["blocklora", *(word for word in arguments[:1] if word in commands.commands)]
-    )
+    program = " ".join(["blocklora", *(commands.commands.keys() & arguments[:1])])
     try:
         with commands.make_context("blocklora", [*arguments]) as context:
             commands.invoke(context)

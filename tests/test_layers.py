@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blocklora import provenance
+from blocklora.cli import commands
 
 # From the bottom to the top; modules of one line may import each other. `commands` is what people
 # and the workflow call, so it may use everything.
@@ -93,23 +94,33 @@ def _imported_when_read(node, known):
     return found
 
 
+def _loaded(*calls):
+    """Return the modules that are loaded after calls of the command line."""
+    code = (
+        "import sys; from blocklora.cli import main\n"
+        "for words in sys.argv[1:]: main(words.split())\n"
+        "print('modules', *sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *calls]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("modules ")[2].split())
+
+
+HEAVY = {"torch", "numpy", "pandas", "matplotlib", "snakemake", "tarfile", "rich"}
+
+
 def test_the_command_line_starts_without_what_its_commands_need():
-    code = "import sys; from blocklora.cli import commands; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    heavy = {
-        "torch",
-        "numpy",
-        "pandas",
-        "matplotlib",
-        "pydantic",
-        "snakemake",
-        "tarfile",
-        "importlib.metadata",
-    }
+    loaded = _loaded("--help")
     assert "blocklora.commands.data" in loaded
-    assert loaded & heavy == set()
+    assert loaded & (HEAVY | {"pydantic", "importlib.metadata"}) == set()
     assert [name for name in loaded if name.startswith("blocklora.data")] == []
+
+
+def test_the_help_of_a_command_imports_nothing_heavy():
+    """typer reads the values of options by pydantic, which study files need as well."""
+    loaded = _loaded(*(f"{name} --help" for name in commands.commands))
+    assert "blocklora.experiments" in loaded
+    assert loaded & HEAVY == set()
 
 
 def test_what_decides_numbers_imports_no_plumbing():

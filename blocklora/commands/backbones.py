@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklora.commands import options
+from blocklora.commands.options import CACHE, CacheRoot, Key, Output
 from blocklora.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,15 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_backbone(
-    *,
     study: options.Study,
     backbone: options.Backbone,
-    weights_root: options.File,
+    weights_root: options.RequiredPath,
+    output: Output,
     checkpoint: Path | None = None,
     offline: options.Offline = False,
-    cache: options.CacheRoot = options.CACHE,
-    key: options.Key = None,
-    output: options.Output,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
 ) -> None:
     """Fetch CLIP weights and write them as a backbone file.
 
@@ -35,9 +35,8 @@ def fetch_backbone(
         weights_root: Folder of downloaded checkpoints, or of your own.
         checkpoint: Use this file, whatever its checksum is.
 
-    Examples:
-        blocklora fetch-backbone --study paper --backbone ViT-B-16-quickgelu \\
-          --weights-root weights --output backbone.safetensors
+    Example: blocklora fetch-backbone --study paper --backbone ViT-B-16-quickgelu
+        --weights-root weights --output backbone.safetensors
     """
     from blocklora.backbones.hub import find_checkpoint, obtain_checkpoint, published_origin
     from blocklora.backbones.published import published_model
@@ -64,24 +63,19 @@ def fetch_backbone(
 
 
 def pretrain_backbone(
-    *,
     study: options.Study,
     backbone: options.Backbone,
-    threads: options.Count = 1,
-    cache: options.CacheRoot = options.CACHE,
-    key: options.Key = None,
-    output: options.Output,
+    output: Output,
+    threads: options.Threads = 1,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
 ) -> None:
     """Pretrain the small CLIP of a miniature study.
 
     It is trained on drawn pictures and their captions, on the CPU, in about a minute.
 
-    Args:
-        threads: Number of CPU threads.
-
-    Examples:
-        blocklora pretrain-backbone --study mini --backbone mini-clip \\
-          --output backbone.safetensors
+    Example: blocklora pretrain-backbone --study mini --backbone mini-clip
+        --output backbone.safetensors
     """
     settings = _study_with(study, backbone, "pretrain-backbone").miniature
 
@@ -98,7 +92,8 @@ def pretrain_backbone(
 
 def _study_with(name: str, backbone: str, command: str) -> "Study":
     """Return the study, after checking that `command` is what makes its backbone."""
-    study = options.open_study(name, backbone=backbone)
+    study = options.open_study(name)
+    options.check_name("backbone", backbone, study.backbones)
     entry = study.backbones[backbone]
     if entry.family.command != command:
         raise UserError(

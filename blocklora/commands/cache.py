@@ -1,20 +1,16 @@
 """The command that lists what studies share, and removes what is not used any more."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
-import typer
+from typer import Option
 
-from blocklora.commands import options
-
-if TYPE_CHECKING:
-    from blocklora.cache import Entry
+from blocklora.commands.options import CACHE, CacheRoot
 
 
 def cache(
-    root: options.CacheRoot = options.CACHE,
+    root: CacheRoot = CACHE,
     entries: bool = False,
-    prune: Annotated[int | None, typer.Option(min=0, metavar="DAYS")] = None,
+    prune: Annotated[int | None, Option(min=0, metavar="DAYS")] = None,
 ) -> None:
     """List what studies share, and make room.
 
@@ -25,9 +21,8 @@ def cache(
         entries: List every entry.
         prune: Remove what was not used for so many days; 0 removes everything.
 
-    Examples:
-        blocklora cache
-        blocklora cache --prune 30
+    Example: blocklora cache
+    Example: blocklora cache --prune 30
     """
     from blocklora.cache import Cache
 
@@ -41,7 +36,7 @@ def cache(
         _print_kind(kind, [entry for entry in kept if entry.kind == kind], entries)
 
 
-def _print_kind(kind: str, kept: Sequence["Entry"], each: bool) -> None:
+def _print_kind(kind: str, kept: list[Any], each: bool) -> None:
     from datetime import date
 
     size = _megabytes(sum(entry.size for entry in kept))

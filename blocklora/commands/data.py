@@ -5,19 +5,19 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 from blocklora.commands import options
+from blocklora.commands.options import CACHE, CacheRoot, Key, Output, Source, Study
 from blocklora.errors import UserError
 
 
 def fetch_dataset(
-    *,
-    study: options.Study,
+    study: Study,
     dataset: options.Dataset,
-    data_root: options.File,
+    data_root: options.RequiredPath,
+    output: Output,
     offline: options.Offline = False,
-    output: options.Output,
 ) -> None:
     """Find, download or draw the images of a dataset.
 
@@ -28,9 +28,8 @@ def fetch_dataset(
     Args:
         data_root: Folder of all datasets.
 
-    Examples:
-        blocklora fetch-dataset --study paper --dataset eurosat --data-root data \\
-          --output source.json
+    Example: blocklora fetch-dataset --study paper --dataset eurosat
+        --data-root data --output source.json
     """
     from blocklora.data import fetch
     from blocklora.data.download import Downloader
@@ -53,18 +52,13 @@ def fetch_dataset(
 
 
 def make_manifest(
-    *,
-    source: options.Source,
-    cache: options.CacheRoot = options.CACHE,
-    key: options.Key = None,
-    output: options.Output,
+    source: Source, output: Output, cache: CacheRoot = CACHE, key: Key = None
 ) -> None:
     """List every image with its label, class name and split.
 
     They come from the dataset's split file, its official lists or its folders.
 
-    Examples:
-        blocklora make-manifest --source source.json --output manifest.csv
+    Example: blocklora make-manifest --source source.json --output manifest.csv
     """
     from blocklora.data.layouts import list_images
     from blocklora.data.manifest import write_manifest
@@ -81,13 +75,12 @@ def make_manifest(
 
 
 def verify_data(
-    *,
-    source: options.Source,
-    manifest: options.File,
-    workers: options.Count = 1,
-    cache: options.CacheRoot = options.CACHE,
-    key: options.Key = None,
-    output: options.Output,
+    source: Source,
+    manifest: options.RequiredPath,
+    output: Output,
+    workers: options.Threads = 1,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
 ) -> None:
     """Check images and labels before they are used.
 
@@ -96,11 +89,9 @@ def verify_data(
 
     Args:
         manifest: The manifest.csv to check.
-        workers: Number of threads.
 
-    Examples:
-        blocklora verify-data --source source.json --manifest manifest.csv \\
-          --output verification.json
+    Example: blocklora verify-data --source source.json --manifest manifest.csv
+        --output verification.json
     """
     from blocklora.cache import content_digest
     from blocklora.data.layouts import list_images
@@ -125,21 +116,19 @@ def verify_data(
                 "explains the codes in brackets"
             )
 
-    contents = [vars(found), content_digest(manifest)]
-    about = f"verification of {found.dataset}"
+    contents, about = [vars(found), content_digest(manifest)], f"verification of {found.dataset}"
     options.provide(cache, key, "verifications", contents, about, output, write, link=False)
 
 
 def shots(
-    *,
+    shots: Annotated[list[int], Option(min=1)],
+    seeds: Annotated[list[int], Option(min=0)],
     manifest: Path | None = None,
-    split_file: Path | None = None,
-    shots: options.Numbers,
-    seeds: Annotated[list[int], typer.Option(min=0)],
-    part: Literal["train", "val"] | None = None,
-    cache: options.CacheRoot = options.CACHE,
-    key: options.Key = None,
     output: list[Path] | None = None,
+    split_file: Path | None = None,
+    part: Literal["train", "val"] | None = None,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
 ) -> None:
     """Draw the few-shot lists of a dataset.
 
@@ -147,20 +136,19 @@ def shots(
     files, or from a split_zhou file onto the terminal, one path per line.
 
     Args:
-        manifest: The manifest.csv to draw from.
-        split_file: The split_zhou_*.json to draw from, instead of a manifest.
         shots: Training images per class.
         seeds: Random seeds.
-        part: With --split-file, the images to print.
+        manifest: The manifest.csv to draw from.
         output: With --manifest, a CSV file for each seed, first those of the first number of shots.
+        split_file: The split_zhou_*.json to draw from, instead of a manifest.
+        part: With --split-file, the images to print.
 
-    Examples:
-        blocklora shots --manifest manifest.csv --shots 1 2 --seeds 1 \\
-          --output 1shot.csv 2shot.csv
-        blocklora shots --split-file split_zhou_EuroSAT.json --shots 16 --seeds 1 \\
-          --part train
+    Example: blocklora shots --manifest manifest.csv --shots 1 2 --seeds 1
+        --output 1shot.csv 2shot.csv
+    Example: blocklora shots --split-file split_zhou_EuroSAT.json --shots 16
+        --seeds 1 --part train
     """
-    import functools
+    from functools import cache as remember
 
     from blocklora.cache import content_digest
     from blocklora.data.manifest import read_manifest, write_shots
@@ -179,7 +167,7 @@ def shots(
         return
     if part is not None or len(output or ()) != len(wanted):
         raise UserError(f"--manifest needs {len(wanted)} files of --output, and no --part")
-    digest, read = content_digest(manifest), functools.cache(read_manifest)
+    digest, read = content_digest(manifest), remember(read_manifest)
     for (count, seed), file in zip(wanted, output, strict=True):
 
         def write(path: Path, count: int = count, seed: int = seed) -> None:
@@ -190,16 +178,15 @@ def shots(
 
 
 def decode_images(
-    *,
-    source: options.Source,
+    source: Source,
+    output: Annotated[list[Path], Option()],
+    pixel_budget_gb: Annotated[float, Option()],
     manifest: Path | None = None,
-    size: Annotated[int | None, typer.Option(min=1)] = None,
+    size: Annotated[int | None, Option(min=1)] = None,
     shots_lists: list[Path] | None = None,
-    pixel_budget_gb: options.Number,
-    workers: options.Count = 1,
-    cache: options.CacheRoot = options.CACHE,
-    key: options.Key = None,
-    output: options.Files,
+    workers: options.Threads = 1,
+    cache: CacheRoot = CACHE,
+    key: Key = None,
 ) -> None:
     """Decode images once, into files that all runs share.
 
@@ -207,17 +194,15 @@ def decode_images(
     training images of few-shot lists keep their resolution, and each list gets a .npz file.
 
     Args:
+        output: A file for the manifest, or for each list.
+        pixel_budget_gb: If the pixels would take more GB (10^9 bytes), write an empty file, and
+            decode the images when they are needed.
         manifest: Decode the test images of this manifest.csv.
         size: With --manifest, the width and height in pixels.
         shots_lists: Decode the training images of these lists.
-        pixel_budget_gb: Write no larger file, but leave it empty, so that its images are decoded
-            when they are needed (GB = 10^9 bytes).
-        workers: Number of threads.
-        output: A file for the manifest, or for each list.
 
-    Examples:
-        blocklora decode-images --source source.json --manifest manifest.csv --size 224 \\
-          --pixel-budget-gb 16 --output test-224px.npy
+    Example: blocklora decode-images --source source.json --manifest manifest.csv
+        --size 224 --pixel-budget-gb 16 --output test-224px.npy
     """
     from blocklora.cache import content_digest
     from blocklora.data.decode import write_shots_store, write_test_store

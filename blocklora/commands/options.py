@@ -1,16 +1,16 @@
 """The options that several commands share, and the class that turns a function into a command.
 
-A command is a function in a module of this folder, and `blocklora/cli.py` lists them all. Its name
-and its options are those of the function, and `--help` shows its docstring. Modules of commands
+A command is a function in a module beside this one, and `blocklora/cli.py` lists them all. Its name
+and its parameters are those of the function, and `--help` shows its docstring. Modules of commands
 import what they need inside the functions, so that the command line starts quickly.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Context, Option
 from typer.core import TyperCommand
 
 from blocklora.engine.engines import ENGINES
@@ -18,75 +18,56 @@ from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 
 if TYPE_CHECKING:
-    from blocklora.study.model import Study as LoadedStudy
+    from blocklora.study import model
 
-
-def _option(text: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=text, **settings)
-
-
-# Required options that the docstring of a command describes.
-File = Annotated[Path, typer.Option()]
-Files = Annotated[list[Path], typer.Option()]
-Text = Annotated[str, typer.Option()]
-Number = Annotated[float, typer.Option()]
-
-Study = Annotated[str, _option("Name of a study in studies/, or path of a study file.")]
-Backbone = Annotated[str, _option("Name of the backbone in the study.")]
-Dataset = Annotated[str, _option("Name of the dataset in the study.")]
+Study = Annotated[str, Option(help="Name of a study in studies/, or path of a study file.")]
+Backbone = Annotated[str, Option(help="Name of the backbone in the study.")]
+Dataset = Annotated[str, Option(help="Name of the dataset in the study.")]
 Results = Annotated[
-    Path | None, _option("Folder of the study's results (default: results/<name of the study>).")
+    Path | None, Option(help="Folder of the study's results (default: results/<name of the study>)")
 ]
-Count = Annotated[int, typer.Option(min=1)]
-Numbers = Annotated[list[int], typer.Option(min=1)]
-Shots = Annotated[int | None, _option("Training images per class.", min=1)]
-ManyShots = Annotated[list[int] | None, _option("Training images per class.", min=1)]
-Seeds = Annotated[list[int] | None, _option("Random seeds.", min=0)]
-Source = Annotated[Path, _option("The source.json of the dataset.")]
-Adapter = Annotated[Path, _option("The adapter.safetensors of a finished run.")]
-BackboneFile = Annotated[Path, _option("The backbone file that the adapter was trained on.")]
-Scratch = Annotated[
-    str, _option("Folder for copies of weights and pixels, such as $TMPDIR (default: none).")
-]
-Workers = Annotated[
-    int, _option("Threads that prepare batches ahead and decode missing pixels.", min=0)
-]
-Output = Annotated[Path, _option("File to write.")]
+Source = Annotated[Path, Option(help="The source.json of the dataset.")]
+Shots = Annotated[int | None, Option(min=1, help="Training images per class.")]
+ManyShots = Annotated[list[int] | None, Option(min=1, help="Training images per class.")]
+Seeds = Annotated[list[int] | None, Option(min=0, help="Random seeds.")]
+Threads = Annotated[int, Option(min=1, help="Number of threads.")]
+# Without `Option()`, typer would take a parameter that has no default for an argument.
+RequiredPath = Annotated[Path, Option()]
+Output = Annotated[Path, Option(help="File to write.")]
+JsonOutput = Annotated[Path | None, Option(help="JSON file to write as well.")]
 Outputs = Annotated[
     list[Path] | None,
-    _option("Files to write, in the formats of their suffixes (default: as the workflow does)."),
+    Option(help="Files to write, in the formats of their suffixes (default: as the workflow does)"),
 ]
-CacheRoot = Annotated[Path, _option("Folder of what all studies share.", "--cache")]
-Key = Annotated[
-    str | None,
-    _option("Keep the file in the cache under this digest, or take it from there (default: no)."),
-]
-Device = Annotated[Literal["cpu", "cuda"], _option("Device that computes.")]
-Precision = Annotated[Literal[*PRECISIONS], _option("Precision of matrix products.")]
-Engine = Annotated[Literal[*ENGINES], _option("Implementation of the training.")]
-Offline = Annotated[bool, _option("Never use the network.")]
-
+CacheRoot = Annotated[Path, Option("--cache", help="Folder of what all studies share.")]
 CACHE = Path("cache")
+Key = Annotated[
+    str | None, Option(help="Digest under which the file is kept in the cache (default: none)")
+]
+Device = Annotated[Literal["cpu", "cuda"], Option(help="Device that computes.")]
+Precision = Annotated[Literal[*PRECISIONS], Option(help="Precision of matrix products.")]
+Engine = Annotated[Literal[*ENGINES], Option(help="Implementation of the training.")]
+Offline = Annotated[bool, Option(help="Never use the network.")]
 
 
 class Command(TyperCommand):
-    """A command that is described by the docstring of its function.
+    """A command with options of several values, described by the docstring of its function.
 
-    Its options may take several values, and a section "Args:" of the docstring describes those that
-    are not described above. The section "Examples:" is the end of the help.
+    The docstring may have a section "Args:" about the options that are not described above. Each
+    line that begins with "Example: " is the start of an example, down to the end.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        text, _, self.examples = self.help.partition("\n\nExamples:\n")
+        text, *self.examples = re.split(r"\s+Example: ", self.help)
         self.help, _, described = text.partition("\n\nArgs:\n")
         texts = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", described, re.MULTILINE))
         for param in self.params:
             param.help = " ".join(texts.get(param.name, param.help or "").split())
             if param.default is False:
-                param.secondary_opts = []  # no --no-restart beside --restart
+                param.secondary_opts = []  # --offline without --no-offline
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse the arguments after turning `--shots 1 2` into `--shots 1 --shots 2`."""
         several = {name for param in self.params if param.multiple for name in param.opts}
         words, option = [], ""
@@ -98,18 +79,18 @@ class Command(TyperCommand):
             words.append(word)
         return super().parse_args(ctx, words)
 
-    def format_epilog(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_epilog(self, ctx: Context, formatter: Any) -> None:
         """Write the values of arguments that have an `autocompletion`, and the examples."""
         for param in self.params:
-            found = param.shell_complete(ctx, "")
-            if values := [(item.value, item.help) for item in found if item.help]:
-                with formatter.section(f"Values of {param.name.upper()}"):
+            if values := [(v.value, v.help) for v in param.shell_complete(ctx, "") if v.help]:
+                with formatter.section(f"Values of {param.name}"):
                     formatter.write_dl(values)
         with formatter.section("Examples"):
-            formatter.write(re.sub("^  ", "", self.examples, flags=re.MULTILINE) + "\n")
+            for example in self.examples:
+                formatter.write("  " + re.sub(r"\n +", " \\\\\n      ", example) + "\n")
 
 
-def check_name(kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """Check a name that was given on the command line.
 
     Raises:
@@ -120,48 +101,28 @@ def check_name(kind: str, name: str, known: Iterable[str], *, where: str = "") -
     known = list(known)
     if name not in known:
         hint = closest(name, known)
-        raise UserError(f"{where}there is no {kind} {name!r}{hint} (there are: {', '.join(known)})")
+        raise UserError(f"there is no {kind} {name!r}{hint} (there are: {', '.join(known)})")
 
 
-def open_study(
-    name: str, *, backbone: str | None = None, dataset: str | None = None, **how: Any
-) -> "LoadedStudy":
-    """Return a study, after checking that it has the backbone and the dataset, if they are given.
-
-    Raises:
-        UserError: there is no such study, it has mistakes, or it lacks one of them.
-    """
+def open_study(name: str, **how: Any) -> "model.Study":
+    """Return a study that is given by its name or path; see `find_study` and `load_study`."""
     from blocklora.study.files import find_study
     from blocklora.study.model import load_study
 
-    study = load_study(find_study(name), **how)
-    if backbone is not None:
-        check_name("backbone", backbone, study.backbones, where=f"{study.path}: ")
-    if dataset is not None:
-        check_name("dataset", dataset, study.datasets, where=f"{study.path}: ")
-    return study
+    return load_study(find_study(name), **how)
 
 
-def results_of(study: "LoadedStudy", results: Path | None) -> Path:
+def results_of(study: "model.Study", results: Path | None) -> Path:
     """Return the folder of a study's results: `results`, or the usual one if that is None."""
     return results or Path("results", study.name)
 
 
-def provide(
-    cache: Path,
-    key: str | None,
-    kind: str,
-    contents: object,
-    about: str,
-    output: Path,
-    write: Callable[[Path], None],
-    *,
-    link: bool = True,
-) -> None:
-    """Write the file `output`, by way of the cache if there is a key; see `Cache.provide`."""
+def provide(cache: Path, key: str | None, kind: str, *entry: Any, link: bool = True) -> None:
+    """Provide a file by way of the cache, as `Cache.provide` does; without a key, just write it."""
     if key is None:
+        *_, output, write = entry
         write(output)
-        return
-    from blocklora.cache import Cache
+    else:
+        from blocklora.cache import Cache
 
-    Cache(cache).provide(kind, key, contents, about, output, write, link=link)
+        Cache(cache).provide(kind, key, *entry, link=link)

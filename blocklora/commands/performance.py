@@ -1,11 +1,11 @@
-"""Commands that plan the memory and time of runs, and measure the engines."""
+"""Commands that plan the memory and time of runs, and that measure the engines."""
 
 import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import BadParameter, Option
 
 from blocklora.commands import options
 from blocklora.engine.precisions import PRECISIONS
@@ -21,34 +21,31 @@ def memory_size(text: str) -> int:
     """Return the bytes of a size such as 8GB or 7.5GiB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MG]i?B)", text)
     if match is None or float(match[1]) == 0:
-        raise typer.BadParameter(f"{text!r} is not a size such as 8GB, 7.5GiB or 6000MB")
+        raise BadParameter(f"{text!r} is not a size such as 8GB, 7.5GiB or 6000MB")
     return int(float(match[1]) * UNITS[match[2]])
 
 
-SIZE = typer.Option(parser=memory_size, metavar="SIZE")
+SIZE = Option(metavar="SIZE", parser=memory_size)
 
 
 def plan(
-    *,
     study: options.Study,
     gpu_memory: Annotated[int, SIZE],
     rate: float | None = None,
     precision: options.Precision = "fp32",
     results: options.Results = None,
-    output: Path | None = None,
+    output: options.JsonOutput = None,
 ) -> None:
     """Predict the memory and time of every kind of run.
 
-    This needs no GPU, no weights of published models and no images of published datasets. It also
-    shows the chunks in which each kind of run will encode.
+    The chunks in which each kind of run will encode are shown as well. No GPU is needed, no weights
+    of published models and no images of published datasets.
 
     Args:
-        gpu_memory: Memory of the GPU, such as 8GB.
-        rate: Operations that a step achieves, in 10^12 per second, as `blocklora bench` measures.
-        output: JSON file to write as well.
+        gpu_memory: Memory of the GPU, for example 8GB.
+        rate: 10^12 operations per second that a step achieves, as `blocklora bench` measures them.
 
-    Examples:
-        blocklora plan --study paper --gpu-memory 8GB --precision bf16 --rate 100
+    Example: blocklora plan --study paper --gpu-memory 8GB --precision bf16 --rate 100
     """
     from blocklora.engine.plan import USABLE_SHARE
     from blocklora.files import write_json
@@ -70,44 +67,37 @@ def plan(
 
 
 def bench(
-    *,
     device: options.Device = "cpu",
     model: str = "ViT-B-16-quickgelu",
-    classes: Annotated[list[int] | None, typer.Option(min=1, max=1000)] = None,
-    batch_sizes: Annotated[list[int] | None, typer.Option(min=1)] = None,
+    classes: Annotated[list[int] | None, Option(min=1, max=1000)] = None,
+    batch_sizes: Annotated[list[int] | None, Option(min=1)] = None,
     towers: list[Tower] | None = None,
     precisions: list[Precision] | None = None,
-    reference_classes: int | None = None,
     memory: Annotated[int | None, SIZE] = None,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    rounds: options.Count = 5,
-    output: Path | None = None,
+    threads: Annotated[int | None, Option(min=1)] = None,
+    rounds: Annotated[int, Option(min=1)] = 5,
+    output: options.JsonOutput = None,
     page: Path | None = None,
 ) -> None:
     """Measure the fast engine against the reference.
 
     Both engines take turns at training steps on random weights. Their time, memory and operations
-    are measured for every combination of the options. The default is a few small settings on a CPU,
-    and those of the paper on a GPU.
+    are measured for every combination of the options.
 
     Args:
         model: A published model, or a backbone file, of which only the shape is used.
-        classes: Use this many classes, the first of ImageNet.
+        classes: Numbers of classes, which are the first ones of ImageNet.
         batch_sizes: Images per batch.
-        towers: Towers that have an adapter.
+        towers: The towers that are adapted.
         precisions: Precisions of matrix products.
-        reference_classes: Run the reference with at most so many classes and extrapolate beyond
-            (default: 100 on a CPU, 1000 on a GPU).
-        memory: Encode in chunks that fit into this memory, such as 4GB.
-        threads: Number of CPU threads (default: PyTorch's choice).
-        rounds: Turns of each engine.
-        output: JSON file to write as well.
+        memory: Encode in chunks that fit into this memory, for example 4GB.
+        threads: Number of CPU threads (default: chosen by PyTorch).
+        rounds: Number of turns of each engine.
         page: Markdown file to write as well.
 
-    Examples:
-        blocklora bench
-        blocklora bench --classes 50 100 1000 --batch-sizes 8 --threads 2 \\
-          --memory 2.5GB --output bench-cpu.json --page bench-cpu.md
+    Example: blocklora bench
+    Example: blocklora bench --classes 50 100 1000 --batch-sizes 8 --threads 2
+        --memory 2.5GB --output bench-cpu.json --page bench-cpu.md
     """
     from blocklora.runs.gpu import claim_gpu
 
@@ -123,7 +113,6 @@ def bench(
         batch_sizes=batch_sizes,
         towers=towers,
         precisions=precisions,
-        reference_classes=reference_classes,
         memory=memory,
         threads=threads,
         rounds=rounds,

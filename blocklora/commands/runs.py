@@ -4,7 +4,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from blocklora.commands import options
 from blocklora.errors import UserError
@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from blocklora.runs.job import Job
     from blocklora.study.model import Study
 
+Scratch = Annotated[str, Option(help="Folder for copies of weights and pixels, such as $TMPDIR.")]
+Workers = Annotated[
+    int, Option(min=0, help="Threads that prepare batches ahead and decode missing pixels.")
+]
+Adapter = Annotated[Path, Option(help="The adapter.safetensors of a finished run.")]
+BackboneFile = Annotated[Path, Option(help="The backbone file that the adapter was trained on.")]
+
 
 def fit(
-    *,
     study: options.Study,
     backbone: options.Backbone,
     dataset: options.Dataset,
@@ -26,91 +32,82 @@ def fit(
     checkpoint_seconds: float = 60,
     results: options.Results = None,
     cache: options.CacheRoot = options.CACHE,
-    scratch: options.Scratch = "",
-    workers: options.Workers = 0,
+    scratch: Scratch = "",
     device: options.Device = "cpu",
     precision: options.Precision = "fp32",
     engine: options.Engine = "fast",
+    workers: Workers = 0,
 ) -> None:
     """Fit and test what is missing on a dataset.
 
-    By default these are all runs of the study on the dataset. They share this process. Runs that
-    are finished, here or in the cache, are not repeated, and an interrupted run continues from its
+    These are all runs of the study, or those with the given methods, shots and seeds. Runs that are
+    finished, here or in the cache, are not repeated, and an interrupted run continues from its
     checkpoint. If a run fails, the others are fitted all the same.
 
     Args:
-        methods: Fit only these methods of the study.
-        restart: Discard the checkpoints of these runs first.
+        methods: Names of methods in the study.
+        restart: First discard the checkpoints of these runs.
         checkpoint_seconds: Least time between two checkpoints of a run.
 
-    Examples:
-        blocklora fit --study mini --backbone mini-clip --dataset mini_shifted
-        blocklora fit --study paper --backbone ViT-B-16-quickgelu --dataset dtd \\
-          --methods block_lora --shots 1 2 4 --seeds 1 --device cuda
+    Example: blocklora fit --study mini --backbone mini-clip --dataset mini_shifted
+    Example: blocklora fit --study paper --backbone ViT-B-16-quickgelu
+        --dataset dtd --methods block_lora --shots 1 2 4 --seeds 1 --device cuda
     """
     from blocklora.runs.interruption import catch_interruption
     from blocklora.study.run import Run
 
-    chosen = options.open_study(study, backbone=backbone, dataset=dataset)
+    chosen = options.open_study(study)
     for name in methods or ():
-        options.check_name("fitted method", name, chosen.fitted_methods, where=f"{chosen.path}: ")
-    values = methods or chosen.fitted_methods, shots or chosen.shots, seeds or chosen.seeds
-    runs = dict.fromkeys(Run(backbone, dataset, *each) for each in product(*values))
+        options.check_name("fitted method", name, chosen.fitted_methods)
+    wanted = methods or chosen.fitted_methods, shots or chosen.shots, seeds or chosen.seeds
+    runs = dict.fromkeys(Run(backbone, dataset, *values) for values in product(*wanted))
+    compute = device, precision, engine, workers
     with catch_interruption() as interruption:  # before numpy and torch are imported
-        job = _job(
-            *(chosen, backbone, dataset, results, cache, scratch),
-            *(device, precision, engine, workers),
-            checkpoint_seconds=checkpoint_seconds,
-            restart=restart,
-            interruption=interruption,
-        )
-        job.fit(runs)
+        further = checkpoint_seconds, restart, interruption
+        _job(chosen, backbone, dataset, results, cache, compute, scratch, *further).fit(runs)
 
 
 def test(
-    *,
     study: options.Study,
     backbone: options.Backbone,
     dataset: options.Dataset,
-    method: options.Text,
+    method: Annotated[str, Option()],
     shots: options.Shots = None,
     seeds: options.Seeds = None,
     fitted_on: str | None = None,
     results: options.Results = None,
     cache: options.CacheRoot = options.CACHE,
-    scratch: options.Scratch = "",
-    workers: options.Workers = 0,
+    scratch: Scratch = "",
     device: options.Device = "cpu",
     precision: options.Precision = "fp32",
     engine: options.Engine = "fast",
+    workers: Workers = 0,
 ) -> None:
     """Test a method on the test images of a dataset.
 
-    The predictions are written below the folder of the run. A method that is not fitted, such as
-    zero-shot classification, takes neither --shots nor --seeds.
+    The predictions are written to the folder of the run. A method that is not fitted, such as
+    zero-shot classification, has neither --shots nor --seeds.
 
     Args:
         method: Name of the method in the study.
-        fitted_on: Dataset that the method was fitted on, if it is another one.
+        fitted_on: Dataset of the fits, if it is another one.
 
-    Examples:
-        blocklora test --study mini --backbone mini-clip --dataset mini_shifted \\
-          --method zero_shot
+    Example: blocklora test --study mini --backbone mini-clip --dataset mini_shifted
+        --method zero_shot
     """
     from blocklora.study.run import Run, Test
 
-    chosen = options.open_study(study, backbone=backbone, dataset=dataset)
-    options.check_name("method", method, chosen.methods, where=f"{chosen.path}: ")
+    chosen = options.open_study(study)
+    options.check_name("method", method, chosen.methods)
     fitted = method in chosen.fitted_methods
     if fitted != bool(seeds) or fitted != (shots is not None):
         raise UserError(
-            f"method {method} is {'fitted' if fitted else 'not fitted'}, so it "
-            f"{'needs' if fitted else 'takes no'} --shots and --seeds"
+            f"method {method} is {'fitted' if fitted else 'not fitted'}: it "
+            f"{'needs' if fitted else 'has no'} --shots and --seeds"
         )
-    runs = [Run(backbone, fitted_on or dataset, method, shots or 0, seed) for seed in seeds or [0]]
-    how = device, precision, engine, workers
-    job = _job(chosen, backbone, dataset, results, cache, scratch, *how)
-    job.test(Test(run, dataset) for run in runs)
+    cell, compute = (backbone, fitted_on or dataset, method), (device, precision, engine, workers)
+    job = _job(chosen, backbone, dataset, results, cache, compute, scratch)
+    job.test(Test(Run(*cell, shots or 0, seed), dataset) for seed in seeds or [0])
 
 
 def _job(
@@ -119,39 +116,37 @@ def _job(
     dataset: str,
     results: Path | None,
     cache: Path,
-    scratch: str,
-    *how: Any,
-    **further: Any,
+    compute: tuple[str, str, str, int],
+    *further: Any,
 ) -> "Job":
     from blocklora.cache import Cache
     from blocklora.methods.base import Compute
     from blocklora.runs.job import Job
 
-    folder = options.results_of(study, results)
-    return Job(study, backbone, dataset, folder, Cache(cache), Compute(*how), scratch, **further)
+    options.check_name("backbone", backbone, study.backbones)
+    options.check_name("dataset", dataset, study.datasets)
+    where = options.results_of(study, results), Cache(cache)
+    return Job(study, backbone, dataset, *where, Compute(*compute), *further)
 
 
 def gate(
-    *,
-    predictions: options.File,
+    predictions: options.RequiredPath,
     backbone: options.Backbone,
     dataset: options.Dataset,
-    mode: Literal["stop", "warn"] = "stop",
     output: options.Output,
+    mode: Literal["stop", "warn"] = "stop",
 ) -> None:
     """Compare a zero-shot accuracy with the known one.
 
-    Known accuracies were published or measured independently. If the difference is larger than the
-    tolerance, something is wrong with the split, the preprocessing or the weights, and the command
-    fails.
+    Accuracies are known if they were published or measured independently. A difference larger than
+    the tolerance means that the split, the preprocessing or the weights are wrong.
 
     Args:
         predictions: Predictions of the zero-shot test.
-        mode: Fail, or only warn, if the accuracies differ.
+        mode: Fail if the difference is too large, or only warn.
 
-    Examples:
-        blocklora gate --predictions test.safetensors --backbone ViT-B-16-quickgelu \\
-          --dataset dtd --output gate.json
+    Example: blocklora gate --predictions test.safetensors
+        --backbone ViT-B-16-quickgelu --dataset dtd --output gate.json
     """
     from blocklora.runs.gate import gate
 
@@ -159,20 +154,18 @@ def gate(
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    *,
-    adapter: options.Adapter,
-    backbone_file: options.BackboneFile,
+    adapter: Adapter,
+    backbone_file: BackboneFile,
+    images: Annotated[list[Path], Argument(help="Image files.")],
     device: options.Device = "cpu",
 ) -> None:
     """Classify images with a trained adapter.
 
-    A line for each image has its file, its class and the probability of the class, separated by
+    For each image, its file, its class and the probability of this class are printed, separated by
     tabs.
 
-    Examples:
-        blocklora predict --adapter adapter.safetensors --backbone-file backbone.safetensors \\
-          photo.jpg
+    Example: blocklora predict --adapter adapter.safetensors
+        --backbone-file backbone.safetensors photo.jpg
     """
     from blocklora.runs.device import require_device
     from blocklora.runs.predict import classify
@@ -182,14 +175,11 @@ def predict(
         print(f"{path}\t{name}\t{probability:.4f}")
 
 
-def merge(
-    *, adapter: options.Adapter, backbone_file: options.BackboneFile, output: options.Output
-) -> None:
+def merge(adapter: Adapter, backbone_file: BackboneFile, output: options.Output) -> None:
     """Fold a trained adapter into plain open_clip weights.
 
-    Examples:
-        blocklora merge --adapter adapter.safetensors --backbone-file backbone.safetensors \\
-          --output merged.safetensors
+    Example: blocklora merge --adapter adapter.safetensors
+        --backbone-file backbone.safetensors --output merged.safetensors
     """
     from blocklora.runs.predict import export_merged
 

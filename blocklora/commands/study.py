@@ -2,24 +2,23 @@
 
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument
 
-from blocklora.commands import options
+from blocklora.commands.options import CACHE, CacheRoot, Results, Study, open_study, results_of
 
 
-def check_study(study: options.Study) -> None:
+def check_study(study: Study) -> None:
     """Check a study and print it as a whole.
 
     Every fault is listed with its place and with what is allowed there. A study that extends
     another one is printed with everything that it takes from it.
 
-    Examples:
-        blocklora check-study --study mini
-        blocklora check-study --study ablation > my-study.yaml
+    Example: blocklora check-study --study mini
+    Example: blocklora check-study --study studies/ablation.yaml
     """
     from blocklora.yamlfiles import yaml_text
 
-    found = options.open_study(study, images_needed=True)
+    found = open_study(study, images_needed=True)
     runs = list(found.runs())
     fitted = sum(run.shots > 0 for run in runs)
     print(f"# {found.path}: {len(runs)} runs, of which {fitted} are fitted")
@@ -27,10 +26,7 @@ def check_study(study: options.Study) -> None:
 
 
 def status(
-    study: options.Study,
-    results: options.Results = None,
-    cache: options.CacheRoot = options.CACHE,
-    json: bool = False,
+    study: Study, results: Results = None, cache: CacheRoot = CACHE, json: bool = False
 ) -> None:
     """Show which runs are done, running, failed or missing.
 
@@ -40,28 +36,25 @@ def status(
     Args:
         json: Print every run as JSON.
 
-    Examples:
-        blocklora status --study mini
+    Example: blocklora status --study mini
     """
     from json import dumps
 
     from blocklora.runs.status import status_text, study_status
 
-    chosen = options.open_study(study)
-    found = study_status(chosen, options.results_of(chosen, results), cache)
+    chosen = open_study(study)
+    found = study_status(chosen, results_of(chosen, results), cache)
     print(dumps([run.to_json() for run in found], indent=2) if json else status_text(found))
 
 
-def schema(name: Annotated[Literal["study", "config"], typer.Argument()]) -> None:
-    """Print the JSON schema of study files or of config.yaml.
+def schema(
+    name: Annotated[Literal["study", "config"], Argument(help="What it describes.")],
+) -> None:
+    """Print the schema of study files or of config.yaml.
 
-    It is printed as YAML. Editors check these files with it while they are written.
+    It is a JSON schema in YAML, with which editors check the files while they are written.
 
-    Args:
-        name: The files that the schema describes.
-
-    Examples:
-        blocklora schema study > study.schema.yaml
+    Example: blocklora schema study
     """
     from blocklora.study.schemas import schema_text
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from blocklora.commands import options
 from blocklora.errors import UserError
@@ -15,7 +15,7 @@ def _measures() -> list[tuple[str, str]]:
 
 
 def measure(
-    name: Annotated[str, typer.Argument(autocompletion=_measures)],
+    name: Annotated[str, Argument(help="One of the names below.", autocompletion=_measures)],
     study: options.Study,
     results: options.Results = None,
     device: options.Device = "cpu",
@@ -24,14 +24,10 @@ def measure(
 ) -> None:
     """Compute bounds, gaps, spectra, compressed sizes or costs.
 
-    A measure writes one CSV file, but spectra writes two: spectra.csv and overlaps.csv.
+    A measure writes one CSV file, except spectra, which writes spectra.csv and overlaps.csv.
 
-    Args:
-        name: The measure, see below.
-
-    Examples:
-        blocklora measure bounds --study paper --output bounds.csv
-        blocklora measure spectra --study mini
+    Example: blocklora measure bounds --study paper --output bounds.csv
+    Example: blocklora measure spectra --study mini
     """
     from pkgutil import resolve_name
 

@@ -51,7 +51,6 @@ def bench(
     batch_sizes: Sequence[int] | None = None,
     towers: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
-    reference_classes: int | None = None,
     memory: int | None = None,
     threads: int | None = None,
     rounds: int = 5,
@@ -84,12 +83,15 @@ def bench(
     for precision in precisions:
         machine.prepare(precision)
     budget = memory and int(USABLE_SHARE * memory)
-    most = reference_classes or usual["reference_classes"]
     found = []
     for number, setting in enumerate(chosen, 1):
         name = setting_name(describe(setting))
         logger.info("setting %d of %d: %s", number, len(chosen), name)
-        found.append(measure(setting, machine, rounds, budget, len(setting.prompts) <= most))
+        found.append(
+            measure(
+                setting, machine, rounds, budget, len(setting.prompts) <= usual["reference_classes"]
+            )
+        )
     return document(found, facts(machine, rounds))
 
 

@@ -160,7 +160,7 @@ def test_the_command_writes_the_report_prints_it_and_stops(tmp_path, images, cap
     assert main([str(argument) for argument in arguments]) == 1
     printed = capsys.readouterr()
     assert "error [empty]" in printed.out
-    assert "mine is not fit for use" in printed.err
+    assert "mine cannot be used because of the faults above" in printed.err
     report = json.loads((tmp_path / "v.json").read_text())
     assert not report["passed"]
     assert report["findings"][0] == {

@@ -141,8 +141,8 @@ def stages(study: Path) -> list[Stage]:
         add("fit", *job, "--methods", method, "--checkpoint-seconds", 0,
             outputs=tuple(f"{folder}/{file}" for folder in folders for file in FIT_FILES),
             option=None)  # fmt: skip
-    add("aggregate", "--study", study, "--runs", results / "runs", outputs=("runs.csv",))
     published = ("--study", study, "--results", results)
+    add("aggregate", *published, outputs=("runs.csv",), option=None)
     add("table", "fewshot", *published,
         outputs=tuple(f"tables/fewshot.{kind}" for kind in ("csv", "md", "tex")))  # fmt: skip
     add("figure", "accuracy", *published, "--backbone", "mini-clip",

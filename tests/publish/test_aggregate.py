@@ -198,9 +198,9 @@ def test_a_study_may_grow_without_its_runs_being_refused(made):
 
 
 def test_the_command_reports_a_fault_in_one_line(made, capsys):
-    study_path, runs, output = made
+    study_path, runs, _ = made
     (runs / RUN.folder / "fit.json").write_text("{")
-    options = ["--study", str(study_path), "--results", str(runs.parent), "--output", str(output)]
+    options = ["--study", str(study_path), "--results", str(runs.parent)]
     assert main(["aggregate", *options]) == 1
     message = capsys.readouterr().err
     assert "seed2/fit.json: not a readable JSON file" in message

@@ -81,7 +81,7 @@ def test_files_of_an_item_are_those_it_needs(tmp_path):
 def test_commands_offer_what_is_in_the_catalogue(capsys):
     for kind in ("table", "figure"):
         assert main([kind, "--help"]) == 0
-        offered = capsys.readouterr().out.partition("Values of NAME:")[2].split()
+        offered = capsys.readouterr().out.partition("Values of name:")[2].split()
         assert {item.entry for item in entries() if item.kind == kind} <= set(offered)
     assert main(["table", "fewshoot", "--study", "s"]) == 1
     error = "there is no table 'fewshoot'; did you mean fewshot? (there are: fewshot, "

@@ -22,8 +22,7 @@ from blocklora.study.model import load_study
 study, folder = sys.argv[1:]
 given = ["--study", study, "--results", folder]
 
-aggregated = ["--runs", f"{folder}/runs", "--output", f"{folder}/runs.csv"]
-assert main(["aggregate", "--study", study, *aggregated]) == 0
+assert main(["aggregate", *given]) == 0
 
 def call(kind, arguments, name, suffixes):
     outputs = [f"{folder}/{name}.{suffix}" for suffix in suffixes.split()]

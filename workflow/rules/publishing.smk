@@ -1,4 +1,4 @@
-# Rules that collect the runs and write tables, figures and the verdicts on the claims.
+# From the runs to tables, figures and verdicts on the claims.
 
 FOLDER_OF = {"table": "", "figure": "{backbone}/"}
 
@@ -31,12 +31,11 @@ rule aggregate:
     message:
         "Collecting the runs"
     shell:
-        "blocklora aggregate --study {params.study:q} --results {params.results:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "blocklora aggregate --study {params.study:q} --results {params.results:q} > {log:q} 2>&1"
 
 
-# One process writes all tables, and one draws all figures. A single table or figure that is asked
-# for by its path is made alone, by a rule of its own.
+# All tables are written by one process, and all figures are drawn by one. A single one that is
+# asked for by its path is made alone, by a rule of its own.
 rule tables:
     input:
         evidence(TABLES),
