@@ -8,7 +8,7 @@ MINUS = "−"
 
 def shots(count: int) -> str:
     """Return "1 shot" or "4 shots"."""
-    return f"{count} shot" + "s" * (count != 1)
+    return "1 shot" if count == 1 else f"{count} shots"
 
 
 def percent(mean: float, std: float = float("nan"), seeds: int = 1, expected: int = 1) -> str:

@@ -104,14 +104,14 @@ def calibration_error(results: Results) -> Measured:
 
 
 def zero_shot_flowers_error(results: Results) -> Measured:
-    """Distance of our zero-shot accuracy on Flowers102 from that of the plain prompt."""
+    """Distance of our zero-shot accuracy on Oxford Flowers 102 from that of the plain prompt."""
     study, runs = results.study, results.runs
     chosen = runs[
         (runs["method"] == study.zero_shot)
         & (runs["dataset"] == "oxford_flowers")
         & runs["backbone"].isin(backbones_published_as(study, "ViT-B/16"))
     ]
-    chosen = require(chosen, "needs the zero-shot run on Flowers102 with ViT-B/16")
+    chosen = require(chosen, "needs the zero-shot run on Oxford Flowers 102 with ViT-B/16")
     accuracy = 100 * float(chosen["test_accuracy"].iloc[0])
     return Measured(abs(accuracy - FLOWERS_PLAIN_PROMPT), f"{accuracy:.1f}%")
 
@@ -129,7 +129,7 @@ def clip_lora_weak_spots(results: Results) -> Measured:
         & cells["dataset"].isin(WEAK_SPOTS)
         & cells["mean"].notna()
     ]
-    ours = require(ours, "needs runs of CLIP-LoRA with 16 shots on Food101 and OxfordPets")
+    ours = require(ours, "needs runs of CLIP-LoRA with 16 shots on Food-101 and Oxford-IIIT Pets")
     published = _published(results.study)
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
     best = peers.groupby(["backbone", "dataset"])["mean"].max().rename("best")

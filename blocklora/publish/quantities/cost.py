@@ -8,6 +8,7 @@ from blocklora.publish import formats
 from blocklora.publish.evidence import Measured, NotTestedError, measure, require
 from blocklora.publish.published import (
     backbones_published_as,
+    dataset_label,
     is_published_clip_lora,
     method_label,
 )
@@ -86,7 +87,8 @@ def _ratios(results: Results, column: str) -> pd.DataFrame:
 
 def _ratio(ratios: pd.DataFrame, index: int, words: str) -> Measured:
     row = ratios.loc[index]
-    where = f"r = {row['rank']}, n = {row['blocks']}, {row['dataset']}, {row['backbone']}"
+    dataset = dataset_label(row["dataset"])
+    where = f"r = {row['rank']}, n = {row['blocks']}, {dataset}, {row['backbone']}"
     numbers = {"smallest": float(ratios["ratio"].min()), "largest": float(ratios["ratio"].max())}
     return Measured(float(row["ratio"]), f"{row['ratio']:.2%} {words} ({where})", numbers)
 

@@ -215,5 +215,5 @@ def _calibration_summary(frame: pd.DataFrame) -> list[str]:
         f"Over {len(cells_only)} cells: mean {formats.signed(difference.mean())}, mean absolute "
         f"{difference.abs().mean():.2f}, {(difference.abs() <= 0.5).mean():.0%} within 0.5 points, "
         f"largest {formats.signed(worst['difference'])} ({dataset_label(worst['dataset'])}, "
-        f"{worst['shots']} shots)."
+        f"{formats.shots(worst['shots'])})."
     ]
