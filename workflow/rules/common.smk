@@ -142,7 +142,10 @@ FIGURES = [item for item in items(STUDY) if item.kind == "figure"]
 
 def publishing_code(module):
     """Return the digest of what decides a table or figure: code, published numbers, names."""
-    data = ("publish/reference/*", "publish/*.mplstyle", "data/registry/*.yaml")
+    data = (
+        *("publish/reference/*", "publish/templates/*", "publish/*.mplstyle"),
+        "data/registry/*.yaml",
+    )
     return code_digest(module, data=data)
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from blocklora.errors import UserError
 from blocklora.files import atomic_path, write_text
 from blocklora.publish.published import method_label
-from blocklora.publish.render import escape_latex, frame_csv
+from blocklora.publish.render import escape_latex, frame_csv, write_forms
 from blocklora.study.model import Study
 
 STYLE_FILE = Path(__file__).parents[1] / "figure.mplstyle"
@@ -152,16 +153,14 @@ def write_drawing(drawing: Drawing, outputs: list[Path]) -> None:
     Raises:
         UserError: a suffix is none of these.
     """
-    for path in outputs:
-        if path.suffix not in (".pdf", ".png", ".csv", ".tex"):
-            raise UserError(f"{path}: figures are written as .pdf, .png, .csv or .tex")
-    for path in outputs:
-        if path.suffix == ".csv":
-            write_text(path, frame_csv(drawing.data))
-        elif path.suffix == ".tex":
-            write_text(path, _figure_environment(drawing, path.with_suffix(".pdf").name))
-        else:
-            _save(drawing, path)
+    save = partial(_save, drawing)
+    writers = {
+        ".pdf": save,
+        ".png": save,
+        ".csv": lambda path: write_text(path, frame_csv(drawing.data)),
+        ".tex": lambda path: write_text(path, _figure_environment(drawing, path.stem)),
+    }
+    write_forms("figures", outputs, writers)
 
 
 def _save(drawing: Drawing, path: Path) -> None:
@@ -183,10 +182,10 @@ def _save(drawing: Drawing, path: Path) -> None:
         temporary.write_bytes(image.getvalue())
 
 
-def _figure_environment(drawing: Drawing, file: str) -> str:
+def _figure_environment(drawing: Drawing, stem: str) -> str:
     return rf"""\begin{{figure}}
 \centering
-\includegraphics{{{file}}}
+\includegraphics{{{stem}.pdf}}
 \caption{{{escape_latex(drawing.caption)}}}
 \label{{fig:{drawing.name}}}
 \end{{figure}}

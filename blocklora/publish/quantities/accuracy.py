@@ -3,7 +3,7 @@
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import measured_cells, published_cells
+from blocklora.publish.accuracy import all_published_cells, measured_cells
 from blocklora.publish.evidence import Measured, NotTestedError, require
 from blocklora.publish.published import (
     AVERAGE,
@@ -14,7 +14,6 @@ from blocklora.publish.published import (
 )
 from blocklora.publish.results import Results
 from blocklora.publish.tables.comparison import ALL_SHOTS, calibrate, compare_pairs
-from blocklora.study.model import Study
 from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
@@ -24,12 +23,12 @@ FLOWERS_PLAIN_PROMPT = 67.4  # MaxZanella/CLIP-LoRA issue 1
 
 def margin_to_best_published(results: Results) -> Measured:
     """Smallest lead of Block-LoRA's average over the best published average of any method."""
-    return _smallest_margin(results, _published(results.study))
+    return _smallest_margin(results, all_published_cells(results.study))
 
 
 def margin_to_prompt_learners(results: Results) -> Measured:
     """Smallest lead of Block-LoRA's average over those of PromptSRC and MaPLe."""
-    published = _published(results.study)
+    published = all_published_cells(results.study)
     return _smallest_margin(results, published[published["method"].isin(PROMPT_LEARNERS)])
 
 
@@ -130,7 +129,7 @@ def clip_lora_weak_spots(results: Results) -> Measured:
         & cells["mean"].notna()
     ]
     ours = require(ours, "needs runs of CLIP-LoRA with 16 shots on Food-101 and Oxford-IIIT Pets")
-    published = _published(results.study)
+    published = all_published_cells(results.study)
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
     best = peers.groupby(["backbone", "dataset"])["mean"].max().rename("best")
     compared = ours.join(best, on=["backbone", "dataset"]).dropna(subset="best")
@@ -141,7 +140,3 @@ def clip_lora_weak_spots(results: Results) -> Measured:
     }
     listed = "; ".join(f"{where}: {formats.signed(lead)}" for where, lead in leads.items())
     return Measured(max(leads.values()), listed, leads)
-
-
-def _published(study: Study) -> pd.DataFrame:
-    return pd.concat([published_cells(study, backbone) for backbone in study.backbones])

@@ -1,16 +1,13 @@
 """Tables of differences: Block-LoRA against LoRA, and our CLIP-LoRA against the published one."""
 
-from math import nan, sqrt
+from math import isnan
 
+import numpy as np
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import (
-    measured_cells,
-    paired_differences,
-    published_cells,
-)
-from blocklora.publish.description import Description
+from blocklora.publish.accuracy import all_published_cells, measured_cells, paired_differences
+from blocklora.publish.description import Across, Description
 from blocklora.publish.published import (
     AVERAGE,
     dataset_label,
@@ -18,9 +15,9 @@ from blocklora.publish.published import (
     method_label,
     names,
 )
-from blocklora.publish.render import Cell, Section, Table
-from blocklora.publish.results import Results, caption_of
-from blocklora.publish.statistics import Comparison, compare, critical_t, holm
+from blocklora.publish.render import Table
+from blocklora.publish.results import Results
+from blocklora.publish.statistics import compare, critical_t, holm
 from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 ALL_SHOTS = "all"
@@ -48,6 +45,20 @@ STATISTICS = Description(
 )
 
 
+def _deviation(difference: float, deviation: float) -> str:
+    text = formats.signed(difference, 1)
+    return text if isnan(deviation) else f"{text} ({formats.signed(deviation, 1)})"
+
+
+CALIBRATION = Description(
+    name="calibration",
+    caption="Calibration: test accuracy of our CLIP-LoRA (measured) minus that of the CLIP-LoRA "
+    "paper (published), in points.",
+    columns=[("dataset", "dataset", dataset_label)],
+    across=Across("shots", formats.shots, "difference deviation", _deviation),
+)
+
+
 def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
     """Compare Block-LoRA methods with LoRA methods.
 
@@ -64,30 +75,12 @@ def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
             by_shots[ALL_SHOTS] = differences.mean(skipna=False)
             for shots, row in by_shots.items():
                 key = {"backbone": backbone, "method": method, "baseline": baseline}
-                rows.append(key | {"shots": shots} | _fields(compare(row.to_numpy())))
+                rows.append(key | {"shots": shots} | compare(row.to_numpy()))
     keys = ["backbone", "method", "baseline", "shots"]
-    frame = pd.DataFrame(rows, columns=[*keys, *_fields(compare([]))])
-    single = frame["shots"] != ALL_SHOTS
-    frame.loc[single, "holm_p"] = holm(frame.loc[single, "permutation_p"])
+    frame = pd.DataFrame(rows, columns=[*keys, *compare([])])
+    single = frame["permutation_p"].where(frame["shots"] != ALL_SHOTS)
+    frame.insert(frame.columns.get_loc("detectable"), "holm_p", holm(single))
     return frame
-
-
-def _fields(comparison: Comparison) -> dict[str, float]:
-    summary = comparison.summary
-    return {
-        "datasets": summary.count,
-        "difference": summary.mean,
-        "std": summary.std,
-        "bootstrap_low": comparison.bootstrap_low,
-        "bootstrap_high": comparison.bootstrap_high,
-        "t_low": summary.low,
-        "t_high": summary.high,
-        "effect_size": comparison.effect_size,
-        "wilcoxon_p": comparison.wilcoxon_p,
-        "permutation_p": comparison.permutation_p,
-        "holm_p": nan,
-        "detectable": comparison.detectable,
-    }
 
 
 def statistics_table(results: Results) -> Table:
@@ -123,32 +116,29 @@ def calibrate(results: Results) -> pd.DataFrame:
     """Compare our CLIP-LoRA with the published one, cell by cell.
 
     Columns: backbone, method, shots, dataset, measured, std, seeds, published, published_seeds,
-    difference (points), standard_error, deviation, source. The standard error is that of the
-    difference of two means over seeds, with our spread taken for both, as the published one is
-    not known; `deviation` is the difference in standard errors.
+    difference (points), standard_error, deviation, source. The published spread is unknown, so the
+    standard error of the difference takes our spread over seeds for both means. `deviation` is the
+    difference in units of its standard error.
     """
-    study = results.study
-    columns = ["backbone", "shots", "dataset"]
-    measured = measured_cells(results)
+    study, measured = results.study, measured_cells(results)
     measured = measured[[is_published_clip_lora(study, name) for name in measured["method"]]]
-    published = pd.concat([published_cells(study, backbone) for backbone in study.backbones])
+    published = all_published_cells(study)
     published = published[published["method"] == names()["clip_lora"]["published_as"]]
-    pairs = measured.merge(published, on=columns, suffixes=("", "_published"))
-    counts = 1 / pairs["seeds"] + 1 / pairs["seeds_published"]
-    difference = pairs["mean"] - pairs["mean_published"]
-    error = pairs["std"] * counts.map(sqrt)
+    pairs = measured.merge(published, on=["backbone", "shots", "dataset"], suffixes=("", "_theirs"))
+    difference = pairs["mean"] - pairs["mean_theirs"]
+    error = pairs["std"] * np.sqrt(1 / pairs["seeds"] + 1 / pairs["seeds_theirs"])
     return pd.DataFrame(
         {
-            **{column: pairs[column] for column in ("backbone", "method", "shots", "dataset")},
+            **pairs[["backbone", "method", "shots", "dataset"]],
             "measured": pairs["mean"],
             "std": pairs["std"],
             "seeds": pairs["seeds"],
-            "published": pairs["mean_published"],
-            "published_seeds": pairs["seeds_published"],
+            "published": pairs["mean_theirs"],
+            "published_seeds": pairs["seeds_theirs"],
             "difference": difference,
             "standard_error": error,
-            "deviation": (difference / error).where(error > 0, nan),
-            "source": pairs["source_published"],
+            "deviation": (difference / error).where(error > 0),
+            "source": pairs["source_theirs"],
         }
     )
 
@@ -156,64 +146,46 @@ def calibrate(results: Results) -> pd.DataFrame:
 def calibration_table(results: Results) -> Table:
     """Return the table of our CLIP-LoRA minus the published one, dataset × shots."""
     study, frame = results.study, calibrate(results)
-    sections = []
+    grid = pd.MultiIndex.from_product(
+        [[*study.datasets, AVERAGE], study.shots], names=["dataset", "shots"]
+    )
+    shown = [frame[:0]]
     for (backbone, method), group in frame.groupby(["backbone", "method"], sort=False):
-        grid = group.set_index(["dataset", "shots"])
-        rows = [
-            [Cell(dataset_label(dataset))]
-            + [_deviation(grid, dataset, shots) for shots in study.shots]
-            for dataset in [*study.datasets, AVERAGE]
-        ]
-        sections.append(Section(f"{backbone}: {method_label(method)}", rows))
-    notes = [
-        *_chance_note(len(study.seeds)),
-        *_calibration_summary(frame),
-        *sorted(set(frame["source"])),
-        results.missing_note(),
-    ]
+        cells = group.set_index(grid.names).reindex(grid).reset_index()
+        shown.append(cells.assign(backbone=backbone, method=method))
+    notes = [_chance_note(len(study.seeds)), _calibration_summary(frame)]
+    notes += [*sorted(set(frame["source"])), results.missing_note()]
     if frame.empty:
         notes = ["Nothing to compare: no published CLIP-LoRA has this backbone and its settings."]
-    return Table(
-        name="calibration",
-        caption=caption_of(
-            results.study,
-            "Calibration: test accuracy of our CLIP-LoRA (measured) minus that of the CLIP-LoRA "
-            "paper (published), in points.",
-        ),
-        columns=["dataset", *map(formats.shots, study.shots)],
-        sections=sections,
-        data=frame,
-        notes=[note for note in notes if note],
+    return CALIBRATION.table(
+        study,
+        frame,
+        by=("backbone", "method"),
+        title=lambda backbone, method: f"{backbone}: {method_label(method)}",
+        shown=pd.concat(shown),
+        across=study.shots,
+        notes=notes,
     )
 
 
-def _deviation(grid: pd.DataFrame, dataset: str, shots: int) -> Cell:
-    if (dataset, shots) not in grid.index:
-        return Cell(formats.DASH)
-    row = grid.loc[(dataset, shots)]
-    text = formats.signed(row["difference"], 1)
-    known = row["deviation"] == row["deviation"]
-    return Cell(f"{text} ({formats.signed(row['deviation'], 1)})" if known else text)
-
-
-def _chance_note(seeds: int) -> list[str]:
+def _chance_note(seeds: int) -> str:
     if seeds < 2:
-        return ["A single seed: the standard error of a difference is unknown."]
-    return [
+        return "A single seed: the standard error of a difference is unknown."
+    return (
         "In brackets: the difference in its standard errors, from our spread over seeds. With "
         f"{seeds} seeds, chance alone puts 5% of the cells beyond ±{critical_t(seeds):.1f}."
-    ]
+    )
 
 
-def _calibration_summary(frame: pd.DataFrame) -> list[str]:
-    cells_only = frame[(frame["dataset"] != AVERAGE) & frame["difference"].notna()]
-    if cells_only.empty:
-        return []
-    difference = cells_only["difference"]
-    worst = cells_only.loc[difference.abs().idxmax()]
-    return [
-        f"Over {len(cells_only)} cells: mean {formats.signed(difference.mean())}, mean absolute "
+def _calibration_summary(frame: pd.DataFrame) -> str | None:
+    single = frame[(frame["dataset"] != AVERAGE) & frame["difference"].notna()]
+    if single.empty:
+        return None
+    difference = single["difference"]
+    worst = single.loc[difference.abs().idxmax()]
+    return (
+        f"Over {len(single)} cells: mean {formats.signed(difference.mean())}, mean absolute "
         f"{difference.abs().mean():.2f}, {(difference.abs() <= 0.5).mean():.0%} within 0.5 points, "
         f"largest {formats.signed(worst['difference'])} ({dataset_label(worst['dataset'])}, "
         f"{formats.shots(worst['shots'])})."
-    ]
+    )
