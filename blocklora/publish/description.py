@@ -6,12 +6,16 @@ from typing import Any
 
 import pandas as pd
 
+from blocklora.publish import formats
 from blocklora.publish.render import Cell, Section, Table
 from blocklora.publish.results import caption_of
 from blocklora.study.model import Study
 
 Column = tuple[str, str, Callable[..., str]]
-"""A heading, the names of fields (separated by spaces), and the function that prints them."""
+"""A heading, names of fields separated by spaces, and the function that prints their values.
+
+A cell is a dash if its first field is NaN.
+"""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Across:
         key: the field that each of these columns holds one value of.
         heading: prints a value as a heading.
         fields: the names of the fields of a cell, separated by spaces.
-        show: prints these fields; those of a missing cell are NaN.
+        show: prints these fields; a cell of which the first one is NaN is a dash.
         marks: the field with the mark of a cell, if there is one.
     """
 
@@ -113,4 +117,5 @@ class Description:
 
 
 def _printed(rows: pd.DataFrame, fields: str, show: Callable[..., str]) -> list[str]:
-    return [show(*values) for values in zip(*(rows[name] for name in fields.split()), strict=True)]
+    columns = (rows[name] for name in fields.split())
+    return [formats.cell(show, *values) for values in zip(*columns, strict=True)]

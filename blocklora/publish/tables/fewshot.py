@@ -19,10 +19,10 @@ DATA_COLUMNS = [
 ]
 
 
-def _accuracy(text: str, kind: str, *numbers: float) -> str:
-    if isinstance(text, str) and text:
+def _accuracy(mean: float, std: float, seeds: int, expected: int, text: str, kind: str) -> str:
+    if text:
         return f"{text}*" if kind == "derived" else text
-    return formats.percent(*numbers)
+    return formats.percent(mean, std, seeds, expected)
 
 
 FEWSHOT = Description(
@@ -33,7 +33,7 @@ FEWSHOT = Description(
     across=Across(
         key="dataset",
         heading=dataset_label,
-        fields="text kind accuracy_percent std seeds expected_seeds",
+        fields="accuracy_percent std seeds expected_seeds text kind",
         show=_accuracy,
         marks="mark",
     ),
