@@ -125,8 +125,6 @@ def read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
         raise UserError(text) from None
     absent = [column for column in columns if column not in frame.columns]
     if absent:
-        text = (
-            f"{path}: has no column {', '.join(absent)}; delete it and run again with this version"
-        )
-        raise UserError(text)
+        text = f"{path}: has no column {', '.join(absent)}"
+        raise UserError(f"{text}; delete it and run again with this version")
     return frame

@@ -1,4 +1,4 @@
-"""Quantities of accuracy, in points, measured against published numbers or against LoRA."""
+"""Quantities of accuracy in points, compared with published numbers or with LoRA."""
 
 import pandas as pd
 
@@ -33,31 +33,27 @@ def margin_to_prompt_learners(results: Results) -> Measured:
 
 
 def _smallest_margin(results: Results, published: pd.DataFrame) -> Measured:
-    """Return the smallest margin over shot counts of the best Block-LoRA method of each."""
+    """Return the smallest margin over all shot counts, of the best Block-LoRA method for each."""
     blocks = {block for block, _ in block_pairs(results.study)}
     cells = measured_cells(results)
     cells = cells[cells["method"].isin(blocks) & (cells["dataset"] == AVERAGE)]
     if cells.empty or cells["mean"].isna().any():
         raise NotTestedError("needs every run of Block-LoRA")
-    margins = {}
-    for (backbone, shots), group in cells.groupby(["backbone", "shots"], sort=False):
-        peers = published[
-            (published["backbone"] == backbone)
-            & (published["shots"] == shots)
-            & (published["dataset"] == AVERAGE)
-        ]
-        if len(peers):
-            best = peers.loc[peers["mean"].idxmax()]
-            margin = float(group["mean"].max() - best["mean"])
-            margins[f"{shots} shots, against {best['label']}"] = margin
-    if not margins:
-        raise NotTestedError("needs shot counts of the published tables")
+    at = ["backbone", "shots"]
+    ours = cells.groupby(at, sort=False)["mean"].max().rename("ours").reset_index()
+    peers = published[published["dataset"] == AVERAGE]
+    best = peers.loc[peers.groupby(at)["mean"].idxmax(), [*at, "label", "mean"]]
+    compared = require(ours.merge(best, on=at), "needs shot counts of the published tables")
+    margins = {
+        f"{formats.shots(row.shots)}, against {row.label}": row.ours - row.mean
+        for row in compared.itertuples()
+    }
     worst = min(margins, key=margins.get)
     return Measured(margins[worst], f"{formats.signed(margins[worst])} ({worst})", margins)
 
 
 def _intervals(results: Results, pairs: Pairs, partner: str) -> pd.DataFrame:
-    """Return the comparisons of pairs over all shots and datasets that have an interval."""
+    """Return the comparisons of pairs over all shot counts that have a bootstrap interval."""
     if results.missing:
         raise NotTestedError(f"needs every run; {len(results.missing)} are missing")
     frame = compare_pairs(results, pairs)
@@ -69,10 +65,9 @@ def accuracy_advantage(results: Results) -> Measured:
     """Lower end of the interval of Block-LoRA minus LoRA, averaged over shots and datasets."""
     frame = _intervals(results, block_pairs(results.study), "a LoRA of the same settings")
     row = frame.loc[frame["bootstrap_low"].idxmin()]
-    numbers = ["difference", "bootstrap_low", "bootstrap_high", "permutation_p"]
-    return Measured(
-        float(row["bootstrap_low"]), _difference(row), row[numbers].astype(float).to_dict()
-    )
+    names = ["difference", "bootstrap_low", "bootstrap_high", "permutation_p"]
+    numbers = row[names].astype(float).to_dict()
+    return Measured(numbers["bootstrap_low"], _difference(row), numbers)
 
 
 def _difference(row: pd.Series) -> str:
@@ -118,7 +113,7 @@ def zero_shot_flowers_error(results: Results) -> Measured:
 def clip_lora_weak_spots(results: Results) -> Measured:
     """Largest lead of our CLIP-LoRA with 16 shots over the best published method, on two datasets.
 
-    The published CLIP-LoRA rows and reruns are no competitors of it.
+    Published rows of CLIP-LoRA itself and its reruns are left out.
     """
     study = results.study
     cells = measured_cells(results)
@@ -129,7 +124,7 @@ def clip_lora_weak_spots(results: Results) -> Measured:
         & cells["mean"].notna()
     ]
     ours = require(ours, "needs runs of CLIP-LoRA with 16 shots on Food-101 and Oxford-IIIT Pets")
-    published = all_published_cells(results.study)
+    published = all_published_cells(study)
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
     best = peers.groupby(["backbone", "dataset"])["mean"].max().rename("best")
     compared = ours.join(best, on=["backbone", "dataset"]).dropna(subset="best")

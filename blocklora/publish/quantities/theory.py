@@ -1,4 +1,4 @@
-"""Quantities of bounds, compressed adapters and spectra."""
+"""Quantities of generalization bounds, compressed adapters and spectra."""
 
 import pandas as pd
 

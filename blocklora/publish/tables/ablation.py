@@ -1,4 +1,4 @@
-"""The ablation table: average accuracy over ranks, blocks and partitions."""
+"""The ablation table: average accuracy over rank, blocks and partition."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Tables of differences: Block-LoRA against LoRA, and our CLIP-LoRA against the published one."""
+"""Tables of differences: Block-LoRA minus LoRA, and our CLIP-LoRA minus the published one."""
 
 from math import isnan
 
@@ -62,10 +62,10 @@ CALIBRATION = Description(
 def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
     """Compare Block-LoRA methods with LoRA methods.
 
-    One row per backbone, pair and shot count, and one ("all") for the mean over shot counts.
-    Differences are in points (percent), averaged over seeds, one per dataset. The p values of
-    the single shot counts form one family over all pairs; that of "all" stands alone, as it is
-    no further question but the summary of the others.
+    There is one row per backbone, pair and shot count, and one ("all") for the mean over shot
+    counts. Differences are in points (percent) and averaged over seeds, one per dataset. Holm's
+    correction is over the shot counts of all pairs. The p value of "all" is not corrected, because
+    it summarises the others instead of asking a further question.
     """
     rows = []
     for backbone in results.study.backbones:
@@ -84,7 +84,7 @@ def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
 
 
 def statistics_table(results: Results) -> Table:
-    """Return the table of Block-LoRA minus LoRA, paired by dataset, shots and seed."""
+    """Return the table of the differences of Block-LoRA and LoRA, paired by dataset."""
     frame = compare_pairs(results, block_pairs(results.study))
     of_merged = merged_pairs(results.study)
     if of_merged:
