@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from blocklora.publish.places import PREDICTIONS, evidence_file, final_tests, predictions_file
+from blocklora.publish.inputs import PREDICTIONS, evidence_file, final_tests, predictions_file
 from blocklora.study.model import Study, Test
 
 CURVES = 7  # the most methods whose curves readers can tell apart
@@ -116,12 +116,12 @@ def figure(
 
 TABLES, FIGURES = "blocklora.publish.tables", "blocklora.publish.figures"
 ITEMS = (
-    table("statistics", "Accuracy", ("runs",), f"{TABLES}.comparison:statistics_table"),
+    table("statistics", "Accuracy", ("runs",), f"{TABLES}.differences:statistics_table"),
     table(
         "calibration",
         "Accuracy",
         ("runs",),
-        f"{TABLES}.comparison:calibration_table",
+        f"{TABLES}.differences:calibration_table",
         when=has_published_backbone,
     ),
     table("per-class", "Accuracy", (PREDICTIONS,), f"{TABLES}.classes:per_class_table"),

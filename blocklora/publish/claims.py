@@ -13,7 +13,7 @@ import yaml
 from blocklora.fields import from_values
 from blocklora.publish.evidence import Measured, NotTestedError
 from blocklora.publish.published import REFERENCE, is_paper
-from blocklora.publish.quantities import accuracy, cost, theory
+from blocklora.publish.quantities import claimed_accuracy, claimed_cost, claimed_theory
 from blocklora.publish.results import Results
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
@@ -28,7 +28,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 # By the names that claims use: every public function of these modules.
 QUANTITIES: dict[str, Callable[[Results], Measured]] = {
     name: function
-    for module in (accuracy, cost, theory)
+    for module in (claimed_accuracy, claimed_cost, claimed_theory)
     for name, function in getmembers(module, isfunction)
     if function.__module__ == module.__name__ and not name.startswith("_")
 }

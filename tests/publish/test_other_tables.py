@@ -7,13 +7,13 @@ from blocklora.errors import UserError
 from blocklora.publish.render import render
 from blocklora.publish.results import load_results
 from blocklora.publish.tables.ablation import ablation_table
-from blocklora.publish.tables.comparison import (
+from blocklora.publish.tables.cost import cost_table, efficiency_table
+from blocklora.publish.tables.differences import (
     calibrate,
     calibration_table,
     compare_pairs,
     statistics_table,
 )
-from blocklora.publish.tables.cost import cost_table, efficiency_table
 from blocklora.publish.tables.theory import (
     bounds_table,
     compression_table,

@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from blocklora.publish import formats
-from blocklora.publish.figures.blocks import block_lines, blocks_axis
 from blocklora.publish.figures.canvas import Drawing, choose_backbone, panels
+from blocklora.publish.figures.over_blocks import block_lines, blocks_axis
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.ablation import ablation_frame
 

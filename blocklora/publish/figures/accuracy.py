@@ -5,7 +5,7 @@ from math import ceil, log2
 import pandas as pd
 from matplotlib.axes import Axes
 
-from blocklora.publish.accuracy import measured_cells, published_cells
+from blocklora.publish.cells import measured_cells, published_cells
 from blocklora.publish.figures.canvas import (
     DASHES,
     MARKERS,

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import measured_cells
+from blocklora.publish.cells import measured_cells
 from blocklora.publish.description import Across, Description
 from blocklora.publish.published import AVERAGE, method_label
 from blocklora.publish.render import Table, mark_best

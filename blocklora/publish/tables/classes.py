@@ -8,7 +8,7 @@ import pandas as pd
 from blocklora.errors import UserError
 from blocklora.publish import formats
 from blocklora.publish.description import Description
-from blocklora.publish.places import final_tests
+from blocklora.publish.inputs import final_tests
 from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.render import Table
 from blocklora.publish.results import Results

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import all_published_cells, measured_cells, paired_differences
+from blocklora.publish.cells import all_published_cells, measured_cells, paired_differences
 from blocklora.publish.description import Across, Description
 from blocklora.publish.published import (
     AVERAGE,

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import all_published_cells, measured_cells
+from blocklora.publish.cells import all_published_cells, measured_cells
 from blocklora.publish.evidence import Measured, NotTestedError, require
 from blocklora.publish.published import (
     AVERAGE,
@@ -13,7 +13,7 @@ from blocklora.publish.published import (
     method_label,
 )
 from blocklora.publish.results import Results
-from blocklora.publish.tables.comparison import ALL_SHOTS, calibrate, compare_pairs
+from blocklora.publish.tables.differences import ALL_SHOTS, calibrate, compare_pairs
 from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
