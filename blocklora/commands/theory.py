@@ -33,7 +33,7 @@ def measure(
 
     from blocklora.csvfiles import write_rows
     from blocklora.experiments import measures
-    from blocklora.publish.places import evidence_file
+    from blocklora.publish.inputs import evidence_file
     from blocklora.theory.context import Context
 
     known = measures()

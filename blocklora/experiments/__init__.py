@@ -1,12 +1,12 @@
-"""Kinds of experiments: which tests they ask for, what they measure, and what is published of it.
+"""Kinds of experiments, each a module in this folder that is listed in `EXPERIMENTS`.
 
-An experiment is a module of this folder and a line here. The module has
+The module of an experiment has
 
-- `name`, by which study files ask for it;
-- `by_itself(study)`, which tells whether a study that names no experiments has it;
-- `tests(study)`, the tests it asks for beyond those of every run on its own dataset;
-- `measures`, the CSV files that it computes beyond those of `blocklora/theory/`;
-- `items`, the tables and figures it adds to the catalogue.
+- `name`, the name that study files ask for it by;
+- `by_itself(study)`, which returns whether a study has it that names no experiments;
+- `items`, the tables and figures that it adds to the catalogue;
+- `tests(study)`, if it needs other tests than those of every run on its own dataset;
+- `measures`, if it computes CSV files besides those of `blocklora/theory/`.
 """
 
 from collections.abc import Iterator
@@ -23,29 +23,31 @@ EXPERIMENTS: dict[str, ModuleType] = {module.name: module for module in (few_sho
 
 
 def chosen(study: Study) -> list[ModuleType]:
-    """Return the experiments that a study names, or those it has by itself if it names none."""
+    """Return the experiments that a study names, or those that apply if it names none."""
     if study.experiments is None:
         return [module for module in EXPERIMENTS.values() if module.by_itself(study)]
     return [EXPERIMENTS[name] for name in study.experiments]
 
 
 def further_tests(study: Study) -> Iterator[Test]:
-    """Yield each test once that the study's experiments ask for beyond `Run.own_tests`."""
-    yield from dict.fromkeys(test for module in chosen(study) for test in module.tests(study))
+    """Yield every test that an experiment of the study needs besides `Run.own_tests`, once."""
+    modules = [module for module in chosen(study) if hasattr(module, "tests")]
+    yield from dict.fromkeys(test for module in modules for test in module.tests(study))
 
 
 def measures() -> dict[str, Measure]:
-    """Return every measure by its name: those of the theory, and those of experiments."""
-    return {**MEASURES, **{m.name: m for module in EXPERIMENTS.values() for m in module.measures}}
+    """Return the measures of the theory and of all experiments, by name."""
+    added = [getattr(module, "measures", ()) for module in EXPERIMENTS.values()]
+    return {**MEASURES, **{measure.name: measure for found in added for measure in found}}
 
 
 def entries() -> list[Item]:
-    """Return the whole catalogue of tables and figures."""
+    """Return the whole catalogue: the items of all experiments, then the others."""
     return [*(item for module in EXPERIMENTS.values() for item in module.items), *ITEMS]
 
 
 def items(study: Study) -> list[Item]:
-    """Return the tables and figures of a study; an entry by shots is one for each shot count."""
+    """Return the tables and figures of a study; tables by shot count are one item for each."""
     found = [*(item for module in chosen(study) for item in module.items), *ITEMS]
     return [each for item in found if item.when(study) for each in _by_shots(item, study)]
 

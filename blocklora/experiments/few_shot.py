@@ -1,14 +1,9 @@
 """Few-shot classification: each run is tested on its own dataset."""
 
-from collections.abc import Iterator
-
 from blocklora.publish.catalogue import always, few_methods, figure, table
-from blocklora.study.model import Study
-from blocklora.study.run import Test
 
 name = "few_shot"
 by_itself = always
-measures = ()
 items = (
     table(
         "fewshot",
@@ -26,8 +21,3 @@ items = (
         when=few_methods,
     ),
 )
-
-
-def tests(study: Study) -> Iterator[Test]:
-    """Yield no test: every run is tested on its own dataset anyway."""
-    return iter(())

@@ -1,7 +1,7 @@
-"""The tables and figures that every study has, each described once.
+"""The catalogue of tables and figures, from which the command line and the workflow follow.
 
-Those of an experiment are described where it is; `blocklora/experiments/` puts both together, and
-the command line and the workflow follow. Nothing heavy is imported before an item is made.
+The items here do not depend on an experiment; those of experiments are in `blocklora/experiments/`,
+which puts both together. Nothing heavy is imported before an item is made.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from blocklora.publish.places import PREDICTIONS, evidence_file, final_tests, predictions_file
+from blocklora.publish.inputs import PREDICTIONS, evidence_file, final_tests, predictions_file
 from blocklora.study.model import Study
 from blocklora.study.run import Test
 
-CURVES = 7  # as many methods as readers can tell apart in a figure
-MATRICES = 4  # as many methods as fit side by side
+CURVES = 7  # the most methods whose curves readers can tell apart
+MATRICES = 4  # the most methods whose panels fit side by side
 
 
 def always(study: Study) -> bool:
-    """Return True: the item belongs to every study."""
+    """Return True, because every study has the item."""
     return True
 
 
 def few_methods(study: Study) -> bool:
-    """Return whether a figure can have a curve of each method of the study."""
+    """Return whether a figure can show a curve for each method of the study."""
     return len(study.methods) <= CURVES
 
 
 def has_published_backbone(study: Study) -> bool:
-    """Return whether published numbers are comparable with a backbone of the study."""
+    """Return whether there are published numbers for a backbone of the study."""
     return any(entry.family.published_as(name) for name, entry in study.backbones.items())
 
 
@@ -37,17 +37,17 @@ class Item:
     """A table or a figure.
 
     Attributes:
-        entry: its name in the catalogue, on the command line and of its caption in the report.
+        entry: its name on the command line, and the name of its caption in `workflow/report/`.
         kind: "table" or "figure".
-        section: the section of the report in which it stands.
-        needs: the sources it is made from: "runs" (runs.csv), measures of the theory step by name,
-            or "predictions", the predictions of `tests`.
+        section: the section of the report that shows it.
+        needs: what it is made from: "runs" (runs.csv), names of measures of the theory step, or
+            "predictions", the predictions of `tests`.
         make: the function that makes it from `Results` and its options, as "module:function".
-        options: the further arguments of the function: "shots" (a table for each shot count),
-            "published" (numbers of others are shown too), "backbone" (every figure).
-        when: tells whether a study has it.
-        tests: the tests of a study whose predictions it needs.
-        shots: the shot count, for one of the tables that an entry stands for.
+        options: the other arguments of the function: "shots" (the workflow makes a table for each
+            shot count), "published" (it also shows published numbers), "backbone" (all figures).
+        when: the function that tells whether a study has the item.
+        tests: the function that returns the tests whose predictions are needed.
+        shots: the shot count, if the item is the table for a single one.
     """
 
     entry: str
@@ -62,12 +62,12 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The stem of its files."""
+        """The stem of the names of its files."""
         return self.entry if self.shots is None else f"{self.entry}-{self.shots}shot"
 
     @property
     def rule(self) -> str:
-        """The name of the rule that makes it."""
+        """The name of its rule in the workflow."""
         return f"{self.kind}_{self.name}".replace("-", "_")
 
     @property
@@ -77,17 +77,17 @@ class Item:
 
     @property
     def arguments(self) -> str:
-        """What names it on the command line, published numbers included."""
+        """The command-line arguments that the workflow makes it with."""
         shots = "" if self.shots is None else f" --shots {self.shots}"
         return f"{self.entry}{shots}{' --published' * ('published' in self.options)}"
 
     def values(self, backbone: str | None = None) -> dict[str, Any]:
-        """Return the options of the function for the whole study: as `arguments` has them."""
+        """Return the options of the function with the values that `arguments` gives them."""
         found = {"shots": self.shots, "published": True, "backbone": backbone}
         return {option: found[option] for option in self.options}
 
     def files(self, study: Study) -> list[str]:
-        """Return the files it is made from, below the folder of the study."""
+        """Return the paths of the files that it is made from, below the study's folder."""
         found = [evidence_file(name) for name in self.needs if name != PREDICTIONS]
         if PREDICTIONS in self.needs:
             found += [predictions_file(test) for test in self.tests(study)]
@@ -95,12 +95,11 @@ class Item:
 
     def maker(self) -> Callable[..., Any]:
         """Import and return the function that makes it."""
-        module, _, function = self.make.partition(":")
-        return getattr(import_module(module), function)
+        return getattr(import_module(self.module), self.make.partition(":")[2])
 
 
 def table(entry: str, section: str, needs: tuple[str, ...], make: str, **further: Any) -> Item:
-    """Return the description of a table."""
+    """Return the item of a table."""
     return Item(entry, "table", section, needs, make, **further)
 
 
@@ -112,18 +111,18 @@ def figure(
     options: tuple[str, ...] = (),
     **further: Any,
 ) -> Item:
-    """Return the description of a figure, which is drawn of one backbone."""
+    """Return the item of a figure, which is drawn for one backbone at a time."""
     return Item(entry, "figure", section, needs, make, ("backbone", *options), **further)
 
 
 TABLES, FIGURES = "blocklora.publish.tables", "blocklora.publish.figures"
 ITEMS = (
-    table("statistics", "Accuracy", ("runs",), f"{TABLES}.comparison:statistics_table"),
+    table("statistics", "Accuracy", ("runs",), f"{TABLES}.differences:statistics_table"),
     table(
         "calibration",
         "Accuracy",
         ("runs",),
-        f"{TABLES}.comparison:calibration_table",
+        f"{TABLES}.differences:calibration_table",
         when=has_published_backbone,
     ),
     table("per-class", "Accuracy", (PREDICTIONS,), f"{TABLES}.classes:per_class_table"),

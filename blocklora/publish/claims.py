@@ -1,4 +1,4 @@
-"""The claims of the papers and their verdicts on a study."""
+"""The claims of the papers, and the verdict of a study on each of them."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from blocklora.fields import from_values
 from blocklora.publish.evidence import Measured, NotTestedError
 from blocklora.publish.published import REFERENCE, is_paper
-from blocklora.publish.quantities import accuracy, cost, theory
+from blocklora.publish.quantities import claimed_accuracy, claimed_cost, claimed_theory
 from blocklora.publish.results import Results
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
@@ -24,10 +25,10 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "==": isclose,
 }
-# What claims may name: every function of these modules that a claim can call.
+# By the names that claims use: every public function of these modules.
 QUANTITIES: dict[str, Callable[[Results], Measured]] = {
     name: function
-    for module in (accuracy, cost, theory)
+    for module in (claimed_accuracy, claimed_cost, claimed_theory)
     for name, function in getmembers(module, isfunction)
     if function.__module__ == module.__name__ and not name.startswith("_")
 }
@@ -35,18 +36,19 @@ QUANTITIES: dict[str, Callable[[Results], Measured]] = {
 
 @dataclass(frozen=True)
 class Test:
-    """How a claim is decided: it is supported if `quantity` `comparison` `threshold`.
+    """How a claim is decided: it is supported if `quantity` `comparison` `threshold` is true.
 
     Attributes:
-        quantity: name of a function in `QUANTITIES`.
+        quantity: the name of a function in `QUANTITIES`.
         comparison: one of `COMPARISONS`.
         threshold: the number that the quantity is compared with.
         threshold_source: the reason for this threshold.
-        needs: the sources it is computed from, "runs" or measures of the theory step.
-        study: "any" study decides it, or only one of the paper's datasets and backbones ("paper").
+        needs: what the quantity is computed from: "runs" or measures of the theory step.
+        study: "any" if every study can decide the claim, "paper" if it takes the paper's datasets
+            and one of its backbones.
     """
 
-    __test__ = False  # pytest takes the name for its own
+    __test__ = False  # not a class of tests for pytest
 
     quantity: str
     comparison: str
@@ -58,7 +60,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement with its source and its test, or the reason why it has none."""
+    """A statement with its source, and its test or the reason why it is untested."""
 
     id: str
     group: str
@@ -66,14 +68,14 @@ class Claim:
     statement: str
     source: str
     confidence: str
-    caveat: str | None
-    test: Test | None
-    untested: str | None
+    caveat: str | None = None
+    test: Test | None = None
+    untested: str | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a study says about a claim: the verdict, the number behind it or the reason."""
+    """The verdict of a study on a claim, with the number behind it or the reason for its lack."""
 
     claim: Claim
     verdict: str
@@ -89,27 +91,24 @@ def load_claims(path: Path = REFERENCE / "claims.yaml") -> list[Claim]:
 
 
 def _claim(group: str, entry: dict[str, Any]) -> Claim:
-    fields = {"caveat": None, "untested": None, "test": None} | entry
-    if fields["test"] is not None:
-        fields["test"] = Test(**fields["test"] | {"needs": tuple(fields["test"]["needs"])})
-    return Claim(group=group, **fields)
+    test = entry.get("test")
+    return Claim(group=group, **entry | {"test": test and from_values(Test, test)})
 
 
 def judge(claims: Sequence[Claim], results: Results) -> list[Verdict]:
     """Return the verdict on each claim."""
-    return [_judge(claim, results) for claim in claims]
+    return [_verdict(claim, results) for claim in claims]
 
 
-def _judge(claim: Claim, results: Results) -> Verdict:
+def _verdict(claim: Claim, results: Results) -> Verdict:
     test = claim.test
     if test is None:
         return Verdict(claim, NOT_TESTED, None, claim.untested, ())
     absent = [results.path(name).name for name in test.needs if not results.has(name)]
     try:
         if test.study == "paper" and not is_paper(results.study):
-            raise NotTestedError(
-                "needs the paper's 11 datasets and OpenAI's weights (studies/paper.yaml)"
-            )
+            needed = "the paper's 11 datasets and OpenAI's weights (studies/paper.yaml)"
+            raise NotTestedError(f"needs {needed}")
         if absent:
             raise NotTestedError(f"needs {' and '.join(absent)}")
         measured = QUANTITIES[test.quantity](results)

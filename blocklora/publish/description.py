@@ -1,40 +1,69 @@
-"""Tables as descriptions: what is summarised over what, and which column shows what how."""
+"""Tables described as data: how rows are summarised, and which column prints which field how."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
-from blocklora.publish.render import Section, Table, cells
+from blocklora.publish import formats
+from blocklora.publish.render import Cell, Section, Table
 from blocklora.publish.results import caption_of
 from blocklora.study.model import Study
+
+Column = tuple[str, str, Callable[..., str]]
+"""A heading, names of fields separated by spaces, and the function that prints their values.
+
+A cell is a dash if its first field is NaN.
+"""
+
+
+@dataclass(frozen=True)
+class Across:
+    """Columns for the values of one field, which stand right of the others.
+
+    Attributes:
+        key: the field that each of these columns holds one value of.
+        heading: prints a value as a heading.
+        fields: the names of the fields of a cell, separated by spaces.
+        show: prints these fields; a cell of which the first one is NaN is a dash.
+        marks: the field with the mark of a cell, if there is one.
+    """
+
+    key: str
+    heading: Callable[[Any], str]
+    fields: str
+    show: Callable[..., str]
+    marks: str = ""
 
 
 @dataclass(frozen=True)
 class Description:
-    """A table with a row for each row of a frame.
+    """A table that prints the rows of a frame.
 
     Attributes:
         name: the name of the table.
-        caption: a phrase that says what the table shows.
-        columns: heading, names of the fields of the frame (words), and the function that prints
-            their values.
-        keys: the columns that the rows of a file are grouped by.
-        aggregate: the fields that summarise a group, as `DataFrame.agg` takes them.
-        notes: the sentences below the table.
+        caption: a sentence that says what the table shows.
+        columns: the columns.
+        across: further columns, one for each value of a field. A row of the table then stands for
+            all rows of the frame that agree in the fields of `columns`.
+        keys: the fields that `summary` groups rows by.
+        aggregate: the fields that summarise a group, in the form that `DataFrame.agg` takes.
+        notes: sentences below the table.
         text_columns: the number of leading columns that hold words.
     """
 
     name: str
     caption: str
-    columns: Sequence[tuple[str, str, Callable[..., str]]]
+    columns: Sequence[Column]
+    across: Across | None = None
     keys: Sequence[str] = ()
     aggregate: Mapping[str, tuple[str, str | Callable]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     text_columns: int = 1
 
     def summary(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows of a file summarised, a row for each group in the file's order."""
+        """Return one row for each group of the rows of a file, in the order of the file."""
         return rows.groupby(list(self.keys), sort=False).agg(**self.aggregate).reset_index()
 
     def table(
@@ -44,32 +73,49 @@ class Description:
         by: Sequence[str] = ("backbone",),
         title: Callable[..., str] = str,
         shown: pd.DataFrame | None = None,
+        across: Sequence[Any] = (),
         notes: Iterable[str | None] = (),
     ) -> Table:
         """Return the table of a frame.
 
         Args:
             study: the study that the caption names.
-            frame: the numbers, all of which are in the CSV form.
-            by: the fields of which each combination of values has a section.
-            title: returns the title of a section from these values.
-            shown: the rows of the other forms, those of `frame` by default.
-            notes: further ones; None is left out.
+            frame: all numbers, which become the CSV form.
+            by: the fields that divide the table into sections.
+            title: returns the title of a section from its values of these fields.
+            shown: the rows that the other forms print, `frame` by default.
+            across: the values that have columns of their own.
+            notes: further notes; None is left out.
         """
         groups = (frame if shown is None else shown).groupby(list(by), sort=False)
+        headings = [heading for heading, _, _ in self.columns]
         return Table(
             name=self.name,
             caption=caption_of(study, self.caption),
-            columns=[heading for heading, _, _ in self.columns],
-            sections=[Section(title(*key), self._rows(group)) for key, group in groups],
+            columns=[*headings, *(self.across.heading(value) for value in across)],
+            sections=[Section(title(*key), self._rows(group, across)) for key, group in groups],
             data=frame,
             notes=[note for note in (*self.notes, *notes) if note],
             text_columns=self.text_columns,
         )
 
-    def _rows(self, group: pd.DataFrame) -> list[list]:
-        printed = [
-            [show(*values) for values in zip(*(group[name] for name in names.split()), strict=True)]
-            for _, names, show in self.columns
-        ]
-        return [cells(*row) for row in zip(*printed, strict=True)]
+    def _rows(self, group: pd.DataFrame, across: Sequence[Any]) -> list[list[Cell]]:
+        if self.across is None:
+            return self._left(group)
+        names = [name for _, fields, _ in self.columns for name in fields.split()]
+        rows = []
+        for _, line in group.groupby(names, sort=False, dropna=False):
+            right = line.set_index(self.across.key).reindex(across)
+            texts = _printed(right, self.across.fields, self.across.show)
+            marks = right[self.across.marks].fillna("") if self.across.marks else [""] * len(texts)
+            rows.append([*self._left(line[:1])[0], *map(Cell, texts, marks)])
+        return rows
+
+    def _left(self, rows: pd.DataFrame) -> list[list[Cell]]:
+        printed = [_printed(rows, fields, show) for _, fields, show in self.columns]
+        return [[Cell(text) for text in texts] for texts in zip(*printed, strict=True)]
+
+
+def _printed(rows: pd.DataFrame, fields: str, show: Callable[..., str]) -> list[str]:
+    columns = (rows[name] for name in fields.split())
+    return [formats.cell(show, *values) for values in zip(*columns, strict=True)]

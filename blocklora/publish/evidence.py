@@ -1,4 +1,4 @@
-"""What the claims are judged by: numbers computed from the files of a study."""
+"""The parts that quantities are made of: a measured number, and the reason why there is none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from blocklora.publish.results import Results
 
 
 class NotTestedError(Exception):
-    """A quantity cannot be computed from what there is; the message says what it needs."""
+    """A quantity cannot be computed from the files at hand; the message says what it needs."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number, in words what it is, and the numbers it came from.
+    """A number with its explanation.
 
     Attributes:
-        value: the number that is compared with the threshold.
-        text: the value with its unit and where it was found, for people.
-        numbers: further values behind it, by name.
+        value: the number that a claim compares with its threshold.
+        text: the number with its unit and where it was found, for readers.
+        numbers: further numbers behind it, by name.
     """
 
     value: float
@@ -31,7 +31,7 @@ def require(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
     """Return the rows that a quantity is computed from.
 
     Raises:
-        NotTestedError: there are none; `otherwise` is its message.
+        NotTestedError: there are no rows; `otherwise` is the message.
     """
     if rows.empty:
         raise NotTestedError(otherwise)
@@ -39,9 +39,5 @@ def require(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
 
 
 def measure(results: Results, name: str) -> pd.DataFrame:
-    """Return the rows of a measure of the theory step.
-
-    Raises:
-        NotTestedError: it has none.
-    """
+    """Return the rows of a measure of the theory step, of which there must be some."""
     return require(results.theory(name), f"{results.path(name)} is empty")

@@ -1,28 +1,31 @@
-"""Numbers as tables print them."""
+"""Numbers as tables print them. Unknown numbers (NaN) are for `cell`, which prints a dash."""
 
-from math import isnan
+from collections.abc import Callable
+from math import inf, isnan
+from typing import Any
 
 DASH = "—"
 MINUS = "−"
 
 
+def cell(show: Callable[..., str], value: Any, *others: Any) -> str:
+    """Return what a function prints for some values, or a dash if the first one is NaN."""
+    return DASH if isinstance(value, float) and isnan(value) else show(value, *others)
+
+
 def shots(count: int) -> str:
     """Return "1 shot" or "4 shots"."""
-    return f"{count} shot" + "s" * (count != 1)
+    return "1 shot" if count == 1 else f"{count} shots"
 
 
 def percent(mean: float, std: float = float("nan"), seeds: int = 1, expected: int = 1) -> str:
-    """Return "81.2 ± 0.4" from percentages; the number of seeds follows where some are missing."""
-    if isnan(mean):
-        return DASH
+    """Return "81.2 ± 0.4" from percentages, followed by the number of seeds if some are missing."""
     text = f"{mean:.1f}" if isnan(std) else f"{mean:.1f} ± {std:.1f}"
     return text if seeds >= expected else f"{text} ({seeds})"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Return a difference with its sign; what rounds to zero has none."""
-    if isnan(value):
-        return DASH
+    """Return a difference with its sign, which is left out if the difference rounds to zero."""
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:
         return text
@@ -31,45 +34,39 @@ def signed(value: float, digits: int = 2) -> str:
 
 def share(value: float) -> str:
     """Return a fraction as a percentage."""
-    return DASH if isnan(value) else f"{value:.1%}"
+    return f"{value:.1%}"
 
 
 def ratio(part: float, whole: float) -> str:
     """Return "3 of 8"."""
-    return DASH if isnan(whole) else f"{part:.0f} of {whole:.0f}"
+    return f"{part:.0f} of {whole:.0f}"
 
 
 def partition(blocks: int, name: str) -> str:
-    """Return the name of a partition; with one block there is none."""
+    """Return the name of a partition, which an adapter of one block does not have."""
     return DASH if blocks == 1 else name
 
 
 def giga(value: float) -> str:
-    """Return a number in thousands of millions, with four digits."""
+    """Return a number in units of 10^9, with four digits."""
     return number(value / 1e9, 4)
 
 
-def interval(low: float, high: float, digits: int = 2) -> str:
-    """Return "[low, high]"."""
-    if isnan(low) or isnan(high):
-        return DASH
-    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+def interval(low: float, high: float) -> str:
+    """Return "[low, high]" with signs."""
+    return f"[{signed(low)}, {signed(high)}]"
 
 
 def p_value(value: float) -> str:
     """Return a p value with three decimals."""
-    if isnan(value):
-        return DASH
     return "< 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a positive or negative number with significant digits, without an exponent if short.
+    """Return a number with significant digits, without an exponent unless it is long.
 
-    1234567 becomes "1,230,000" with 3 digits, 0.0000012 becomes "1.20e-06".
+    1234567 becomes "1,230,000" with 3 digits, 0.0000012 becomes "1.20e−06".
     """
-    if isnan(value):
-        return DASH
     if value == 0:
         return "0"
     scientific = f"{value:.{digits - 1}e}"
@@ -82,44 +79,32 @@ def number(value: float, digits: int = 3) -> str:
 
 def count(value: float) -> str:
     """Return a whole number with thousands separated by commas."""
-    return DASH if isnan(value) else f"{round(value):,}"
+    return f"{round(value):,}"
+
+
+def _in_units(value: float, *units: tuple[float, float, str]) -> str:
+    """Return a value in the first unit whose limit exceeds it: (limit, size, symbol)."""
+    size, symbol = next((size, symbol) for limit, size, symbol in units if value < limit)
+    return f"{number(value / size)} {symbol}"
 
 
 def size(value: float) -> str:
     """Return a number of bytes in B, kB, MB or GB (powers of 1000), with three digits."""
-    if isnan(value):
-        return DASH
-    for unit in ("B", "kB", "MB"):
-        if abs(value) < 999.5:
-            return f"{number(value)} {unit}"
-        value /= 1000
-    return f"{number(value)} GB"
+    units = ((999.5, 1, "B"), (999.5e3, 1e3, "kB"), (999.5e6, 1e6, "MB"), (inf, 1e9, "GB"))
+    return _in_units(value, *units)
 
 
 def duration(seconds: float) -> str:
     """Return a time in ms, s, min or h, with three digits."""
-    if isnan(seconds):
-        return DASH
-    if seconds < 1:
-        return f"{number(seconds * 1000)} ms"
-    if seconds < 120:
-        return f"{number(seconds)} s"
-    if seconds < 7200:
-        return f"{number(seconds / 60)} min"
-    return f"{number(seconds / 3600)} h"
-
-
-def span(low: float, high: float) -> str:
-    """Return "low to high", or one number where both are printed alike."""
-    first, last = number(low), number(high)
-    return first if first == last else f"{first} to {last}"
+    return _in_units(seconds, (1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "min"), (inf, 3600, "h"))
 
 
 def energy(joules: float) -> str:
     """Return an energy in J, Wh or kWh, with three digits."""
-    if isnan(joules):
-        return DASH
-    if joules < 3600:
-        return f"{number(joules)} J"
-    hours = joules / 3600
-    return f"{number(hours)} Wh" if hours < 1000 else f"{number(hours / 1000)} kWh"
+    return _in_units(joules, (3600, 1, "J"), (3.6e6, 3600, "Wh"), (inf, 3.6e6, "kWh"))
+
+
+def span(low: float, high: float) -> str:
+    """Return "low to high", or one number if both are printed alike."""
+    first, last = number(low), number(high)
+    return first if first == last else f"{first} to {last}"

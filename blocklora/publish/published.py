@@ -1,4 +1,4 @@
-"""Published accuracies, under the names of studies.
+"""Published accuracies, and the names that tables and figures print.
 
 `reference/published_results.csv` holds what papers and repositories report, with the source of
 each value. Its plain method names are Tables 3 to 5 of the CLIP-LoRA paper (arXiv 2405.18541);
@@ -32,34 +32,34 @@ def _dataset_labels() -> Mapping[str, str]:
 
 
 def dataset_label(dataset: str) -> str:
-    """Return what tables and figures print for a dataset: one of the user's has no other name."""
+    """Return the printed name of a dataset: its display name, or the user's name for their own."""
     return _dataset_labels().get(dataset, dataset)
 
 
 def method_label(method: str) -> str:
-    """Return what tables and figures print for a method of a study."""
+    """Return the printed name of a method of a study."""
     return names()["methods"].get(method, method)
 
 
 def published_backbone(study: Study, backbone: str) -> str | None:
-    """Return the published name of a backbone, or None where nothing published is comparable."""
+    """Return the name of a backbone in publications, or None if none of them used it."""
     return study.backbones[backbone].family.published_as(backbone)
 
 
 def backbones_published_as(study: Study, name: str) -> list[str]:
-    """Return the backbones of a study that have a published name."""
+    """Return the backbones of a study that publications call `name`."""
     return [backbone for backbone in study.backbones if published_backbone(study, backbone) == name]
 
 
 def is_paper_average(study: Study) -> bool:
-    """Tell whether the study's average is over the 11 datasets of the published averages."""
+    """Return whether the study has exactly the 11 datasets of the published averages."""
     table = load_published()
     printed = table[table["method"] == names()["clip_lora"]["published_as"]]
     return {*study.datasets, AVERAGE} == set(printed["dataset"])
 
 
 def is_paper(study: Study) -> bool:
-    """Tell whether the study has the 11 datasets and a backbone of the published tables."""
+    """Return whether the study has the 11 datasets and a backbone of the published tables."""
     return is_paper_average(study) and any(
         published_backbone(study, backbone) for backbone in study.backbones
     )
@@ -82,22 +82,8 @@ def load_published() -> pd.DataFrame:
     ).rename(columns={"accuracy_percent": "text"})
 
 
-def published_for(study: Study, backbone: str) -> pd.DataFrame:
-    """Return the published accuracies comparable with one backbone of a study.
-
-    Only the study's datasets are kept, and the average only where it is over the same 11
-    datasets. The frame has the columns of `load_published` and is empty for a backbone that no
-    publication used.
-    """
-    table = load_published()
-    kept = set(study.datasets) | ({AVERAGE} if is_paper_average(study) else set())
-    return table[
-        (table["backbone"] == published_backbone(study, backbone)) & table["dataset"].isin(kept)
-    ]
-
-
 def is_published_clip_lora(study: Study, method: str) -> bool:
-    """Tell whether a method has the settings that CLIP-LoRA's published numbers belong to."""
+    """Return whether a method has the settings that CLIP-LoRA's published numbers belong to."""
     adapter = study.methods[method].adapter
     if adapter is None:
         return False

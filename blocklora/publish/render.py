@@ -1,34 +1,27 @@
-"""A table and its four forms: CSV, Markdown, LaTeX (booktabs) and HTML."""
+"""Tables, and how they are written as CSV, Markdown, LaTeX (booktabs) and HTML.
+
+The last three are templates in `templates/`. None of them loads anything or runs a script.
+"""
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader
 
 from blocklora.errors import UserError
 from blocklora.files import write_text
 
 BEST, SECOND = "best", "second"
 
-STYLE = """
-body { font: 14px/1.5 system-ui, sans-serif; color: #222; margin: 1.5em; }
-table { border-collapse: collapse; margin: 1em 0; border-top: 2px solid; border-bottom: 2px solid; }
-caption { text-align: left; max-width: 60em; margin-bottom: .6em; }
-th, td { padding: .2em .7em; text-align: right; vertical-align: top; white-space: nowrap; }
-td.text { text-align: left; white-space: normal; min-width: 7.5em; }
-thead th { border-bottom: 1px solid; vertical-align: bottom; white-space: normal; }
-th.text, tr.section th { text-align: left; }
-tr.section th { border-top: 1px solid; font-style: italic; font-weight: normal; }
-.note { font-size: 12px; max-width: 75em; }
-"""
-
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table: plain text, and whether it is the best or second best of a column."""
+    """The text of one cell, and its mark if it is the best or second best value of its column."""
 
     text: str
     mark: str = ""
@@ -36,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of a table under one heading (empty: no heading)."""
+    """Rows of a table under one heading; an empty title prints none."""
 
     title: str
     rows: list[list[Cell]]
@@ -47,13 +40,13 @@ class Table:
     """A table to be published.
 
     Attributes:
-        name: short name, the label in LaTeX.
+        name: a short name of letters, digits and hyphens, which becomes the label in LaTeX.
         caption: a sentence that says what the table shows, and of which study.
-        columns: headings.
-        sections: its rows.
-        data: the numbers behind it in full precision, tidy; the CSV form.
-        notes: the meaning of the cells' marks, sources, missing runs.
-        text_columns: the number of leading columns that hold words.
+        columns: the headings of the columns.
+        sections: the rows.
+        data: the numbers in full precision, one observation per row; they become the CSV file.
+        notes: sentences below the table: the meaning of marks, sources, missing runs.
+        text_columns: the number of leading columns that hold words and are aligned left.
     """
 
     name: str
@@ -65,102 +58,49 @@ class Table:
     text_columns: int = 1
 
 
-def cells(*texts: str) -> list[Cell]:
-    """Return a row of unmarked cells."""
-    return [Cell(text) for text in texts]
+def mark_best(values: pd.Series) -> pd.Series:
+    """Return the mark of each value of a column, which are compared at one decimal.
 
-
-def mark_best(values: list[float], digits: int = 1) -> list[str]:
-    """Return the marks of a column: values that print alike share one, NaN gets none.
-
-    A column with a single value has no best one.
+    NaN gets no mark, and a column with a single value has no best one.
     """
-    rounded = [round(value, digits) for value in values]
-    distinct = sorted({value for value in rounded if value == value}, reverse=True)
-    if sum(value == value for value in rounded) < 2:
-        return [""] * len(values)
-    marks = dict(zip(distinct, (BEST, SECOND), strict=False))
-    return [marks.get(value, "") for value in rounded]
+    ranks = values.round(1).rank(method="dense", ascending=False)
+    marks = {1: BEST, 2: SECOND} if values.count() > 1 else {}
+    return ranks.map(marks).fillna("")
 
 
-def write_table(table: Table, outputs: list[Path]) -> None:
-    """Write a table to each path, in the form its suffix names.
+def write_table(table: Table, outputs: Sequence[Path]) -> None:
+    """Write a table to each path, in the form that its suffix names."""
+    write_forms("tables", outputs, dict.fromkeys((".csv", *FORMS), partial(write_form, table)))
+
+
+def write_form(table: Table, path: Path) -> None:
+    """Write a table to one path: .csv, .md, .tex or .html."""
+    write_text(path, frame_csv(table.data) if path.suffix == ".csv" else render(table, path.suffix))
+
+
+def write_forms(
+    what: str, outputs: Sequence[Path], writers: Mapping[str, Callable[[Path], None]]
+) -> None:
+    """Call the writer of each output, which its suffix names.
 
     Raises:
-        UserError: a suffix is not .csv, .md, .tex or .html.
+        UserError: a suffix has no writer; then nothing is written.
     """
-    writers: dict[str, Callable[[Table], str]] = {
-        ".csv": lambda table: frame_csv(table.data),
-        ".md": to_markdown,
-        ".tex": to_latex,
-        ".html": to_html,
-    }
     for path in outputs:
         if path.suffix not in writers:
-            raise UserError(f"{path}: tables are written as {', '.join(writers)}")
+            raise UserError(f"{path}: {what} are written as {', '.join(writers)}")
     for path in outputs:
-        write_text(path, writers[path.suffix](table))
+        writers[path.suffix](path)
 
 
-def to_markdown(table: Table) -> str:
-    """Return a table in GitHub's Markdown: caption, one grid per section, notes."""
-    parts = [_escape_markdown(table.caption)]
-    words = table.text_columns
-    rules = [":--"] * words + ["--:"] * (len(table.columns) - words)
-    for section in table.sections:
-        if section.title:
-            parts.append(f"**{_escape_markdown(section.title)}**")
-        headings = [_escape_markdown(column) for column in table.columns]
-        rows = [[_markdown_cell(cell) for cell in row] for row in section.rows]
-        lines = [headings, rules, *rows]
-        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    parts += [_escape_markdown(note) for note in table.notes]
-    return "\n\n".join(parts) + "\n"
+def frame_csv(frame: pd.DataFrame) -> str:
+    """Return a frame as CSV; NaN becomes an empty field."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def _markdown_cell(cell: Cell) -> str:
-    text = _escape_markdown(cell.text)
-    return {BEST: f"**{text}**", SECOND: f"<ins>{text}</ins>"}.get(cell.mark, text)
-
-
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Return text that GitHub's Markdown prints literally."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).replace("\n", " ")
-
-
-def to_latex(table: Table) -> str:
-    """Return a table environment that needs booktabs and graphicx.
-
-    A table wider than the text is scaled down to it.
-    """
-    width = len(table.columns)
-    alignment = "l" * table.text_columns + "r" * (width - table.text_columns)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(table.caption)}}}",
-        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
-        r"\smallskip\footnotesize\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
-        r"\toprule",
-    ]
-    lines.append(" & ".join(escape_latex(column) for column in table.columns) + r" \\")
-    for section in table.sections:
-        lines.append(r"\midrule")
-        if section.title:
-            title = escape_latex(section.title)
-            lines.append(rf"\multicolumn{{{width}}}{{@{{}}l}}{{\emph{{{title}}}}} \\")
-        lines += [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in section.rows]
-    lines += [r"\bottomrule", r"\end{tabular}}"]
-    lines += [rf"\par\smallskip\raggedright {escape_latex(note)}" for note in table.notes]
-    lines.append(r"\end{table}")
-    return "\n".join(lines) + "\n"
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = escape_latex(cell.text)
-    text = re.sub(r"\s*\$\\pm\$\s*([0-9.]+)", r"{\\scriptsize$\\pm$\1}", text)
-    return {BEST: rf"\textbf{{{text}}}", SECOND: rf"\underline{{{text}}}"}.get(cell.mark, text)
 
 
 LATEX = {
@@ -200,37 +140,35 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def to_html(table: Table) -> str:
-    """Return a page of its own, without scripts and without anything to load."""
-    title, caption = html.escape(table.name), html.escape(table.caption)
-    lines = [
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{title}</title><style>{STYLE}</style></head>",
-        f"<body>\n<table><caption>{caption}</caption><thead><tr>",
-    ]
-    for number, column in enumerate(table.columns):
-        kind = ' class="text"' if number < table.text_columns else ""
-        lines.append(f'<th scope="col"{kind}>{html.escape(column)}</th>')
-    lines.append("</tr></thead><tbody>")
-    for section in table.sections:
-        if section.title:
-            title = html.escape(section.title)
-            width = len(table.columns)
-            lines.append(f'<tr class="section"><th colspan="{width}">{title}</th></tr>')
-        for row in section.rows:
-            filled = (_html_cell(cell, n < table.text_columns) for n, cell in enumerate(row))
-            lines.append("<tr>" + "".join(filled) + "</tr>")
-    lines.append("</tbody></table>")
-    lines += [f'<p class="note">{html.escape(note)}</p>' for note in table.notes]
-    return "\n".join(lines) + "\n</body></html>\n"
+# For each form: the function that escapes text, and how the best and second best value are set.
+FORMS = {
+    ".md": (escape_markdown, "**{}**", "<ins>{}</ins>"),
+    ".tex": (escape_latex, r"\textbf{{{}}}", r"\underline{{{}}}"),
+    ".html": (html.escape, "<b>{}</b>", "<u>{}</u>"),
+}
 
 
-def _html_cell(cell: Cell, is_text: bool) -> str:
-    text = html.escape(cell.text)
-    text = {BEST: f"<b>{text}</b>", SECOND: f"<u>{text}</u>"}.get(cell.mark, text)
-    return f'<td class="text">{text}</td>' if is_text else f"<td>{text}</td>"
+def render(table: Table, suffix: str) -> str:
+    """Return a table in the form that a suffix of `FORMS` names."""
+    escape, best, second = FORMS[suffix]
 
+    def cell(given: Cell) -> str:
+        text = escape(given.text)
+        if suffix == ".tex":
+            text = re.sub(r"\s*\$\\pm\$\s*([0-9.]+)", r"{\\scriptsize$\\pm$\1}", text)
+        return {BEST: best, SECOND: second}.get(given.mark, "{}").format(text)
 
-def frame_csv(frame: pd.DataFrame) -> str:
-    """Return a frame as CSV; NaN is an empty field."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    # Brackets as delimiters are not in the way of LaTeX's braces.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        variable_start_string="[[",
+        variable_end_string="]]",
+        block_start_string="[%",
+        block_end_string="%]",
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"e": escape, "cell": cell}
+    template = environment.get_template(f"table{suffix}.j2")
+    text = template.render(table=table, words=table.text_columns, width=len(table.columns))
+    return text.rstrip() + "\n"

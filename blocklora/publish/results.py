@@ -1,4 +1,4 @@
-"""The results of a study, as its tables, figures and claims read them."""
+"""The results of a study: the files that tables, figures and claims are made from."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from blocklora.errors import UserError
-from blocklora.publish.places import evidence_file, predictions_file
+from blocklora.publish.inputs import evidence_file, predictions_file
 from blocklora.runs.columns import COLUMNS
 from blocklora.runs.predictions import Predictions, read_predictions
 from blocklora.study.model import Study, load_study
@@ -18,34 +18,33 @@ KEY = ["backbone", "dataset", "method", "shots", "seed"]
 
 
 class Results:
-    """What is known of a study: the files in its folder, each read when it is first asked for.
+    """The files in a study's folder of results, each read when it is needed.
 
     Attributes:
         study: the study.
-        folder: the folder of its results, laid out as in docs/architecture.md.
+        folder: its folder of results, laid out as in docs/architecture.md.
     """
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
-        self._theory: dict[str, pd.DataFrame] = {}
 
     def path(self, name: str) -> Path:
-        """Return the file of an evidence: of "runs", or of a measure of the theory step."""
+        """Return the path of the CSV file of "runs" or of a measure of the theory step."""
         return self.folder / evidence_file(name)
 
     def has(self, name: str) -> bool:
-        """Return whether the file of an evidence is there."""
+        """Return whether the CSV file of "runs" or of a measure exists."""
         return self.path(name).exists()
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per finished run that belongs to the study, in the study's order.
+        """The rows of `runs.csv` for the runs of the study, in the order of the study.
 
-        The columns are those of `runs.csv`. A run without an accuracy is not a finished one.
+        Runs without a test accuracy have not finished and are left out.
 
         Raises:
-            UserError: the file is missing or is not what it should be.
+            UserError: the file cannot be used.
         """
         path = self.path("runs")
         frame = read_table(path, COLUMNS)
@@ -67,25 +66,18 @@ class Results:
         return tuple(run for run in self.study.runs() if run not in present)
 
     def theory(self, name: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
-        """Return the rows of a measure, which have `columns`: by default, those of the theory step.
+        """Return the rows of a measure, which must have `columns`.
 
-        Raises:
-            UserError: the file is missing or lacks a column.
+        By default these are the columns that the theory step writes.
         """
-        if name not in self._theory:
-            self._theory[name] = read_table(self.path(name), columns or columns_of(name))
-        return self._theory[name]
+        return read_table(self.path(name), columns or columns_of(name))
 
     def predictions_path(self, test: Test) -> Path:
-        """Return the file of the predictions of a test."""
+        """Return the path of the predictions of a test."""
         return self.folder / predictions_file(test)
 
     def predictions(self, test: Test) -> Predictions:
-        """Return the predictions of a test.
-
-        Raises:
-            UserError: the file is missing or is not what it should be.
-        """
+        """Return the predictions of a test."""
         return read_predictions(self.predictions_path(test))
 
     def missing_note(self, runs: Iterable[Run] | None = None) -> str | None:
@@ -99,7 +91,7 @@ class Results:
 
 
 def caption_of(study: Study, text: str) -> str:
-    """Return a caption that says which study it is of, and what a miniature is not."""
+    """Return a caption that names the study, and says so if it is a miniature."""
     parts = [text, f"Study: {study.title.rstrip('.')}."]
     if study.miniature is not None:
         parts.append("A miniature: its numbers are not comparable with any paper's.")
@@ -107,10 +99,10 @@ def caption_of(study: Study, text: str) -> str:
 
 
 def load_results(study_path: str | Path, folder: str | Path) -> Results:
-    """Return the results of a study file that lie in `folder`.
+    """Return the results of a study in a folder.
 
     Raises:
-        UserError: the study file is not what it should be, or there is no such folder.
+        UserError: the study file is not valid, or the folder does not exist.
     """
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder of results")
@@ -129,13 +121,11 @@ def read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a readable CSV file ({error}); delete it and run again"
-        ) from None
+    except ValueError as error:
+        text = f"{path}: not a readable CSV file ({error}); delete it and run again"
+        raise UserError(text) from None
     absent = [column for column in columns if column not in frame.columns]
     if absent:
-        raise UserError(
-            f"{path}: has no column {', '.join(absent)}; delete it and run again with this version"
-        )
+        text = f"{path}: has no column {', '.join(absent)}"
+        raise UserError(f"{text}; delete it and run again with this version")
     return frame

@@ -1,7 +1,8 @@
-"""Spread over seeds, and Block-LoRA against LoRA across datasets.
+"""Statistics of accuracies: the spread over seeds, and the comparison of two methods.
 
-Seeds of one dataset share its images and its difficulty, so they are no independent evidence of a
-method's advantage: differences are averaged over seeds first, and the test is across datasets.
+All seeds of a dataset share its images and its difficulty, so they are not independent evidence
+that a method is better. Differences are therefore averaged over seeds before they are compared
+across datasets.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ RESAMPLES = 10_000  # the Monte Carlo error of a 95 % limit is then about 1 % of
 class Summary:
     """Mean, standard deviation (n - 1) and t confidence interval of a few values.
 
-    `std`, `low` and `high` are NaN for fewer than two values.
+    `std`, `low` and `high` are NaN for fewer than two values, and `mean` is NaN without any.
     """
 
     mean: float
@@ -33,76 +34,70 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Return the summary of `values`; NaN are left out, and no value gives a mean of NaN."""
-    data = np.asarray(values, dtype=float)
-    data = data[~np.isnan(data)]
-    if data.size == 0:
-        return Summary(nan, nan, 0, nan, nan)
-    mean = float(data.mean())
-    if data.size == 1:
-        return Summary(mean, nan, 1, nan, nan)
-    std = float(data.std(ddof=1))
-    half = critical_t(data.size) * std / sqrt(data.size)
+    """Return the summary of the values that are not NaN."""
+    data = _known(values)
+    mean = float(data.mean()) if data.size else nan
+    std = float(data.std(ddof=1)) if data.size > 1 else nan
+    half = critical_t(data.size) * std / sqrt(data.size) if data.size > 1 else nan
     return Summary(mean, std, data.size, mean - half, mean + half)
 
 
+def _known(values: Sequence[float]) -> np.ndarray:
+    data = np.asarray(values, dtype=float)
+    return data[~np.isnan(data)]
+
+
 def critical_t(count: int) -> float:
-    """Return the two-sided critical value of a t statistic of `count` values."""
+    """Return the two-sided critical value of the t statistic of `count` values."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Paired differences of two methods, one value per dataset.
+def compare(differences: Sequence[float]) -> dict[str, float]:
+    """Compare two methods by their paired differences, one per dataset; NaN are left out.
 
-    Attributes:
-        summary: the summary of the differences, with the t interval.
-        effect_size: Cohen's d_z, mean / standard deviation of the differences (Cohen 1988, 2.3.5).
-        bootstrap_low: lower end of the bootstrap interval of the mean, resampling datasets.
-        bootstrap_high: its upper end.
-        wilcoxon_p: two-sided p of Wilcoxon's signed-rank test.
-        permutation_p: two-sided p of the test that flips the signs of the differences.
-        detectable: the smallest mean difference that a paired two-sided t-test on as many
-            datasets finds at 5 % with a probability of 80 %, given the observed spread.
+    With fewer than two differences only their number and mean are known, and all else is NaN.
+    Equal differences have no spread, hence an interval of no width and an effect size of NaN.
+
+    Returns:
+        datasets, difference, std: the number of differences, their mean and standard deviation.
+        bootstrap_low, bootstrap_high: the bootstrap interval of the mean, resampling datasets.
+        t_low, t_high: the t interval of the mean.
+        effect_size: Cohen's d_z, mean / standard deviation (Cohen 1988, 2.3.5).
+        wilcoxon_p: two-sided p value of Wilcoxon's signed-rank test.
+        permutation_p: two-sided p value of the test that flips the signs of the differences.
+        detectable: see `detectable_difference`, given the observed spread.
     """
-
-    summary: Summary
-    effect_size: float
-    bootstrap_low: float
-    bootstrap_high: float
-    wilcoxon_p: float
-    permutation_p: float
-    detectable: float
-
-
-def compare(differences: Sequence[float]) -> Comparison:
-    """Return the comparison of paired differences, one per dataset; NaN are left out.
-
-    With fewer than two differences only the mean is known and all else is NaN. Equal differences
-    have no spread, hence a degenerate interval and an effect size of NaN.
-    """
-    data = np.asarray(differences, dtype=float)
-    data = data[~np.isnan(data)]
+    data = _known(differences)
     summary = summarise(data)
-    if data.size < 2:
-        return Comparison(summary, nan, nan, nan, nan, nan, nan)
-    varies = summary.std > 1e-12 * max(1.0, abs(summary.mean))
-    low, high = _bootstrap_interval(data) if varies else (summary.mean, summary.mean)
-    return Comparison(
-        summary=summary,
-        effect_size=summary.mean / summary.std if varies else nan,
-        bootstrap_low=low,
-        bootstrap_high=high,
-        wilcoxon_p=_wilcoxon(data),
-        permutation_p=_sign_flips(data),
-        detectable=detectable_difference(summary.std, data.size) if varies else nan,
-    )
+    low, high, effect, wilcoxon, flips, detectable = [nan] * 6
+    if data.size > 1:
+        wilcoxon, flips = _wilcoxon(data), _sign_flips(data)
+        if summary.std > 1e-12 * max(1.0, abs(summary.mean)):
+            low, high = _bootstrap_interval(data)
+            effect = summary.mean / summary.std
+            detectable = detectable_difference(summary.std, data.size)
+        else:
+            low = high = summary.mean
+    return {
+        "datasets": summary.count,
+        "difference": summary.mean,
+        "std": summary.std,
+        "bootstrap_low": low,
+        "bootstrap_high": high,
+        "t_low": summary.low,
+        "t_high": summary.high,
+        "effect_size": effect,
+        "wilcoxon_p": wilcoxon,
+        "permutation_p": flips,
+        "detectable": detectable,
+    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted by Holm's step-down method (Holm 1979); NaN stay out of the family.
+    """Return p values adjusted by Holm's step-down method (Holm 1979).
 
-    The i-th smallest of m becomes the largest of min(1, (m - j + 1) p_(j)) over j <= i.
+    The i-th smallest of m becomes the largest of min(1, (m - j + 1) p_(j)) over j <= i. NaN stays
+    NaN and does not count towards m.
     """
     values = np.asarray(p_values, dtype=float)
     known = np.flatnonzero(~np.isnan(values))
@@ -114,12 +109,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(std: float, count: int) -> float:
-    """Return the smallest mean of `count` differences found with probability `POWER`.
+    """Return the smallest mean of `count` differences that is found with probability `POWER`.
 
-    The test is the paired two-sided t-test at 1 - `CONFIDENCE`, with `std` taken as the true
-    spread. Its statistic is (Z + shift) / (chi / sqrt(count - 1)) (Cohen 1988, 2.2); the power is
-    the mean over chi of a normal probability, since scipy's noncentral t returns NaN in the tails
-    that two or three datasets need.
+    The test is the paired two-sided t-test at 1 - `CONFIDENCE`, where `std` is taken for the true
+    spread. Its statistic is (Z + shift) / (chi / sqrt(count - 1)) (Cohen 1988, 2.2). The power is
+    computed as the mean over chi of a normal probability, because scipy's noncentral t returns NaN
+    in the tails that two or three datasets need.
     """
     freedom = count - 1
     critical = critical_t(count)
@@ -132,15 +127,15 @@ def detectable_difference(std: float, count: int) -> float:
 
         return spread.expect(found) - POWER
 
-    # The solution lies below the upper limit for every count: 16.3 of 17.5 at 2, 2.80 of 3.55 at
-    # infinity.
+    # The upper limit exceeds the solution for every count: 17.5 and 16.3 for two differences, 3.55
+    # and 2.80 for infinitely many.
     return brentq(shortfall, 0.1, 1.3 * critical + 1) * std / sqrt(count)
 
 
 def _bootstrap_interval(data: np.ndarray) -> tuple[float, float]:
-    """Return the bias-corrected and accelerated interval, or the percentile one where it fails.
+    """Return the bias-corrected and accelerated (BCa) interval, or else the percentile interval.
 
-    The correction divides by zero where a resample's mean never or always falls below the mean.
+    BCa divides by zero if the means of all resamples lie on the same side of the mean.
     """
     for method in ("BCa", "percentile"):
         with np.errstate(all="ignore"):
@@ -159,15 +154,13 @@ def _bootstrap_interval(data: np.ndarray) -> tuple[float, float]:
 
 
 def _wilcoxon(data: np.ndarray) -> float:
-    """Return the p value of Wilcoxon's test; differences of zero are dropped, all zero gives 1."""
+    """Return the p value of Wilcoxon's test without differences of zero; it is 1 without others."""
     data = data[data != 0]
-    if data.size == 0:
-        return 1.0
-    return float(stats.wilcoxon(data).pvalue)
+    return float(stats.wilcoxon(data).pvalue) if data.size else 1.0
 
 
 def _sign_flips(data: np.ndarray) -> float:
-    """Return the p value of the mean under all sign flips, sampled beyond 13 datasets."""
+    """Return the p value of the mean over all flips of signs, or a sample of them from 14 on."""
     result = stats.permutation_test(
         (data,),
         np.mean,

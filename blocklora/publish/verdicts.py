@@ -1,87 +1,26 @@
-"""Verdicts as files: JSON, CSV, Markdown and HTML."""
+"""The verdicts on all claims, written as JSON, CSV, Markdown and HTML."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from blocklora.errors import UserError
 from blocklora.files import write_json
 from blocklora.publish import formats
-from blocklora.publish.claims import NOT_SUPPORTED, NOT_TESTED, QUANTITIES, SUPPORTED, Verdict
-from blocklora.publish.render import Section, Table, cells, write_table
-from blocklora.publish.results import caption_of
+from blocklora.publish.claims import NOT_SUPPORTED, NOT_TESTED, QUANTITIES, SUPPORTED, Test, Verdict
+from blocklora.publish.description import Description
+from blocklora.publish.render import Table, write_form, write_forms
 from blocklora.study.model import Study
 
 SCHEMA = 1
 SIGNS = {"<=": "≤", ">=": "≥", "==": "="}
-SUFFIXES = (".json", ".csv", ".md", ".html")
 
 
-def write_verdicts(study: Study, verdicts: Sequence[Verdict], outputs: Sequence[Path]) -> None:
-    """Write the verdicts to each path, in the form its suffix names.
-
-    Raises:
-        UserError: a suffix is not .json, .csv, .md or .html.
-    """
-    for path in outputs:
-        if path.suffix not in SUFFIXES:
-            raise UserError(f"{path}: claims are written as {', '.join(SUFFIXES)}")
-    for path in outputs:
-        if path.suffix == ".json":
-            write_json(path, _document(study, verdicts))
-    write_table(claims_table(study, verdicts), [p for p in outputs if p.suffix != ".json"])
-
-
-def claims_table(study: Study, verdicts: Sequence[Verdict]) -> Table:
-    """Return the page of claims: statement, verdict, number, test and source of each."""
-    counts = Counter(verdict.verdict for verdict in verdicts)
-    numbers = ", ".join(f"{counts[word]} {word}" for word in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED))
-    groups = dict.fromkeys(verdict.claim.group for verdict in verdicts)
-    sections = [
-        Section(group, [_row(verdict) for verdict in verdicts if verdict.claim.group == group])
-        for group in groups
-    ]
-    caption = caption_of(
-        study, f"What is claimed, and whether it holds: {len(verdicts)} claims, {numbers}."
-    )
-    return Table(
-        name="claims",
-        caption=caption,
-        columns=["claim", "statement", "verdict", "measured here", "supported if", "source"],
-        sections=sections,
-        data=_summary(verdicts),
-        notes=[
-            "Primary: read in the paper itself or confirmed by its authors. Secondary: read in "
-            "somebody else's summary. Derived: follows from the others. Ours: a question of this "
-            "reproduction. Published numbers of Block-LoRA itself are not known to us."
-        ],
-        text_columns=6,
-    )
-
-
-def _row(verdict: Verdict) -> list[Any]:
-    claim = verdict.claim
-    statement = claim.statement + (f" ({claim.caveat})" if claim.caveat else "")
-    files = ", ".join(path.name for path in verdict.files)
-    found = f"{verdict.measured.text} [{files}]" if verdict.measured else verdict.reason
-    return cells(
-        claim.id,
-        statement,
-        verdict.verdict,
-        found,
-        _condition(verdict),
-        f"{claim.source} ({claim.confidence})",
-    )
-
-
-def _condition(verdict: Verdict) -> str:
-    test = verdict.claim.test
+def _condition(test: Test | None) -> str:
     if test is None:
         return formats.DASH
     quantity = getdoc(QUANTITIES[test.quantity]).splitlines()[0].rstrip(".")
@@ -90,18 +29,73 @@ def _condition(verdict: Verdict) -> str:
     return f"{quantity}: {sign} {threshold} ({test.threshold_source})"
 
 
-def _summary(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Return the short form, one row per claim."""
-    return pd.DataFrame(
+def _with_caveat(statement: str, caveat: str | None) -> str:
+    return f"{statement} ({caveat})" if caveat else statement
+
+
+def _with_files(text: str, files: str) -> str:
+    return f"{text} [{files}]" if files else text
+
+
+CLAIMS = Description(
+    name="claims",
+    caption="What is claimed, and whether it holds: {total} claims, {counts}.",
+    columns=[
+        ("claim", "claim", str),
+        (
+            "statement",
+            "statement caveat",
+            _with_caveat,
+        ),
+        ("verdict", "verdict", str),
+        ("measured here", "measured files", _with_files),
+        ("supported if", "test", _condition),
+        ("source", "source", str),
+    ],
+    notes=[
+        "Primary: read in the paper itself or confirmed by its authors. Secondary: read in "
+        "somebody else's summary. Derived: follows from the others. Ours: a question of this "
+        "reproduction. Published numbers of Block-LoRA itself are not known to us."
+    ],
+    text_columns=6,
+)
+
+
+def write_verdicts(study: Study, verdicts: Sequence[Verdict], outputs: Sequence[Path]) -> None:
+    """Write the verdicts to each path, in the form that its suffix names.
+
+    Raises:
+        UserError: a suffix is not .json, .csv, .md or .html.
+    """
+
+    def as_table(path: Path) -> None:
+        write_form(claims_table(study, verdicts), path)
+
+    writers = {".json": lambda path: write_json(path, _document(study, verdicts))}
+    write_forms("claims", outputs, writers | dict.fromkeys((".csv", ".md", ".html"), as_table))
+
+
+def claims_table(study: Study, verdicts: Sequence[Verdict]) -> Table:
+    """Return the table of claims: statement, verdict, number, test and source of each."""
+    frame = pd.DataFrame(
         {
+            "group": verdict.claim.group,
             "claim": verdict.claim.id,
             "statement": verdict.claim.statement,
+            "caveat": verdict.claim.caveat,
             "verdict": verdict.verdict,
             "measured": verdict.measured.text if verdict.measured else verdict.reason,
+            "files": ", ".join(path.name for path in verdict.files),
+            "test": verdict.claim.test,
             "source": f"{verdict.claim.source} ({verdict.claim.confidence})",
         }
         for verdict in verdicts
     )
+    counted = Counter(frame["verdict"])
+    counts = ", ".join(f"{counted[word]} {word}" for word in (SUPPORTED, NOT_SUPPORTED, NOT_TESTED))
+    caption = CLAIMS.caption.format(total=len(verdicts), counts=counts)
+    columns = ["claim", "statement", "verdict", "measured", "source"]
+    return replace(CLAIMS, caption=caption).table(study, frame[columns], by=["group"], shown=frame)
 
 
 def _document(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -113,7 +107,7 @@ def _document(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "counts": Counter(verdict.verdict for verdict in verdicts),
         "claims": [
             {
-                **json.loads(json.dumps(asdict(verdict.claim))),
+                **asdict(verdict.claim),
                 "verdict": verdict.verdict,
                 "reason": verdict.reason,
                 "measured": verdict.measured and asdict(verdict.measured),

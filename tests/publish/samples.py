@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from blocklora.files import write_json
-from blocklora.publish.places import final_tests
+from blocklora.publish.inputs import final_tests
 from blocklora.publish.results import Results, load_results
 from blocklora.runs.aggregate import aggregate
 from blocklora.runs.predictions import Predictions, write_predictions

@@ -1,11 +1,13 @@
 import csv
 import json
+import re
 import shutil
 
 import pandas as pd
 import pytest
 
 from blocklora.cli import main
+from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
 from blocklora.publish import published as published_numbers
 from blocklora.publish.catalogue import CLAIMS_NEED
@@ -224,6 +226,19 @@ def test_accuracy_claims_are_not_tested_on_other_datasets(tmp_path):
         assert found[name].verdict == NOT_TESTED
         assert "studies/paper.yaml" in found[name].reason
     assert found["BL-02"].verdict == SUPPORTED
+
+
+def test_verdicts_print_datasets_by_their_display_names(paper, theory):
+    shutil.copy(paper.path("runs"), theory.folder)
+    texts = {
+        name: verdict.measured.text
+        for name, verdict in verdicts(theory).items()
+        if verdict.measured
+    }
+    assert "ImageNet" in texts["BL-03"]
+    assert "Block-LoRA on DTD, 4 shots" in texts["R-05"]
+    printed = set(re.findall(r"\w+", " ".join(texts.values())))
+    assert not printed & load_registry().keys()
 
 
 def test_arms_that_differ_and_ranks_beyond_the_limit_are_found(theory):

@@ -7,7 +7,7 @@ import pytest
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
 from blocklora.publish.published import REFERENCE, dataset_label, names
-from blocklora.publish.render import to_markdown
+from blocklora.publish.render import render
 from blocklora.publish.tables.fewshot import fewshot_table
 from blocklora.study.model import load_study
 from blocklora.study.run import Run
@@ -52,7 +52,7 @@ def source():
 
 def grid(table):
     """Return the cells of the Markdown form by (row number, column), and its row labels."""
-    lines = [line for line in to_markdown(table).splitlines() if line.startswith("| ")]
+    lines = [line for line in render(table, ".md").splitlines() if line.startswith("| ")]
     clean = [re.sub(r"\*\*|</?ins>|\\", "", line) for line in lines]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in clean]
     header, body = rows[0], [row for row in rows if row[0] not in (rows[0][0], ":--")]

@@ -244,3 +244,9 @@ def test_drawing_leaves_the_users_matplotlib_settings_alone(tmp_path, caplog):
         write_drawing(accuracy_figure(made_results(tmp_path, accuracy)), [tmp_path / "a.pdf"])
     assert dict(mpl.rcParams) == before
     assert not [record for record in caplog.records if record.name.startswith("fontTools")]
+
+
+def test_bounds_without_a_row_of_gaps_are_drawn(results):
+    header = results.path("gaps").read_text().splitlines()[0]
+    results.path("gaps").write_text(header + "\n")
+    assert lines(bounds_figure(results).figure.axes[1]).keys() == {"_child0"}  # the line at zero

@@ -4,16 +4,16 @@ import pytest
 
 from blocklora.cli import main
 from blocklora.errors import UserError
-from blocklora.publish.render import to_latex
+from blocklora.publish.render import render
 from blocklora.publish.results import load_results
 from blocklora.publish.tables.ablation import ablation_table
-from blocklora.publish.tables.comparison import (
+from blocklora.publish.tables.cost import cost_table, efficiency_table
+from blocklora.publish.tables.differences import (
     calibrate,
     calibration_table,
     compare_pairs,
     statistics_table,
 )
-from blocklora.publish.tables.cost import cost_table, efficiency_table
 from blocklora.publish.tables.theory import (
     bounds_table,
     compression_table,
@@ -271,7 +271,7 @@ def test_a_miniature_is_called_one_in_every_caption(tmp_path):
     results = load_results(PAPER.with_name("mini.yaml"), write_theory(tmp_path))
     table = efficiency_table(results)
     assert "A miniature: its numbers are not comparable with any paper's." in table.caption
-    assert "Miniature study" in to_latex(table)
+    assert "Miniature study" in render(table, ".tex")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from blocklora.methods.adapter import ADAPTER_FILE
 from blocklora.performance.durations import UNITS, fit_units
 from blocklora.provenance import code_digest
 from blocklora.publish.catalogue import CLAIMS_NEED
-from blocklora.publish.places import evidence_file
+from blocklora.publish.inputs import evidence_file
 from blocklora.runs.record import HISTORY, RECORD, why_missing
 from blocklora.runs.status import what_is_missing
 from blocklora.study import digests, places
@@ -147,7 +147,10 @@ FIGURES = [item for item in items(STUDY) if item.kind == "figure"]
 
 def publishing_code(module):
     """Return a digest of the code, published numbers and names behind a table or figure."""
-    data = ("publish/reference/*", "publish/*.mplstyle", "data/registry/*.yaml")
+    data = (
+        *("publish/reference/*", "publish/templates/*", "publish/*.mplstyle"),
+        "data/registry/*.yaml",
+    )
     return code_digest(module, data=data)
 
 

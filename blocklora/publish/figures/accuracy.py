@@ -1,15 +1,14 @@
-"""Accuracy against shots: a panel per dataset and one for their average."""
+"""The figure of accuracy over shots: a panel per dataset and one for their average."""
 
 from math import ceil, log2
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from blocklora.publish.accuracy import measured_cells, published_cells
+from blocklora.publish.cells import measured_cells, published_cells
 from blocklora.publish.figures.canvas import (
     DASHES,
     MARKERS,
-    PUBLISHED_GREY,
     Drawing,
     choose_backbone,
     draw_methods,
@@ -20,6 +19,13 @@ from blocklora.publish.results import Results, caption_of
 from blocklora.study.model import Study
 
 PANELS_PER_ROW = 4
+PUBLISHED_LOOK = {
+    "color": "#777777",
+    "linewidth": 0.8,
+    "markersize": 2.8,
+    "markerfacecolor": "white",
+    "markeredgewidth": 0.6,
+}
 DATA_COLUMNS = [
     *("backbone", "dataset", "method", "shots", "mean", "std", "low", "high"),
     *("seeds", "kind", "source"),
@@ -29,14 +35,9 @@ DATA_COLUMNS = [
 def accuracy_figure(
     results: Results, backbone: str | None = None, published: bool = False
 ) -> Drawing:
-    """Draw accuracy against shots for one backbone (the study's only one by default).
-
-    Raises:
-        UserError: the study has several backbones and none, or another one, is named.
-    """
-    backbone = choose_backbone(results.study, backbone)
-    study = results.study
-    cells = measured_cells(results)
+    """Draw accuracy over shots, with `published` beside the published values of some methods."""
+    study, cells = results.study, measured_cells(results)
+    backbone = choose_backbone(study, backbone)
     cells = cells[cells["backbone"] == backbone]
     if published:
         extra = published_cells(study, backbone)
@@ -55,11 +56,12 @@ def accuracy_figure(
         for axis in axes[max(0, len(shown) - columns) : len(shown)]:
             axis.set_xlabel("images per class")
         figure.supylabel("test accuracy (%)", fontsize=7.5)
-    return Drawing("accuracy", figure, _caption(results, backbone, cells), cells[DATA_COLUMNS])
+    caption = caption_of(study, _caption(results, backbone, cells))
+    return Drawing("accuracy", figure, caption, cells[DATA_COLUMNS])
 
 
 def _position(shots: int) -> float:
-    """Return the place of a shot count: logarithmic, with zero-shot one step before 1 shot."""
+    """Return the place of a shot count on a logarithmic axis; zero-shot is one step before 1."""
     return log2(shots) + 1 if shots else 0
 
 
@@ -75,18 +77,8 @@ def _panel(axis: Axes, cells: pd.DataFrame, study: Study) -> None:
     for number, label in enumerate(names()["figure_methods"]):
         line = published[published["label"] == label]
         if len(line):
-            axis.plot(
-                line["at"],
-                line["mean"],
-                color=PUBLISHED_GREY,
-                linewidth=0.8,
-                linestyle=DASHES[number],
-                marker=MARKERS[number],
-                markersize=2.8,
-                markerfacecolor="white",
-                markeredgewidth=0.6,
-                label=f"{label} (published)",
-            )
+            look = PUBLISHED_LOOK | {"linestyle": DASHES[number], "marker": MARKERS[number]}
+            axis.plot(line["at"], line["mean"], label=f"{label} (published)", **look)
     ticks = [0, *study.shots]
     axis.set_xticks([_position(shots) for shots in ticks], [str(shots) for shots in ticks])
     axis.margins(x=0.06)
@@ -105,4 +97,4 @@ def _caption(results: Results, backbone: str, cells: pd.DataFrame) -> str:
     missing = [run for run in results.missing if run.backbone == backbone]
     if missing:
         text += f" {len(missing)} runs are missing."
-    return caption_of(results.study, text)
+    return text

@@ -1,9 +1,10 @@
-"""What all figures share: style, sizes, how methods are told apart, and how files are written."""
+"""What all figures share: style, size, the looks of methods, and how files are written."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,21 @@ from matplotlib.figure import Figure
 from blocklora.errors import UserError
 from blocklora.files import atomic_path, write_text
 from blocklora.publish.published import method_label
-from blocklora.publish.render import escape_latex, frame_csv
+from blocklora.publish.render import escape_latex, frame_csv, write_forms
 from blocklora.study.model import Study
 
 STYLE_FILE = Path(__file__).parents[1] / "figure.mplstyle"
 WIDTH = 6.25  # inches: within the text of an A4 page with margins of an inch
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-PUBLISHED_GREY = "#777777"
 
-# It reports each font it embeds in a PDF, at the level of our own messages.
+# fontTools logs every font that it embeds in a PDF, at the level of our own messages.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure to be published: the picture, its caption and the numbers it shows."""
+    """A figure to be published: the picture, its caption and the numbers that it shows."""
 
     name: str
     figure: Figure
@@ -42,16 +42,16 @@ class Drawing:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw with the style file and nothing of the user's own settings."""
+    """Draw with our style file, whatever settings the user has."""
     with matplotlib.style.context(["default", str(STYLE_FILE)]):
         yield
 
 
 def choose_backbone(study: Study, backbone: str | None) -> str:
-    """Return the backbone to draw.
+    """Return the backbone to draw: the one that is named, or the study's only one.
 
     Raises:
-        UserError: it is not one of the study's, or is not named although there are several.
+        UserError: the study does not have this backbone, or has several and none is named.
     """
     known = list(study.backbones)
     if backbone is None and len(known) == 1:
@@ -63,16 +63,16 @@ def choose_backbone(study: Study, backbone: str | None) -> str:
 
 @contextmanager
 def panels(
-    study: Study, height: float, rows: int = 1, columns: int = 1, **grid: Any
+    study: Study, height: float, rows: int, columns: int, **grid: Any
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Yield a figure of the text width and its axes in reading order, to be drawn on.
+    """Yield a figure as wide as the text and its axes in reading order, to be drawn on.
 
-    In the end, all panels get one legend below them, of what the first one shows. A picture of a
-    miniature says that it is one, since pictures travel alone.
+    Afterwards the figure gets a legend of its first panel. The picture of a miniature says that it
+    is one, because pictures are often shown without their captions.
 
     Args:
         study: the study that is shown.
-        height: in inches.
+        height: the height of the figure in inches.
         rows: the number of rows of panels.
         columns: the number of columns of panels.
         grid: further arguments of `Figure.subplots`.
@@ -85,17 +85,12 @@ def panels(
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=4)
         if study.miniature is not None:
-            figure.suptitle(
-                "miniature study, not the paper's results",
-                fontsize=6,
-                color="#666666",
-                x=0.995,
-                ha="right",
-            )
+            text = "miniature study, not the paper's results"
+            figure.suptitle(text, fontsize=6, color="#666666", x=0.995, ha="right")
 
 
 def looks(position: int) -> dict[str, object]:
-    """Return colour, marker and dashes of the series at a position; no two of 7 share any."""
+    """Return the colour, marker and dashes of a series; the first 7 have no two in common."""
     colors = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
     return {
         "color": colors[position % len(colors)],
@@ -112,16 +107,16 @@ def draw_methods(
     fields: tuple[str, str, str],
     **further: Any,
 ) -> None:
-    """Draw a curve for each method that has rows, and fill the band around it.
+    """Draw a curve with a band around it for each method that has rows.
 
-    Thin edges keep bands apart where they overlap, in grey too.
+    The bands have thin edges, so that they can be told apart where they overlap, even in grey.
 
     Args:
         axes: the panel.
         study: the study of the methods.
-        rows: the numbers, with a column for the name of the method.
+        rows: the numbers, with the name of the method in the column "method".
         along: the column of the horizontal axis.
-        fields: the columns of the curve, and of the lower and the upper edge of its band.
+        fields: the columns of the curve and of the lower and upper edge of its band.
         further: further arguments of `Axes.plot` for the curves.
 
     Raises:
@@ -137,7 +132,7 @@ def draw_methods(
         if line.empty:
             continue
         look = looks(position)
-        at, (middle, low, high) = line[along], (line[field] for field in fields)
+        at, middle, low, high = (line[name].astype(float) for name in (along, *fields))
         if method == study.zero_shot:
             look["linestyle"] = "none"
         axes.plot(at, middle, label=method_label(method), **look | further)
@@ -152,41 +147,39 @@ def write_drawing(drawing: Drawing, outputs: list[Path]) -> None:
     Raises:
         UserError: a suffix is none of these.
     """
-    for path in outputs:
-        if path.suffix not in (".pdf", ".png", ".csv", ".tex"):
-            raise UserError(f"{path}: figures are written as .pdf, .png, .csv or .tex")
-    for path in outputs:
-        if path.suffix == ".csv":
-            write_text(path, frame_csv(drawing.data))
-        elif path.suffix == ".tex":
-            write_text(path, _figure_environment(drawing, path.with_suffix(".pdf").name))
-        else:
-            _save(drawing, path)
+    save = partial(_save, drawing)
+    writers = {
+        ".pdf": save,
+        ".png": save,
+        ".csv": lambda path: write_text(path, frame_csv(drawing.data)),
+        ".tex": lambda path: write_text(path, _figure_environment(drawing, path.stem)),
+    }
+    write_forms("figures", outputs, writers)
 
 
 def _save(drawing: Drawing, path: Path) -> None:
-    """Save without a date, so that equal figures are equal files."""
-    if path.suffix == ".pdf":
-        metadata = {
+    """Save the picture without date and version, so that equal figures are equal files."""
+    metadata = {
+        ".pdf": {
             "CreationDate": None,
             "Producer": None,
             "Creator": "blocklora",
             "Title": drawing.name,
             "Subject": drawing.caption,
-        }
-    else:
-        metadata = {"Software": None, "Title": drawing.name, "Description": drawing.caption}
-    image = BytesIO()  # what writes PDF cannot end on a full disk
+        },
+        ".png": {"Software": None, "Title": drawing.name, "Description": drawing.caption},
+    }[path.suffix]
+    image = BytesIO()  # matplotlib cannot close a PDF file on a full disk
     with style():
         drawing.figure.savefig(image, format=path.suffix[1:], metadata=metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(image.getvalue())
 
 
-def _figure_environment(drawing: Drawing, file: str) -> str:
+def _figure_environment(drawing: Drawing, stem: str) -> str:
     return rf"""\begin{{figure}}
 \centering
-\includegraphics{{{file}}}
+\includegraphics{{{stem}.pdf}}
 \caption{{{escape_latex(drawing.caption)}}}
 \label{{fig:{drawing.name}}}
 \end{{figure}}

@@ -1,4 +1,6 @@
-"""Which classes are taken for which others: confusion matrices, or the most frequent confusions."""
+"""The figure of confusions: matrices, or the most frequent ones where there are many classes."""
+
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -13,15 +15,15 @@ from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.classes import final_predictions, untested
 
-FEW_CLASSES = 20  # as many as a matrix of this size can show
-LISTED = 5
+FEW_CLASSES = 20  # the most classes that a matrix of this size can show
+LISTED = 5  # confusions of a dataset with more classes
 
 
 def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
-    """Return how many images of each class were taken for which class, over all seeds.
+    """Return how many images of each class were taken for each class, over all seeds.
 
     Columns: backbone, dataset, method, label, class, predicted_label, predicted, images, share (of
-    the images of the class). Pairs that do not occur are left out.
+    the images of the class). Pairs of classes that do not occur are left out.
     """
     tests = []
     for test, predictions, names in final_predictions(results):
@@ -46,13 +48,10 @@ def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
 
 
 def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
-    """Draw a row of panels per dataset, a panel per method, with the largest number of shots.
-
-    A dataset of few classes has confusion matrices, one of many its most frequent confusions.
+    """Draw a row of panels per dataset and a panel per method, for the largest number of shots.
 
     Raises:
-        UserError: the study has more methods than fit side by side; no backbone could be chosen;
-            or there are no predictions.
+        UserError: the study has more methods than fit side by side, or there are no predictions.
     """
     study = results.study
     backbone = choose_backbone(study, backbone)
@@ -66,43 +65,38 @@ def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
     classes = (frame.groupby("dataset")["label"].max() + 1).to_dict()
     datasets = [name for name in study.datasets if name in classes]
     heights = [1.45 if classes[name] <= FEW_CLASSES else 0.75 for name in datasets]
-    image = None
-    height = 0.6 + sum(heights)
-    grid = panels(study, height, len(datasets), len(methods), height_ratios=heights)
+    image, size = None, (len(datasets), len(methods))
+    grid = panels(study, 0.6 + sum(heights), *size, height_ratios=heights)
     with grid as (figure, axes):
-        for number, axis in enumerate(axes):
-            dataset, method = datasets[number // len(methods)], methods[number % len(methods)]
+        for axis, (dataset, method) in zip(axes, product(datasets, methods), strict=True):
             cells = frame[(frame["dataset"] == dataset) & (frame["method"] == method)]
-            first = number % len(methods) == 0
+            first = method == methods[0]
             if classes[dataset] <= FEW_CLASSES:
                 image = _matrix(axis, cells, classes[dataset], first)
             else:
                 _list(axis, cells)
-            if number < len(methods):
+            if dataset == datasets[0]:
                 axis.set_title(method_label(method))
             if first:
                 label = dataset_label(dataset).replace(" ", "\n", 1)
                 axis.set_ylabel(label, fontweight="bold", fontsize=6.5)
         figure.align_ylabels(axes[:: len(methods)])
         if image is not None:
-            bar = figure.colorbar(
-                image, ax=axes, location="bottom", shrink=0.35, aspect=30, pad=0.02
-            )
+            place = {"location": "bottom", "shrink": 0.35, "aspect": 30, "pad": 0.02}
+            bar = figure.colorbar(image, ax=axes, **place)
             bar.set_label("share of the images of a class")
             bar.outline.set_linewidth(0.4)
     return Drawing("confusions", figure, _caption(results), frame)
 
 
 def _matrix(axis: Axes, cells: pd.DataFrame, size: int, named: bool) -> AxesImage:
-    """Draw a row per class and a column per class it was taken for."""
+    """Draw a row per class and a column per class that it was taken for."""
     shares = np.zeros((size, size))
     shares[cells["label"], cells["predicted_label"]] = cells["share"]
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.grid(visible=False)
     axis.set_xticks([])
-    axis.spines[:].set_visible(True)
-    axis.spines[:].set_color("#999999")
-    axis.spines[:].set_linewidth(0.4)
+    axis.spines[:].set(visible=True, color="#999999", linewidth=0.4)
     if named:
         names = dict(zip(cells["label"], cells["class"], strict=True))
         axis.set_yticks(range(size), [_short(names.get(label, "")) for label in range(size)])
@@ -113,7 +107,7 @@ def _matrix(axis: Axes, cells: pd.DataFrame, size: int, named: bool) -> AxesImag
 
 
 def _list(axis: Axes, cells: pd.DataFrame) -> None:
-    """Draw the most frequent confusions as bars that carry their text."""
+    """Draw the most frequent confusions as bars with the text on them."""
     wrong = cells[cells["label"] != cells["predicted_label"]]
     listed = wrong.sort_values("share", ascending=False, kind="stable")[:LISTED]
     axis.barh(range(len(listed)), listed["share"], height=0.86, color="#c6dbef")

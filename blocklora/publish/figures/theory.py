@@ -1,4 +1,4 @@
-"""Figures of bounds against gaps, and of the spectra of trained updates."""
+"""Figures of generalization bounds beside measured gaps, and of the spectra of trained updates."""
 
 from itertools import product
 
@@ -14,35 +14,25 @@ SPECTRA = ("effective_rank", "spectral_norm")
 
 
 def bounds_figure(results: Results, backbone: str | None = None) -> Drawing:
-    """Draw bound, measured gap and parameters per training image over shots, per method.
-
-    Raises:
-        UserError: a file is missing or lacks a column, or no backbone could be chosen.
-    """
-    study = results.study
-    backbone = choose_backbone(study, backbone)
-    bounds = results.theory("bounds")
-    bounds = bounds.assign(parameters_per_image=bounds["parameters"] / bounds["samples"])
+    """Draw the bound, the measured gap and the parameters per training image over shots."""
+    study, bounds = results.study, results.theory("bounds")
+    bounds = bounds.assign(per_image=bounds["parameters"] / bounds["samples"])
     series = [
         _spread(bounds, "bound", "bound"),
-        _spread(bounds, "parameters_per_image", "parameters per image"),
+        _spread(bounds, "per_image", "parameters per image"),
     ]
     if results.has("gaps"):
         series.append(_spread(results.theory("gaps"), "gap", "measured gap"))
-    data = pd.concat(series, ignore_index=True)
-    data = data[(data["backbone"] == backbone) & data["method"].isin(study.methods)]
+    known = [rows for rows in series if len(rows)]
+    data = pd.concat(known or series, ignore_index=True)
+    is_shown = data["backbone"] == choose_backbone(study, backbone)
+    data = data[is_shown & data["method"].isin(study.methods)]
     with panels(study, 2.6, 1, 3) as (figure, axes):
         bound, gap, parameters = axes
         _over_shots(bound, data, "bound", study)
         bound.axhline(1, color="black", linewidth=0.8)
-        bound.annotate(
-            "above 1: vacuous",
-            (0.03, 1),
-            (0, 3),
-            textcoords="offset points",
-            xycoords=("axes fraction", "data"),
-            fontsize=6,
-        )
+        at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        bound.annotate("above 1: vacuous", (0.03, 1), (0, 3), fontsize=6, **at)
         bound.set(yscale="log", ylabel="bound of the gap")
         bound.set_ylim(bottom=0.5)
         _over_shots(gap, data, "measured gap", study)
@@ -76,24 +66,20 @@ def _over_shots(axis: Axes, data: pd.DataFrame, quantity: str, study: Study) -> 
 
 
 def spectra_figure(results: Results, backbone: str | None = None) -> Drawing:
-    """Draw effective rank and norm of the trained updates over layers, a column per tower.
-
-    Raises:
-        UserError: the file is missing or lacks a column, or no backbone could be chosen.
-    """
-    study = results.study
-    backbone = choose_backbone(study, backbone)
-    frame = results.theory("spectra")
-    frame = frame[frame["backbone"] == backbone]
-    keys = ["method", "tower", "layer"]
-    data = frame.groupby(keys, sort=False).agg(
-        **{
-            f"{column}_{name}": (column, lambda values, share=share: values.quantile(share))
+    """Draw effective rank and norm of the trained updates over layers, with a column per tower."""
+    study, frame = results.study, results.theory("spectra")
+    frame = frame[frame["backbone"] == choose_backbone(study, backbone)]
+    updates = frame.astype(dict.fromkeys(SPECTRA, float))  # without rows they have no type
+    updates = updates.groupby(["method", "tower", "layer"], sort=False)
+    quartiles = {"low": 0.25, "median": 0.5, "high": 0.75}
+    data = pd.concat(
+        {
+            f"{column}_{name}": updates[column].quantile(share)
             for column in SPECTRA
-            for name, share in (("low", 0.25), ("median", 0.5), ("high", 0.75))
-        }
-    )
-    data = data.reset_index()
+            for name, share in quartiles.items()
+        },
+        axis=1,
+    ).reset_index()
     towers = list(dict.fromkeys(data["tower"])) or list(TOWERS)
     with panels(study, 3.6, 2, len(towers)) as (figure, axes):
         for axis, (column, tower) in zip(axes, product(SPECTRA, towers), strict=True):

@@ -1,12 +1,12 @@
-"""The ablation table: average accuracy over ranks, blocks and partitions."""
+"""The ablation table: average accuracy over rank, blocks and partition."""
 
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import measured_cells
-from blocklora.publish.description import Description
+from blocklora.publish.cells import measured_cells
+from blocklora.publish.description import Across, Description
 from blocklora.publish.published import AVERAGE, method_label
-from blocklora.publish.render import Cell, Table, mark_best
+from blocklora.publish.render import Table, mark_best
 from blocklora.publish.results import Results
 from blocklora.study.pairs import merged_pairs
 
@@ -23,6 +23,7 @@ ABLATION = Description(
         ("alpha", "alpha", "{:.4g}".format),
         ("parameters", "parameters", formats.count),
     ],
+    across=Across("shots", formats.shots, "mean std seeds expected_seeds", formats.percent, "mark"),
     text_columns=2,
 )
 
@@ -71,14 +72,8 @@ def ablation_table(results: Results) -> Table:
             "A row of LoRA right after Block-LoRA by rank is what the latter is once its arms, "
             "copies of each other, are merged: rank r/n and alpha α√n."
         )
-    first = frame.drop_duplicates(["backbone", "method"])
-    table = ABLATION.table(results.study, frame, shown=first, notes=notes)
-    for shots in results.study.shots:
-        table.columns.append(formats.shots(shots))
-        for section in table.sections:
-            chosen = frame[(frame["backbone"] == section.title) & (frame["shots"] == shots)]
-            marks = mark_best(chosen["mean"].tolist())
-            shown = chosen[["mean", "std", "seeds", "expected_seeds"]].itertuples(index=False)
-            for row, values, mark in zip(section.rows, shown, marks, strict=True):
-                row.append(Cell(formats.percent(*values), mark))
-    return table
+    marks = frame.groupby(["backbone", "shots"])["mean"].transform(mark_best)
+    shown = frame.assign(mark=marks)
+    return ABLATION.table(
+        results.study, frame, shown=shown, across=results.study.shots, notes=notes
+    )

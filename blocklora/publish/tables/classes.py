@@ -1,4 +1,4 @@
-"""The table of accuracy per class, counted from the predictions of tests."""
+"""The table of accuracy per class, and the predictions that the figure of confusions reads, too."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import pandas as pd
 from blocklora.errors import UserError
 from blocklora.publish import formats
 from blocklora.publish.description import Description
-from blocklora.publish.places import final_tests
+from blocklora.publish.inputs import final_tests
 from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.render import Table
 from blocklora.publish.results import Results
@@ -36,12 +36,12 @@ PER_CLASS = Description(
 
 
 def final_predictions(results: Results) -> Iterator[tuple[Test, Predictions, list[str]]]:
-    """Yield the tests of the largest shot count, their predictions and the names of classes.
+    """Yield each test of the largest shot count, its predictions and the names of the classes.
 
     Tests without a file are left out.
 
     Raises:
-        UserError: no test has a file, or one is not what it should be.
+        UserError: no test has a file, or a file is not valid.
     """
     tests = list(final_tests(results.study))
     found = [test for test in tests if results.predictions_path(test).exists()]
@@ -56,16 +56,16 @@ def final_predictions(results: Results) -> Iterator[tuple[Test, Predictions, lis
 
 
 def untested(results: Results) -> list[Run]:
-    """Return the runs of the largest shot count whose test has no file."""
+    """Return the runs of the largest shot count without a file of predictions."""
     tests = final_tests(results.study)
     return [test.run for test in tests if not results.predictions_path(test).exists()]
 
 
 def class_frame(results: Results) -> pd.DataFrame:
-    """Return the number of images and of correct ones of each class in each test.
+    """Return how many images each class has in each test, and how many of them are correct.
 
     Columns: backbone, dataset, method, shots, seed, class, images, correct, accuracy (a fraction,
-    NaN for a class without images); classes in the order of their labels.
+    NaN for a class without images). The classes are in the order of their labels.
     """
     frames = []
     for test, predictions, names in final_predictions(results):
@@ -81,7 +81,7 @@ def class_frame(results: Results) -> pd.DataFrame:
 
 
 def per_class_table(results: Results) -> Table:
-    """Return the table of the classes that each method tells best and worst."""
+    """Return the table of the classes with the lowest and the highest accuracy of each method."""
     frame = class_frame(results)
     label = frame.groupby([*CELL, "seed"]).cumcount()  # two classes may have the same name
     pooled = frame.groupby([*CELL, label, "class"], sort=False)[["images", "correct"]].sum()

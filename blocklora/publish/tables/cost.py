@@ -1,4 +1,4 @@
-"""Tables of cost: what the runs took, and what the formulas say for ranks and blocks."""
+"""Tables of cost: measured on the runs, and derived from shapes over ranks and blocks."""
 
 from math import nan
 
@@ -74,10 +74,10 @@ EFFICIENCY = Description(
 
 
 def cost_per_method(results: Results) -> pd.DataFrame:
-    """Return what the runs of each backbone and adapter method took.
+    """Return the cost of each backbone and adapter method, summarised over its runs.
 
-    The columns are the fields of `COST` and share_of_lora, a fraction, which is NaN where the study
-    has no LoRA of the same settings. Energy is NaN where a run has none.
+    The columns are the fields of `COST` and share_of_lora, a fraction, which is NaN if the study
+    has no LoRA of the same settings. The energy is NaN if that of a run is unknown.
     """
     frame = COST.summary(results.runs[results.runs["shots"] > 0])
     lora = dict(block_pairs(results.study))
@@ -88,11 +88,11 @@ def cost_per_method(results: Results) -> pd.DataFrame:
 
 
 def planned_memory(methods: pd.DataFrame, efficiency: pd.DataFrame) -> pd.Series:
-    """Return the planned memory of methods, in bytes, on the dataset with the most classes.
+    """Return the planned memory of methods, in bytes, for the dataset with the most classes.
 
     Args:
-        methods: backbone, rank, blocks and partition of each.
-        efficiency: rows of `efficiency.csv`; a method whose rank and blocks it lacks gets NaN.
+        methods: rows with the columns backbone, rank, blocks and partition.
+        efficiency: the rows of `efficiency.csv`. Methods with other ranks or blocks get NaN.
     """
     rows = largest_task(efficiency)
     planned = dict(zip(_settings(rows), rows["planned_memory_bytes"], strict=True))
@@ -101,23 +101,20 @@ def planned_memory(methods: pd.DataFrame, efficiency: pd.DataFrame) -> pd.Series
 
 
 def _settings(frame: pd.DataFrame) -> list[tuple[str, int, int, str]]:
-    """Return what tells the steps of methods apart; with one block there is no partition."""
+    """Return the settings that memory depends on; with one block there is no partition."""
     partitions = frame["partition"].where(frame["blocks"] > 1, "")
     return list(zip(frame["backbone"], frame["rank"], frame["blocks"], partitions, strict=True))
 
 
 def largest_task(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of each backbone's dataset with the most classes, where cost is highest."""
+    """Return the rows of the dataset with the most classes of each backbone, which costs most."""
     first = frame.sort_values("classes", ascending=False, kind="stable")
     chosen = first.groupby("backbone", sort=False)["dataset"].first()
     return frame[frame["dataset"] == frame["backbone"].map(chosen)]
 
 
 def cost_table(results: Results) -> Table:
-    """Return the table of parameters, memory, time and energy per method, measured on the runs.
-
-    The planned memory stands beside the measured one.
-    """
+    """Return the table of parameters, memory, time and energy per method, measured on the runs."""
     frame = cost_per_method(results)
     planned = planned_memory(frame, results.theory("efficiency"))
     frame.insert(frame.columns.get_loc("step_seconds"), "planned_memory_bytes", planned)
@@ -131,10 +128,7 @@ def cost_table(results: Results) -> Table:
 
 
 def efficiency_table(results: Results) -> Table:
-    """Return the cost of LoRA and Block-LoRA over ranks and blocks.
-
-    The view shows the dataset with the most classes; the CSV form holds all of them.
-    """
+    """Return the table of the derived cost of LoRA and Block-LoRA over ranks and blocks."""
     frame = results.theory("efficiency")
     return EFFICIENCY.table(
         results.study,

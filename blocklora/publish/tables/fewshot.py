@@ -1,15 +1,17 @@
 """The few-shot table: methods × datasets with their average, for each shot count."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pandas as pd
 
 from blocklora.errors import UserError
 from blocklora.publish import formats
-from blocklora.publish.accuracy import measured_cells, published_cells
+from blocklora.publish.cells import all_published_cells, measured_cells
+from blocklora.publish.description import Across, Description
 from blocklora.publish.published import AVERAGE, dataset_label, published_backbone
-from blocklora.publish.render import Cell, Section, Table, mark_best
-from blocklora.publish.results import Results, caption_of
+from blocklora.publish.render import Table, mark_best
+from blocklora.publish.results import Results
 
 DATA_COLUMNS = [
     *("backbone", "shots", "method", "dataset", "accuracy_percent", "std", "low", "high"),
@@ -17,11 +19,33 @@ DATA_COLUMNS = [
 ]
 
 
-def fewshot_table(results: Results, shots: int | None = None, published: bool = False) -> Table:
-    """Return the few-shot table of a study, for one shot count or all of them.
+def _accuracy(mean: float, std: float, seeds: int, expected: int, text: str, kind: str) -> str:
+    if text:
+        return f"{text}*" if kind == "derived" else text
+    return formats.percent(mean, std, seeds, expected)
 
-    The zero-shot rows stand in every section, for comparison. With `published`, published rows
-    of the same backbone follow the measured ones; each says where it comes from.
+
+FEWSHOT = Description(
+    name="fewshot",
+    caption="Test accuracy in percent of {kind} classification: mean ± standard deviation over "
+    "{seeds} seeds. Best of each column in bold, second best underlined, compared at one decimal.",
+    columns=[("method", "method", str), ("origin", "origin", str)],
+    across=Across(
+        key="dataset",
+        heading=dataset_label,
+        fields="accuracy_percent std seeds expected_seeds text kind",
+        show=_accuracy,
+        marks="mark",
+    ),
+    text_columns=2,
+)
+
+
+def fewshot_table(results: Results, shots: int | None = None, published: bool = False) -> Table:
+    """Return the few-shot table of a study, for one shot count or for all of them.
+
+    Each section repeats the zero-shot rows for comparison. With `published`, the published rows of
+    the same backbone follow the measured ones, and each of them cites its source.
 
     Raises:
         UserError: the study has no such shot count.
@@ -32,31 +56,38 @@ def fewshot_table(results: Results, shots: int | None = None, published: bool = 
             f"{study.path}: has no {shots} shots, only {', '.join(map(str, study.shots))}"
         )
     counts = study.shots if shots is None else (shots,)
-    cells = _at(measured_cells(results), counts)
-    skipped: list[str] = []
+    cells, skipped = _at(measured_cells(results), counts), []
     if published:
-        for backbone in study.backbones:
-            found = _at(published_cells(study, backbone), counts)
-            shown, left_out = _tabulated(found, len(study.datasets))
+        shown, skipped = _tabulated(_at(all_published_cells(study), counts), len(study.datasets))
+        if len(shown):  # an empty frame would make the seeds floats
             cells = pd.concat([cells, shown], ignore_index=True)
-            skipped += left_out
-    columns = [*study.datasets, AVERAGE]
     sources: dict[str, int] = {}
-    sections, data = [], []
-    for backbone in study.backbones:
-        for count in counts:
-            chosen = cells[(cells["backbone"] == backbone) & cells["shots"].isin([0, count])]
-            rows, tidy = _section(chosen, columns, sources)
-            sections.append(Section(_title(results, backbone, count), rows))
-            data.append(tidy.assign(backbone=backbone, shots=count))
-    return Table(
-        name="fewshot" if shots is None else f"fewshot-{shots}shot",
-        caption=_caption(results, shots, bool(sources)),
-        columns=["method", "origin", *(dataset_label(dataset) for dataset in columns)],
-        sections=sections,
-        data=pd.concat(data, ignore_index=True)[DATA_COLUMNS],
+    frame = pd.concat(
+        [
+            _section(
+                cells[cells["backbone"] == backbone], count, [*study.datasets, AVERAGE], sources
+            )
+            for backbone in study.backbones
+            for count in counts
+        ],
+        ignore_index=True,
+    )
+    caption = FEWSHOT.caption.format(
+        kind="few-shot" if shots is None else f"{shots}-shot", seeds=len(study.seeds)
+    )
+    if sources:
+        caption += " Rows marked published were not measured here."
+    name = "fewshot" if shots is None else f"fewshot-{shots}shot"
+    return replace(FEWSHOT, name=name, caption=caption).table(
+        study,
+        frame[DATA_COLUMNS],
+        by=("backbone", "shots"),
+        title=lambda backbone, count: (
+            f"{published_backbone(study, backbone) or backbone}, {formats.shots(count)} per class"
+        ),
+        shown=frame,
+        across=[*study.datasets, AVERAGE],
         notes=_notes(results, shots, cells, sources, skipped),
-        text_columns=2,
     )
 
 
@@ -69,71 +100,39 @@ def _tabulated(cells: pd.DataFrame, datasets: int) -> tuple[pd.DataFrame, list[s
 
     A row with a number on fewer than half of the datasets would be mostly dashes.
     """
-    per_dataset = cells[cells["dataset"] != AVERAGE]
-    known = per_dataset.groupby(["label", "shots"])["dataset"].transform("size")
-    enough = per_dataset[2 * known >= datasets]
-    keys = set(zip(enough["label"], enough["shots"], strict=True))
-    keep = [key in keys for key in zip(cells["label"], cells["shots"], strict=True)]
-    return cells[keep], sorted(set(cells["label"]) - {label for label, _ in keys})
+    row = ["backbone", "label", "shots"]
+    known = (cells["dataset"] != AVERAGE).groupby([cells[key] for key in row]).transform("sum")
+    shown = cells[2 * known >= datasets]
+    return shown, sorted(set(cells["label"]) - set(shown["label"]))
 
 
 def _section(
-    cells: pd.DataFrame, columns: list[str], sources: dict[str, int]
-) -> tuple[list[list[Cell]], pd.DataFrame]:
-    """Return the rows of one section and the tidy numbers behind them."""
-    measured = cells["kind"] == "measured"
-    # Measured rows first, zero-shot before the others, the order of the file otherwise.
-    ordered = cells.assign(published=~measured).sort_values(["published", "shots"], kind="stable")
-    lines = {
-        key: group.set_index("dataset").reindex(columns)
-        for key, group in ordered.groupby(["published", "label"], sort=False)
-    }
-    marks = {
-        dataset: mark_best([line.loc[dataset, "mean"] for line in lines.values()])
-        for dataset in columns
-    }
-    rows, tidy = [], []
-    for number, ((is_published, label), line) in enumerate(lines.items()):
-        origin = _origin(line["source"].dropna(), sources) if is_published else "measured"
-        row = [Cell(label), Cell(origin)]
-        for dataset in columns:
-            mark = marks[dataset][number]
-            row.append(Cell(_text(line.loc[dataset]), mark))
-            tidy.append({"method": label, "dataset": dataset, "mark": mark})
-        rows.append(row)
-    numbers = pd.concat(lines.values()).reset_index(drop=True)
-    frame = pd.DataFrame(tidy).join(
-        numbers[["mean", "std", "low", "high", "seeds", "kind", "source"]]
-    )
-    return rows, frame.rename(columns={"mean": "accuracy_percent"})
+    cells: pd.DataFrame, shots: int, datasets: list[str], sources: dict[str, int]
+) -> pd.DataFrame:
+    """Return the cells of one section in order, with missing ones, marks and origins.
 
-
-def _origin(found: Iterable[str], sources: dict[str, int]) -> str:
-    numbers = [sources.setdefault(source, len(sources) + 1) for source in dict.fromkeys(found)]
-    return "published " + ", ".join(f"[{number}]" for number in numbers)
-
-
-def _text(cell: pd.Series) -> str:
-    if isinstance(cell["text"], str) and cell["text"]:
-        return cell["text"] + ("*" if cell["kind"] == "derived" else "")
-    return formats.percent(cell["mean"], cell["std"], cell["seeds"], cell["expected_seeds"])
-
-
-def _title(results: Results, backbone: str, shots: int) -> str:
-    name = published_backbone(results.study, backbone) or backbone
-    return f"{name}, {formats.shots(shots)} per class"
-
-
-def _caption(results: Results, shots: int | None, published: bool) -> str:
-    amount = "few-shot" if shots is None else f"{shots}-shot"
-    text = (
-        f"Test accuracy in percent of {amount} classification: mean ± standard deviation over "
-        f"{len(results.study.seeds)} seeds. "
-        "Best of each column in bold, second best underlined, compared at one decimal."
-    )
-    if published:
-        text += " Rows marked published were not measured here."
-    return caption_of(results.study, text)
+    Args:
+        cells: the cells of one backbone.
+        shots: the shot count of the section.
+        datasets: the datasets of its columns.
+        sources: the number of each source that is cited so far; new ones are added.
+    """
+    chosen = _at(cells, [shots])
+    # Measured rows come first, zero-shot before the others, otherwise in the order of the file.
+    chosen = chosen.assign(published=chosen["kind"] != "measured")
+    lines = []
+    ordered = chosen.sort_values(["published", "shots"], kind="stable")
+    for (published, label), line in ordered.groupby(["published", "label"], sort=False):
+        full = line.set_index("dataset").reindex(datasets).reset_index()
+        origin = "measured"
+        if published:
+            cited = full["source"].dropna().unique()
+            numbers = [sources.setdefault(source, len(sources) + 1) for source in cited]
+            origin = "published " + ", ".join(f"[{number}]" for number in numbers)
+        lines.append(full.assign(method=label, origin=origin))
+    frame = pd.concat(lines, ignore_index=True).rename(columns={"mean": "accuracy_percent"})
+    marks = frame.groupby("dataset")["accuracy_percent"].transform(mark_best)
+    return frame.assign(backbone=cells["backbone"].iloc[0], shots=shots, mark=marks)
 
 
 def _notes(

@@ -1,4 +1,4 @@
-"""Tables of bounds, compressed adapters and spectra."""
+"""Tables of the theory: generalization bounds, compressed adapters, spectra and overlaps."""
 
 from functools import partial
 
@@ -143,7 +143,7 @@ OVERLAPS = Description(
 
 
 def bounds_table(results: Results) -> Table:
-    """Return the table of bounds, beside the measured gaps where there are any."""
+    """Return the table of bounds, with the measured gaps if there are any."""
     frame = BOUNDS.summary(results.theory("bounds")).set_index(list(GROUP))
     if results.has("gaps"):
         measured = results.theory("gaps").groupby(list(GROUP), sort=False).agg(**MEASURED_GAPS)
@@ -156,7 +156,7 @@ def bounds_table(results: Results) -> Table:
 
 
 def _variant_label(method: str, study: Study) -> str:
-    """Return what tables print for a method of `bounds.csv`, which may be an untrained variant."""
+    """Return the printed name of a method of `bounds.csv`, which may be an untrained variant."""
     for ending, words in names()["variants"].items():
         if method not in study.methods and method.endswith(ending):
             return method_label(method.removesuffix(ending)) + words

@@ -1,4 +1,4 @@
-"""What figures over the number of blocks share."""
+"""Lines and the axis of figures that have the number of blocks on the horizontal axis."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -7,11 +7,14 @@ from blocklora.publish.figures.canvas import DASHES, looks
 
 
 def block_lines(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, object]]]:
-    """Return label, rows and look of each rank and partition, with columns rank, blocks, partition.
+    """Return the label, rows and look of the line of each rank and partition.
 
-    LoRA (one block) is the same for every partition and begins each line of its rank. Ranks differ
-    in colour and marker, partitions in dashes. The rank partition comes first; another one has a
-    line where there is Block-LoRA of it.
+    LoRA has one block and no partition, so every line of its rank begins with it. Ranks differ in
+    colour and marker, partitions in dashes. The rank partition always has a line, another one only
+    if there is Block-LoRA of it.
+
+    Args:
+        frame: rows with the columns rank, blocks and partition.
     """
     is_lora = frame["blocks"] == 1
     partitions = sorted(set(frame.loc[~is_lora, "partition"]), reverse=True) or ["rank"]

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from blocklora.errors import UserError
-from blocklora.publish.accuracy import (
+from blocklora.publish.cells import (
     measured_cells,
     paired_differences,
     published_cells,

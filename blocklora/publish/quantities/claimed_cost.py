@@ -8,6 +8,7 @@ from blocklora.publish import formats
 from blocklora.publish.evidence import Measured, NotTestedError, measure, require
 from blocklora.publish.published import (
     backbones_published_as,
+    dataset_label,
     is_published_clip_lora,
     method_label,
 )
@@ -59,23 +60,23 @@ def largest_parameter_saving(results: Results) -> Measured:
 def largest_flops_share(results: Results) -> Measured:
     """Largest ratio of operations per step, Block-LoRA to LoRA of the same rank."""
     ratios = _ratios(results, "flops_per_step_formula")
-    return _ratio(ratios, ratios["ratio"].idxmax(), "of LoRA's operations per step at most")
+    return _ratio(ratios, "max", "of LoRA's operations per step at most")
 
 
 def smallest_flops_share(results: Results) -> Measured:
     """Smallest ratio of operations per step, Block-LoRA to LoRA of the same rank."""
     ratios = _ratios(results, "flops_per_step_formula")
-    return _ratio(ratios, ratios["ratio"].idxmin(), "of LoRA's operations per step at least")
+    return _ratio(ratios, "min", "of LoRA's operations per step at least")
 
 
 def smallest_memory_share(results: Results) -> Measured:
     """Smallest ratio of planned peak memory, Block-LoRA to LoRA of the same rank."""
     ratios = _ratios(results, "planned_memory_bytes")
-    return _ratio(ratios, ratios["ratio"].idxmin(), "of LoRA's peak memory at least")
+    return _ratio(ratios, "min", "of LoRA's peak memory at least")
 
 
 def _ratios(results: Results, column: str) -> pd.DataFrame:
-    """Return the rows of Block-LoRA with their `ratio` to LoRA of the same task and rank."""
+    """Return the rows of Block-LoRA with their `ratio` to LoRA of the same dataset and rank."""
     frame = measure(results, "efficiency")
     task = ["backbone", "dataset", "rank"]
     lora = frame[frame["blocks"] == 1].drop_duplicates(task).set_index(task)[column]
@@ -84,9 +85,10 @@ def _ratios(results: Results, column: str) -> pd.DataFrame:
     return require(blocks, f"needs {column} of Block-LoRA and of LoRA at the same rank")
 
 
-def _ratio(ratios: pd.DataFrame, index: int, words: str) -> Measured:
-    row = ratios.loc[index]
-    where = f"r = {row['rank']}, n = {row['blocks']}, {row['dataset']}, {row['backbone']}"
+def _ratio(ratios: pd.DataFrame, extreme: str, words: str) -> Measured:
+    row = ratios.loc[ratios["ratio"].agg(f"idx{extreme}")]
+    dataset = dataset_label(row["dataset"])
+    where = f"r = {row['rank']}, n = {row['blocks']}, {dataset}, {row['backbone']}"
     numbers = {"smallest": float(ratios["ratio"].min()), "largest": float(ratios["ratio"].max())}
     return Measured(float(row["ratio"]), f"{row['ratio']:.2%} {words} ({where})", numbers)
 

@@ -1,10 +1,10 @@
-"""Quantities of bounds, compressed adapters and spectra."""
+"""Quantities of generalization bounds, compressed adapters and spectra."""
 
 import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.evidence import Measured, measure, require
-from blocklora.publish.published import method_label
+from blocklora.publish.published import dataset_label, method_label
 from blocklora.publish.results import Results
 
 
@@ -81,7 +81,8 @@ def effective_rank_excess(results: Results) -> Measured:
 
 
 def _run(row: pd.Series) -> str:
-    return f"{method_label(row['method'])} on {row['dataset']}, {row['shots']} shots"
+    dataset = dataset_label(row["dataset"])
+    return f"{method_label(row['method'])} on {dataset}, {formats.shots(row['shots'])}"
 
 
 def _vacuous(frame: pd.DataFrame) -> str:

@@ -1,9 +1,9 @@
-"""Quantities of accuracy, in points, measured against published numbers or against LoRA."""
+"""Quantities of accuracy in points, compared with published numbers or with LoRA."""
 
 import pandas as pd
 
 from blocklora.publish import formats
-from blocklora.publish.accuracy import measured_cells, published_cells
+from blocklora.publish.cells import all_published_cells, measured_cells
 from blocklora.publish.evidence import Measured, NotTestedError, require
 from blocklora.publish.published import (
     AVERAGE,
@@ -13,8 +13,7 @@ from blocklora.publish.published import (
     method_label,
 )
 from blocklora.publish.results import Results
-from blocklora.publish.tables.comparison import ALL_SHOTS, calibrate, compare_pairs
-from blocklora.study.model import Study
+from blocklora.publish.tables.differences import ALL_SHOTS, calibrate, compare_pairs
 from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
@@ -24,41 +23,37 @@ FLOWERS_PLAIN_PROMPT = 67.4  # MaxZanella/CLIP-LoRA issue 1
 
 def margin_to_best_published(results: Results) -> Measured:
     """Smallest lead of Block-LoRA's average over the best published average of any method."""
-    return _smallest_margin(results, _published(results.study))
+    return _smallest_margin(results, all_published_cells(results.study))
 
 
 def margin_to_prompt_learners(results: Results) -> Measured:
     """Smallest lead of Block-LoRA's average over those of PromptSRC and MaPLe."""
-    published = _published(results.study)
+    published = all_published_cells(results.study)
     return _smallest_margin(results, published[published["method"].isin(PROMPT_LEARNERS)])
 
 
 def _smallest_margin(results: Results, published: pd.DataFrame) -> Measured:
-    """Return the smallest margin over shot counts of the best Block-LoRA method of each."""
+    """Return the smallest margin over all shot counts, of the best Block-LoRA method for each."""
     blocks = {block for block, _ in block_pairs(results.study)}
     cells = measured_cells(results)
     cells = cells[cells["method"].isin(blocks) & (cells["dataset"] == AVERAGE)]
     if cells.empty or cells["mean"].isna().any():
         raise NotTestedError("needs every run of Block-LoRA")
-    margins = {}
-    for (backbone, shots), group in cells.groupby(["backbone", "shots"], sort=False):
-        peers = published[
-            (published["backbone"] == backbone)
-            & (published["shots"] == shots)
-            & (published["dataset"] == AVERAGE)
-        ]
-        if len(peers):
-            best = peers.loc[peers["mean"].idxmax()]
-            margin = float(group["mean"].max() - best["mean"])
-            margins[f"{shots} shots, against {best['label']}"] = margin
-    if not margins:
-        raise NotTestedError("needs shot counts of the published tables")
+    at = ["backbone", "shots"]
+    ours = cells.groupby(at, sort=False)["mean"].max().rename("ours").reset_index()
+    peers = published[published["dataset"] == AVERAGE]
+    best = peers.loc[peers.groupby(at)["mean"].idxmax(), [*at, "label", "mean"]]
+    compared = require(ours.merge(best, on=at), "needs shot counts of the published tables")
+    margins = {
+        f"{formats.shots(row.shots)}, against {row.label}": row.ours - row.mean
+        for row in compared.itertuples()
+    }
     worst = min(margins, key=margins.get)
     return Measured(margins[worst], f"{formats.signed(margins[worst])} ({worst})", margins)
 
 
 def _intervals(results: Results, pairs: Pairs, partner: str) -> pd.DataFrame:
-    """Return the comparisons of pairs over all shots and datasets that have an interval."""
+    """Return the comparisons of pairs over all shot counts that have a bootstrap interval."""
     if results.missing:
         raise NotTestedError(f"needs every run; {len(results.missing)} are missing")
     frame = compare_pairs(results, pairs)
@@ -70,10 +65,9 @@ def accuracy_advantage(results: Results) -> Measured:
     """Lower end of the interval of Block-LoRA minus LoRA, averaged over shots and datasets."""
     frame = _intervals(results, block_pairs(results.study), "a LoRA of the same settings")
     row = frame.loc[frame["bootstrap_low"].idxmin()]
-    numbers = ["difference", "bootstrap_low", "bootstrap_high", "permutation_p"]
-    return Measured(
-        float(row["bootstrap_low"]), _difference(row), row[numbers].astype(float).to_dict()
-    )
+    names = ["difference", "bootstrap_low", "bootstrap_high", "permutation_p"]
+    numbers = row[names].astype(float).to_dict()
+    return Measured(numbers["bootstrap_low"], _difference(row), numbers)
 
 
 def _difference(row: pd.Series) -> str:
@@ -104,14 +98,14 @@ def calibration_error(results: Results) -> Measured:
 
 
 def zero_shot_flowers_error(results: Results) -> Measured:
-    """Distance of our zero-shot accuracy on Flowers102 from that of the plain prompt."""
+    """Distance of our zero-shot accuracy on Oxford Flowers 102 from that of the plain prompt."""
     study, runs = results.study, results.runs
     chosen = runs[
         (runs["method"] == study.zero_shot)
         & (runs["dataset"] == "oxford_flowers")
         & runs["backbone"].isin(backbones_published_as(study, "ViT-B/16"))
     ]
-    chosen = require(chosen, "needs the zero-shot run on Flowers102 with ViT-B/16")
+    chosen = require(chosen, "needs the zero-shot run on Oxford Flowers 102 with ViT-B/16")
     accuracy = 100 * float(chosen["test_accuracy"].iloc[0])
     return Measured(abs(accuracy - FLOWERS_PLAIN_PROMPT), f"{accuracy:.1f}%")
 
@@ -119,7 +113,7 @@ def zero_shot_flowers_error(results: Results) -> Measured:
 def clip_lora_weak_spots(results: Results) -> Measured:
     """Largest lead of our CLIP-LoRA with 16 shots over the best published method, on two datasets.
 
-    The published CLIP-LoRA rows and reruns are no competitors of it.
+    Published rows of CLIP-LoRA itself and its reruns are left out.
     """
     study = results.study
     cells = measured_cells(results)
@@ -129,8 +123,8 @@ def clip_lora_weak_spots(results: Results) -> Measured:
         & cells["dataset"].isin(WEAK_SPOTS)
         & cells["mean"].notna()
     ]
-    ours = require(ours, "needs runs of CLIP-LoRA with 16 shots on Food101 and OxfordPets")
-    published = _published(results.study)
+    ours = require(ours, "needs runs of CLIP-LoRA with 16 shots on Food-101 and Oxford-IIIT Pets")
+    published = all_published_cells(study)
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
     best = peers.groupby(["backbone", "dataset"])["mean"].max().rename("best")
     compared = ours.join(best, on=["backbone", "dataset"]).dropna(subset="best")
@@ -141,7 +135,3 @@ def clip_lora_weak_spots(results: Results) -> Measured:
     }
     listed = "; ".join(f"{where}: {formats.signed(lead)}" for where, lead in leads.items())
     return Measured(max(leads.values()), listed, leads)
-
-
-def _published(study: Study) -> pd.DataFrame:
-    return pd.concat([published_cells(study, backbone) for backbone in study.backbones])
