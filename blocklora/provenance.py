@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).resolve().parent
 # write records, log and lock.
 DECIDING = (
     "blocklora.adapters",
-    "blocklora.backbones.config",
+    "blocklora.backbones.shape",
     "blocklora.backbones.model",
     "blocklora.backbones.checkpoints",
     "blocklora.backbones.prompts",

@@ -4,8 +4,8 @@ import torch
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.config import ClipConfig, TowerConfig
 from blocklora.backbones.model import Backbone, build_open_clip
+from blocklora.backbones.shape import ClipConfig, TowerConfig
 from blocklora.engine.recipe import Recipe
 
 SHAPE = ClipConfig(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blocklora.adapters.adapter import Adapter, Factors
 from blocklora.adapters.algebra import delta
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.config import PREFIXES
+from blocklora.backbones.shape import PREFIXES
 from blocklora.errors import UserError
 
 

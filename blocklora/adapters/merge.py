@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from blocklora.adapters.adapter import Adapter
-from blocklora.backbones.config import PREFIXES
+from blocklora.backbones.shape import PREFIXES
 from blocklora.errors import UserError
 
 

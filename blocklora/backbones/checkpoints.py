@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import tensor_shapes
+from blocklora.backbones.shape import ClipConfig
 from blocklora.backbones.torchscript import is_torchscript, read_torchscript
 from blocklora.errors import UserError
 from blocklora.files import read_json

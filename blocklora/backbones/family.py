@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
-from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.shape import ClipConfig
 
 if TYPE_CHECKING:
     from blocklora.miniature.settings import Settings

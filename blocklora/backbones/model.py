@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from blocklora.backbones.config import ClipConfig, TowerConfig
+from blocklora.backbones.shape import ClipConfig, TowerConfig
 from blocklora.errors import UserError
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from runpy import run_path
 from typing import Any
 
-from blocklora.backbones.config import open_clip_file
+from blocklora.backbones.shape import open_clip_file
 from blocklora.errors import UserError
 
 

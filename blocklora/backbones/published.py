@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from blocklora.backbones.config import OPENAI_MEAN, OPENAI_STD, ClipConfig, open_clip_file
 from blocklora.backbones.family import Drawing, Family
+from blocklora.backbones.shape import OPENAI_MEAN, OPENAI_STD, ClipConfig, open_clip_file
 from blocklora.errors import UserError
 from blocklora.fields import from_values
 from blocklora.yamlfiles import read_yaml

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone
+from blocklora.backbones.shape import ClipConfig
 from blocklora.errors import UserError
 from blocklora.files import file_digest
 from blocklora.tensorfiles import read_tensors, write_tensors

@@ -11,7 +11,7 @@ from blocklora.errors import UserError
 
 if TYPE_CHECKING:
     from blocklora.backbones.published import PublishedModel
-    from blocklora.study.model import Study
+    from blocklora.study.study import Study
 
 logger = logging.getLogger(__name__)
 

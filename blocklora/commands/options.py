@@ -18,7 +18,7 @@ from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 
 if TYPE_CHECKING:
-    from blocklora.study import model
+    from blocklora.study.study import Study as WholeStudy
 
 Study = Annotated[str, Option(help="Name of a study in studies/, or path of a study file.")]
 Backbone = Annotated[str, Option(help="Name of the backbone in the study.")]
@@ -104,15 +104,15 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
         raise UserError(f"there is no {kind} {name!r}{hint} (there are: {', '.join(known)})")
 
 
-def open_study(name: str, **how: Any) -> "model.Study":
+def open_study(name: str, **how: Any) -> "WholeStudy":
     """Return a study that is given by its name or path; see `find_study` and `load_study`."""
-    from blocklora.study.files import find_study
-    from blocklora.study.model import load_study
+    from blocklora.study.study import load_study
+    from blocklora.study.study_files import find_study
 
     return load_study(find_study(name), **how)
 
 
-def results_of(study: "model.Study", results: Path | None) -> Path:
+def results_of(study: "WholeStudy", results: Path | None) -> Path:
     """Return the folder of a study's results: `results`, or the usual one if that is None."""
     return results or Path("results", study.name)
 

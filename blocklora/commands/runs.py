@@ -11,7 +11,7 @@ from blocklora.errors import UserError
 
 if TYPE_CHECKING:
     from blocklora.runs.job import Job
-    from blocklora.study.model import Study
+    from blocklora.study.study import Study
 
 Scratch = Annotated[str, Option(help="Folder for copies of weights and pixels, such as $TMPDIR.")]
 Workers = Annotated[

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone, tensor_shapes
+from blocklora.backbones.shape import ClipConfig
 from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.engine.memory import TensorMemory, free_bytes, is_out_of_memory, release_memory
 from blocklora.errors import UserError

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklora.backbones.config import PREFIXES
 from blocklora.backbones.model import Backbone
+from blocklora.backbones.shape import PREFIXES
 from blocklora.engine.blocks import QUICK_GELU, Block, Groups, Norm
 from blocklora.engine.packing import PackedPrompts
 from blocklora.engine.products import Adapted, Paths, product

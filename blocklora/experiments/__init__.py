@@ -15,8 +15,8 @@ from types import ModuleType
 
 from blocklora.experiments import ablation, few_shot
 from blocklora.publish.catalogue import ITEMS, Item
-from blocklora.study.model import Study
 from blocklora.study.run import Test
+from blocklora.study.study import Study
 from blocklora.theory.measures import MEASURES, Measure
 
 EXPERIMENTS: dict[str, ModuleType] = {module.name: module for module in (few_shot, ablation)}

@@ -1,7 +1,7 @@
 """The ablation of rank, blocks and partition, which compares many adapters by average accuracy."""
 
 from blocklora.publish.catalogue import figure, table
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 name = "ablation"
 items = (

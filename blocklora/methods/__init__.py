@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from blocklora.methods.adapter import LowRankAdapter
 from blocklora.methods.base import Method
+from blocklora.methods.low_rank import LowRankAdapter
 from blocklora.methods.zero_shot import ZeroShot
 
 METHODS: Mapping[str, Method] = {

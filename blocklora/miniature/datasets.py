@@ -26,9 +26,9 @@ from blocklora.data.source import Source
 from blocklora.errors import UserError
 from blocklora.files import json_digest
 from blocklora.miniature import painting
-from blocklora.miniature.figures import OBJECTS, draw_masks
-from blocklora.miniature.pairs import NOISE, TILT
+from blocklora.miniature.captions import NOISE, TILT
 from blocklora.miniature.settings import Settings
+from blocklora.miniature.shapes import OBJECTS, draw_masks
 from blocklora.provenance import code_digest
 
 IMAGES_PER_CLASS = {"train": 24, "val": 8, "test": 40}

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.family import Family
+from blocklora.backbones.shape import ClipConfig
 from blocklora.miniature.settings import Settings
 
 VOCABULARY = 49408  # number of tokens in CLIP's byte-pair encoding

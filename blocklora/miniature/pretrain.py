@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import build_open_clip
 from blocklora.backbones.prompts import tokenize
+from blocklora.backbones.shape import ClipConfig
 from blocklora.backbones.weights import save_backbone
+from blocklora.miniature.captions import FORMS, NAMES, Pairs, all_captions
 from blocklora.miniature.family import clip_config
-from blocklora.miniature.pairs import FORMS, NAMES, Pairs, all_captions
 from blocklora.miniature.settings import Settings
 
 logger = logging.getLogger(__name__)

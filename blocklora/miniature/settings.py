@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from blocklora.backbones.config import TowerConfig
+from blocklora.backbones.shape import TowerConfig
 from blocklora.fields import Allowed, Checked, Count, Positive, Seed
 
 Tower = Annotated[TowerConfig, Allowed("a mapping of the width, layers and heads of a transformer")]

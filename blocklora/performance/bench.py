@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.shape import ClipConfig
 from blocklora.data.imagenet import read_classes
 from blocklora.data.registry import PACKAGED
 from blocklora.engine.fast import Chunks

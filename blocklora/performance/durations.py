@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
-from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.shape import ClipConfig
 from blocklora.data.registry import load_registry
 from blocklora.study.entries import Method
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 from blocklora.theory.flops import step_flops
 
 # Guesses of the operations per second of a training step. They do no harm if they are too high: a

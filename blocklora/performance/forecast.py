@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.shape import ClipConfig
 from blocklora.data.registry import load_registry
 from blocklora.engine.fast import Chunks, chunk_sizes
 from blocklora.engine.packing import pack
@@ -18,7 +18,7 @@ from blocklora.engine.plan import MIB, Setting, plan
 from blocklora.theory.flops import step_flops
 
 if TYPE_CHECKING:
-    from blocklora.study.model import Study
+    from blocklora.study.study import Study
 
 Prompts = Sequence[Sequence[int]]
 

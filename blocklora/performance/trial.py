@@ -13,8 +13,8 @@ import torch
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.merge import merge
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.model import Backbone, tensor_shapes
+from blocklora.backbones.shape import ClipConfig
 from blocklora.engine.augment import cut, draw_crops
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.engines import load_engine

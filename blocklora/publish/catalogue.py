@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from blocklora.publish.inputs import PREDICTIONS, evidence_file, final_tests, predictions_file
-from blocklora.study.model import Study
 from blocklora.study.run import Test
+from blocklora.study.study import Study
 
 CURVES = 7  # the most methods whose curves readers can tell apart
 MATRICES = 4  # the most methods whose panels fit side by side

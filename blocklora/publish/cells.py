@@ -5,7 +5,7 @@ from math import nan
 
 import pandas as pd
 
-from blocklora.publish.published import (
+from blocklora.publish.published_accuracies import (
     AVERAGE,
     is_paper_average,
     load_published,
@@ -15,7 +15,7 @@ from blocklora.publish.published import (
 )
 from blocklora.publish.results import Results
 from blocklora.publish.statistics import summarise
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 CELL_COLUMNS = [
     *("backbone", "method", "label", "shots", "dataset", "mean", "std", "low", "high"),

@@ -12,7 +12,7 @@ import yaml
 
 from blocklora.fields import from_values
 from blocklora.publish.evidence import Measured, NotTestedError
-from blocklora.publish.published import REFERENCE, is_paper
+from blocklora.publish.published_accuracies import REFERENCE, is_paper
 from blocklora.publish.quantities import claimed_accuracy, claimed_cost, claimed_theory
 from blocklora.publish.results import Results
 

@@ -9,7 +9,7 @@ import pandas as pd
 from blocklora.publish import formats
 from blocklora.publish.render import Cell, Section, Table
 from blocklora.publish.results import caption_of
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 Column = tuple[str, str, Callable[..., str]]
 """A heading, names of fields separated by spaces, and the function that prints their values.

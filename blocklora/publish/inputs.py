@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from blocklora.study.model import Study
 from blocklora.study.run import Test
+from blocklora.study.study import Study
 
 PREDICTIONS = "predictions"
 

@@ -10,8 +10,8 @@ from blocklora.errors import UserError
 from blocklora.publish.inputs import evidence_file, predictions_file
 from blocklora.runs.columns import COLUMNS
 from blocklora.runs.predictions import Predictions, read_predictions
-from blocklora.study.model import Study, load_study
 from blocklora.study.run import Run, Test
+from blocklora.study.study import Study, load_study
 from blocklora.theory.measures import columns_of
 
 KEY = ["backbone", "dataset", "method", "shots", "seed"]

@@ -14,7 +14,7 @@ from blocklora.publish import formats
 from blocklora.publish.claims import NOT_SUPPORTED, NOT_TESTED, QUANTITIES, SUPPORTED, Test, Verdict
 from blocklora.publish.description import Description
 from blocklora.publish.render import Table, write_form, write_forms
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 SCHEMA = 1
 SIGNS = {"<=": "≤", ">=": "≥", "==": "="}

@@ -15,8 +15,8 @@ from blocklora.runs.columns import COLUMNS, Finished
 from blocklora.runs.predictions import REMEDY, Predictions, fields_of, read_predictions
 from blocklora.runs.record import RECORD, SCHEMA
 from blocklora.study.digests import test_digest
-from blocklora.study.model import Study, load_study
 from blocklora.study.run import Run, Test
+from blocklora.study.study import Study, load_study
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from blocklora.runs.record import failure_log, fit_files, key_of_fit, key_of_tes
 from blocklora.runs.staging import staged
 from blocklora.study import places
 from blocklora.study.digests import fit_digest, test_digest
-from blocklora.study.model import Study
 from blocklora.study.run import Run, Test
+from blocklora.study.study import Study
 
 if TYPE_CHECKING:
     from blocklora.methods.base import Shots, Task

@@ -8,8 +8,8 @@ from blocklora.files import read_json
 from blocklora.methods import METHODS
 from blocklora.runs.predictions import read_test_facts
 from blocklora.study.digests import fit_code, fit_digest, test_digest
-from blocklora.study.model import Study
 from blocklora.study.run import Run
+from blocklora.study.study import Study
 
 RECORD = "fit.json"
 SCHEMA = 3

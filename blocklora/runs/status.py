@@ -19,8 +19,8 @@ from blocklora.runs.aggregate import files_of_row
 from blocklora.runs.predictions import fields_of, read_test_facts
 from blocklora.runs.record import why_missing
 from blocklora.study import places
-from blocklora.study.model import Study
 from blocklora.study.run import Run
+from blocklora.study.study import Study
 from blocklora.tensorfiles import read_tensors
 
 STATES = ("done", "running", "failed", "missing")

@@ -14,8 +14,8 @@ from blocklora.fields import to_values
 from blocklora.files import file_digest, json_digest
 from blocklora.methods import METHODS
 from blocklora.provenance import code_digest
-from blocklora.study.model import Study, drawn_datasets, registry
 from blocklora.study.run import Run, Test
+from blocklora.study.study import Study, drawn_datasets, registry
 
 PROMPTS = "blocklora.backbones.prompts"
 READING = "blocklora.data.images"

@@ -6,7 +6,7 @@ from itertools import product
 from math import isclose
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 Pairs = list[tuple[str, str]]
 """Names of a Block-LoRA method and of a LoRA method."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from blocklora.experiments import EXPERIMENTS
 from blocklora.study.config import Config
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 from blocklora.validation import json_schema
 from blocklora.yamlfiles import yaml_text
 

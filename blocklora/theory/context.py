@@ -6,10 +6,10 @@ from pathlib import Path
 
 from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
-from blocklora.methods.adapter import ADAPTER_FILE
+from blocklora.methods.low_rank import ADAPTER_FILE
 from blocklora.study import places
-from blocklora.study.model import Study
 from blocklora.study.run import Run
+from blocklora.study.study import Study
 from blocklora.theory.measures import RUN
 
 

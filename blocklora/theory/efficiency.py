@@ -17,11 +17,11 @@ import torch
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import PARTITIONS, AdapterConfig
 from blocklora.adapters.store import save_adapter
-from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.shape import ClipConfig
 from blocklora.engine.fast import Chunks
 from blocklora.engine.packing import pack
 from blocklora.engine.plan import Setting, fake_step
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 from blocklora.theory.bounds import factor_parameters
 from blocklora.theory.context import Context
 from blocklora.theory.counting import flop_counter

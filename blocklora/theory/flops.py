@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.config import ClipConfig, TowerConfig
+from blocklora.backbones.shape import ClipConfig, TowerConfig
 
 Groups = Sequence[tuple[int, int]]
 """(sequences, length) of the sequences of each length."""

@@ -6,12 +6,12 @@ They are read from result files only if the package does not know them.
 from collections.abc import Sequence
 from pathlib import Path
 
-from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.shape import ClipConfig
 from blocklora.csvfiles import read_rows
 from blocklora.data.manifest import classnames, iterate_manifest
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 from blocklora.theory.context import Context
 
 # Prompt lengths of the eleven datasets in tokens, including start and end of text. Equal prompts

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from blocklora.backbones.config import ClipConfig
+from blocklora.backbones.shape import ClipConfig
 from blocklora.backbones.weights import save_backbone
 from tests.tiny import SHAPE, tiny_backbone
 

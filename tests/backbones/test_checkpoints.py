@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from blocklora.backbones.checkpoints import canonical_weights, read_checkpoint
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.hub import SUFFIXES
 from blocklora.backbones.model import build_open_clip, tensor_shapes
 from blocklora.backbones.published import (
@@ -25,6 +24,7 @@ from blocklora.backbones.published import (
     published_config,
     published_model,
 )
+from blocklora.backbones.shape import ClipConfig
 from blocklora.backbones.torchscript import read_torchscript
 from blocklora.backbones.weights import load_backbone, save_backbone
 from blocklora.errors import UserError
@@ -101,7 +101,7 @@ def test_every_entry_names_a_pinned_file_that_can_be_published(model):
 
 
 def test_entries_are_published_under_names_of_the_published_tables():
-    from blocklora.publish.published import load_published
+    from blocklora.publish.published_accuracies import load_published
 
     names = {model.published_as for model in models().values()} - {None}
     assert names <= set(load_published()["backbone"])

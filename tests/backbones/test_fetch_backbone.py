@@ -72,8 +72,8 @@ def published(weights, tmp_path, monkeypatch):
         backbone_config=lambda name: CONFIG,
         path="s.yaml",
     )
-    monkeypatch.setattr("blocklora.study.files.find_study", Path)
-    monkeypatch.setattr("blocklora.study.model.load_study", lambda path: study)
+    monkeypatch.setattr("blocklora.study.study_files.find_study", Path)
+    monkeypatch.setattr("blocklora.study.study.load_study", lambda path: study)
     return SimpleNamespace(archive=archive, hub_file=hub_file, root=tmp_path / "weights")
 
 

@@ -10,7 +10,7 @@ from blocklora.data.manifest import SPLITS, classnames
 from blocklora.data.registry import PACKAGED, VARIABLE, Address, load_registry
 from blocklora.data.splits import read_split_file
 from blocklora.errors import UserError
-from blocklora.study import digests, model
+from blocklora.study import digests, study
 from tests.data import small_imagenet
 
 # Classes and images: KaiyangZhou/CoOp@ff61507 and linzhiqiu/cross_modal_adaptation@ac9077e
@@ -224,14 +224,14 @@ def test_the_environment_can_name_another_registry(tmp_path, monkeypatch):
 def test_lists_of_images_follow_class_names_and_splits_but_not_addresses(
     tmp_path, monkeypatch, request
 ):
-    request.addfinalizer(model.registry.cache_clear)
+    request.addfinalizer(study.registry.cache_clear)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     small_imagenet.write_registry(tmp_path)
     definitions = tmp_path / "dtd.yaml"
     definitions.write_text(yaml.safe_dump({"dtd": paper()["dtd"]}))
 
     def rules():
-        model.registry.cache_clear()
+        study.registry.cache_clear()
         return {name: digests.listing_rules(name) for name in ("imagenet", "dtd", "mine")}
 
     first = rules()

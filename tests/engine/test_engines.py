@@ -7,8 +7,8 @@ import torch
 
 from blocklora.adapters.config import AdapterConfig
 from blocklora.adapters.merge import merge
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.prompts import class_prompts, tokenize
+from blocklora.backbones.shape import ClipConfig
 from blocklora.engine import classifier as classifier_module
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import Chunks, FastEngine

@@ -10,7 +10,7 @@ from PIL import Image
 from blocklora.files import read_json
 from blocklora.runs.predictions import read_test_facts
 from blocklora.study.digests import verification_digest
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 from tests.faults.pipeline import (
     CACHE,
     FIT_FILES,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from blocklora.adapters.merge import merge
-from blocklora.backbones.config import TowerConfig
 from blocklora.backbones.published import published_config
+from blocklora.backbones.shape import TowerConfig
 from blocklora.engine import plan as planning
 from blocklora.engine.batches import Batches
 from blocklora.engine.classifier import Classifier

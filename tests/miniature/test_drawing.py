@@ -14,10 +14,10 @@ from sklearn.datasets import load_digits
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
 from blocklora.miniature import datasets
+from blocklora.miniature.captions import NAMES, Pairs, all_captions
 from blocklora.miniature.datasets import DATASETS, DIGITS, draw, draw_dataset
-from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
-from blocklora.miniature.pairs import NAMES, Pairs, all_captions
-from blocklora.study.model import load_study
+from blocklora.miniature.shapes import FIGURES, OBJECTS, draw_masks
+from blocklora.study.study import load_study
 
 SETTINGS = load_study(Path(__file__).parents[2] / "studies/mini.yaml").miniature
 

@@ -7,12 +7,12 @@ import open_clip
 import pytest
 import torch
 
-from blocklora.backbones.config import TowerConfig
 from blocklora.backbones.model import build_open_clip
 from blocklora.backbones.prompts import tokenize
+from blocklora.backbones.shape import TowerConfig
 from blocklora.errors import UserError
+from blocklora.miniature.captions import NAMES, Pairs, all_captions
 from blocklora.miniature.family import clip_config
-from blocklora.miniature.pairs import NAMES, Pairs, all_captions
 from blocklora.miniature.pretrain import (
     Words,
     contrastive_loss,

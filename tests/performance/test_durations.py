@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from blocklora.performance.durations import START_SECONDS, expected_seconds, fit_units
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 PAPER = load_study(STUDIES / "paper.yaml")

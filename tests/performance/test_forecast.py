@@ -127,7 +127,7 @@ def test_a_size_that_is_none_is_refused(size, study_arguments, capsys):
 def test_vit_b16_on_imagenet_fits_a_laptop():
     """In bf16 a step with the 1000 prompts of ImageNet fits 4 GB without chunks."""
     from blocklora.backbones.published import published_config
-    from blocklora.study.model import load_study
+    from blocklora.study.study import load_study
     from blocklora.theory.context import Context
     from blocklora.theory.sources import PLAIN_PROMPT, dataset_prompts
 

@@ -15,8 +15,8 @@ from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.runs.record import RECORD, SCHEMA
 from blocklora.study.digests import fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
-from blocklora.study.model import Study, load_study
 from blocklora.study.run import Run, Test
+from blocklora.study.study import Study, load_study
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "studies" / "paper.yaml"

@@ -8,8 +8,8 @@ from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.runs.aggregate import aggregate
 from blocklora.runs.predictions import Predictions, read_predictions, write_predictions
-from blocklora.study.model import load_study
 from blocklora.study.run import Run, Test
+from blocklora.study.study import load_study
 from tests.publish.samples import CLIP_LORA, METHODS, write_records, write_study
 
 RUN = Run("ViT-B-16-quickgelu", "dtd", "block_lora", 4, 2)

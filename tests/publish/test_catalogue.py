@@ -9,8 +9,8 @@ from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.experiments import EXPERIMENTS, chosen, entries, further_tests, items, measures
 from blocklora.publish.catalogue import Item
-from blocklora.study.model import load_study
 from blocklora.study.run import Test
+from blocklora.study.study import load_study
 from blocklora.theory.measures import Measure
 from tests.publish.samples import (
     CLIP_LORA,

@@ -10,8 +10,8 @@ from blocklora.publish.cells import (
     published_cells,
 )
 from blocklora.publish.results import load_results
-from blocklora.study.model import load_study
 from blocklora.study.run import Run
+from blocklora.study.study import load_study
 from tests.publish.samples import PAPER, made_results, write_study
 
 BACKBONE = "ViT-B-16-quickgelu"

@@ -9,7 +9,7 @@ import pytest
 from blocklora.cli import main
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
-from blocklora.publish import published as published_numbers
+from blocklora.publish import published_accuracies as published_numbers
 from blocklora.publish.catalogue import CLAIMS_NEED
 from blocklora.publish.claims import (
     COMPARISONS,
@@ -20,11 +20,11 @@ from blocklora.publish.claims import (
     judge,
     load_claims,
 )
-from blocklora.publish.published import load_published
+from blocklora.publish.published_accuracies import load_published
 from blocklora.publish.results import Results, load_results
 from blocklora.publish.verdicts import write_verdicts
-from blocklora.study.model import load_study
 from blocklora.study.run import Run
+from blocklora.study.study import load_study
 from tests.publish.samples import (
     BACKBONE,
     CLIP_LORA,

@@ -6,11 +6,11 @@ import pytest
 
 from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
-from blocklora.publish.published import REFERENCE, dataset_label, names
+from blocklora.publish.published_accuracies import REFERENCE, dataset_label, names
 from blocklora.publish.render import render
 from blocklora.publish.tables.fewshot import fewshot_table
-from blocklora.study.model import load_study
 from blocklora.study.run import Run
+from blocklora.study.study import load_study
 from tests.publish.samples import PAPER, made_results
 
 BACKBONE = "ViT-B-16-quickgelu"

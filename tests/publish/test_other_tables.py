@@ -20,8 +20,8 @@ from blocklora.publish.tables.theory import (
     overlaps_table,
     spectra_table,
 )
-from blocklora.study.model import load_study
 from blocklora.study.run import Run
+from blocklora.study.study import load_study
 from tests.publish.samples import (
     BACKBONE,
     CLIP_LORA,

@@ -9,7 +9,7 @@ from resource import RUSAGE_CHILDREN, getrusage
 
 import pytest
 
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 from tests.publish.latex import compile_latex
 from tests.publish.samples import PAPER, ROOT, write_records, write_theory
 
@@ -17,7 +17,7 @@ COMMANDS = """
 import sys
 from blocklora.cli import main
 from blocklora.experiments import entries, items
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 
 study, folder = sys.argv[1:]
 given = ["--study", study, "--results", folder]

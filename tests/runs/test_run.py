@@ -21,8 +21,8 @@ from blocklora.data.preprocess import preprocessed
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import FastEngine
 from blocklora.files import file_digest
-from blocklora.methods.adapter import LowRankAdapter
 from blocklora.methods.base import Fit
+from blocklora.methods.low_rank import LowRankAdapter
 from blocklora.runs.predictions import read_predictions
 from blocklora.runs.record import HISTORY_COLUMNS
 from blocklora.study import places

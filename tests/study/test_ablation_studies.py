@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from blocklora.study.model import load_study
 from blocklora.study.pairs import block_pairs, merged_pairs
+from blocklora.study.study import load_study
 from tests.publish.samples import ROOT
 
 STUDIES = ROOT / "studies"

@@ -9,8 +9,8 @@ import pytest
 from blocklora import provenance
 from blocklora.adapters.config import Cut
 from blocklora.study import digests
-from blocklora.study.model import load_study
 from blocklora.study.run import Run
+from blocklora.study.study import load_study
 
 ROOT = Path(__file__).parents[2]
 STUDY = load_study(ROOT / "studies/mini.yaml")
@@ -104,8 +104,8 @@ def functions(tree):
         ("adapters.adapter", "initialise", {*FITS, *ADAPTED}),
         ("backbones.prompts", "class_prompts", {*FITS, *TESTS}),
         ("backbones.prompts", "tokenize", {*WEIGHTS, *FITS, *TESTS}),
-        ("methods.adapter", "fit", {*FITS, *ADAPTED}),
-        ("methods.adapter", "classifier", ADAPTED),
+        ("methods.low_rank", "fit", {*FITS, *ADAPTED}),
+        ("methods.low_rank", "classifier", ADAPTED),
         ("methods.zero_shot", "classifier", {"zero-shot test"}),
         ("miniature.pretrain", "contrastive_loss", {*WEIGHTS, *FITS, *TESTS}),
         ("miniature.datasets", "draw_dataset", EVERYTHING - WEIGHTS),

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from blocklora.errors import UserError
-from blocklora.study.model import load_study
 from blocklora.study.schemas import study_schema
+from blocklora.study.study import load_study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 WIDE = {

@@ -2,8 +2,8 @@ from math import sqrt
 
 import pytest
 
-from blocklora.study.model import load_study
 from blocklora.study.pairs import block_pairs, merged_pairs
+from blocklora.study.study import load_study
 from tests.publish.samples import CLIP_LORA, METHODS, write_study
 
 METHODS = METHODS | {

@@ -15,8 +15,8 @@ from blocklora.runs.record import failure_log, why_missing
 from blocklora.runs.status import study_status, what_is_missing
 from blocklora.study.digests import fit_code, fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
-from blocklora.study.model import load_study
 from blocklora.study.run import Run
+from blocklora.study.study import load_study
 from blocklora.tensorfiles import write_tensors
 
 CLIP = "ViT-B-16-quickgelu"

@@ -11,9 +11,9 @@ from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.methods import METHODS
 from blocklora.study.config import read_configuration
-from blocklora.study.files import find_study
-from blocklora.study.model import load_study
 from blocklora.study.schemas import study_schema
+from blocklora.study.study import load_study
+from blocklora.study.study_files import find_study
 from blocklora.yamlfiles import StrictLoader
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 from blocklora.study.config import resolve_device
 from blocklora.study.digests import test_digest as digest_of_test
-from blocklora.study.model import load_study
 from blocklora.study.run import Run
 from blocklora.study.schemas import schema_text
+from blocklora.study.study import load_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,7 +151,7 @@ def test_own_images_that_change_change_their_runs(document, write, tmp_path):
 
 def test_reading_a_study_imports_nothing_heavy(write):
     code = (
-        "import sys; from blocklora.study.model import load_study; load_study(sys.argv[1]); "
+        "import sys; from blocklora.study.study import load_study; load_study(sys.argv[1]); "
         "print({'torch', 'open_clip', 'pandas', 'numpy'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(write())]

@@ -5,7 +5,7 @@ import torch
 
 from blocklora.adapters.adapter import Adapter
 from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.config import ClipConfig, TowerConfig
+from blocklora.backbones.shape import ClipConfig, TowerConfig
 from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.flops import step_flops, tower_flops

@@ -24,7 +24,7 @@ from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import Chunks
 from blocklora.engine.plan import Setting, fake_step
 from blocklora.files import file_digest
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 from blocklora.theory.counting import flop_counter
 from blocklora.theory.efficiency import step_cost
 from blocklora.theory.sources import PROMPT_LENGTHS, read_shape, stand_ins, unlisted_datasets

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 from tests.faults.pipeline import content
 
 ROOT = Path(__file__).parents[2]

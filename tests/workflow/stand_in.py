@@ -19,8 +19,8 @@ from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.runs.record import RECORD, fit_files
 from blocklora.study.digests import fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
-from blocklora.study.model import load_study
 from blocklora.study.run import Run, Test
+from blocklora.study.study import load_study
 
 CONTENT = b"made by a stand-in"
 

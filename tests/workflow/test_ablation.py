@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from blocklora.experiments import items
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import yaml
 
 from blocklora.data.registry import VARIABLE
 from blocklora.files import read_json
-from blocklora.study.model import load_study
+from blocklora.study.study import load_study
 from blocklora.yamlfiles import read_yaml
 from tests.data import small_imagenet
 from tests.data.dataset_archives import CLASSES, LAYOUTS, PER_CLASS, write_registry

@@ -13,7 +13,7 @@ from snakemake.settings.enums import Quietness
 from blocklora.errors import UserError
 from blocklora.experiments import further_tests, items, measures
 from blocklora.methods import METHODS
-from blocklora.methods.adapter import ADAPTER_FILE
+from blocklora.methods.low_rank import ADAPTER_FILE
 from blocklora.performance.durations import UNITS, fit_units
 from blocklora.provenance import code_digest
 from blocklora.publish.catalogue import CLAIMS_NEED
@@ -22,8 +22,8 @@ from blocklora.runs.record import HISTORY, RECORD, why_missing
 from blocklora.runs.status import what_is_missing
 from blocklora.study import digests, places
 from blocklora.study.config import read_configuration, resolve_device
-from blocklora.study.files import find_study
-from blocklora.study.model import load_study
+from blocklora.study.study_files import find_study
+from blocklora.study.study import load_study
 from blocklora.study.run import Run, Test
 from blocklora.theory.sources import unlisted_datasets
 

@@ -14,9 +14,9 @@ from blocklora.publish.figures.canvas import (
     draw_methods,
     panels,
 )
-from blocklora.publish.published import AVERAGE, dataset_label, names, published_backbone
+from blocklora.publish.published_accuracies import AVERAGE, dataset_label, names, published_backbone
 from blocklora.publish.results import Results, caption_of
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 PANELS_PER_ROW = 4
 PUBLISHED_LOOK = {

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from blocklora.errors import UserError
 from blocklora.files import atomic_path, write_text
-from blocklora.publish.published import method_label
+from blocklora.publish.published_accuracies import method_label
 from blocklora.publish.render import escape_latex, frame_csv, write_forms
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 STYLE_FILE = Path(__file__).parents[1] / "figure.mplstyle"
 WIDTH = 6.25  # inches: within the text of an A4 page with margins of an inch

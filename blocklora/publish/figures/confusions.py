@@ -11,7 +11,7 @@ from blocklora.errors import UserError
 from blocklora.publish import formats
 from blocklora.publish.catalogue import MATRICES
 from blocklora.publish.figures.canvas import Drawing, choose_backbone, panels
-from blocklora.publish.published import dataset_label, method_label
+from blocklora.publish.published_accuracies import dataset_label, method_label
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.classes import final_predictions, untested
 

@@ -3,7 +3,7 @@
 from blocklora.publish import formats
 from blocklora.publish.figures.canvas import Drawing, choose_backbone, panels
 from blocklora.publish.figures.over_blocks import block_lines, blocks_axis
-from blocklora.publish.published import dataset_label, method_label
+from blocklora.publish.published_accuracies import dataset_label, method_label
 from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.cost import cost_per_method, largest_task
 

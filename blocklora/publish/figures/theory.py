@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from blocklora.adapters.config import TOWERS
 from blocklora.publish.figures.canvas import Drawing, choose_backbone, draw_methods, panels
 from blocklora.publish.results import Results, caption_of
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 SPECTRA = ("effective_rank", "spectral_norm")
 

@@ -5,7 +5,7 @@ import pandas as pd
 from blocklora.publish import formats
 from blocklora.publish.cells import all_published_cells, measured_cells
 from blocklora.publish.evidence import Measured, NotTestedError, require
-from blocklora.publish.published import (
+from blocklora.publish.published_accuracies import (
     AVERAGE,
     backbones_published_as,
     dataset_label,

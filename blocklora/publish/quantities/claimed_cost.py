@@ -6,7 +6,7 @@ import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.evidence import Measured, NotTestedError, measure, require
-from blocklora.publish.published import (
+from blocklora.publish.published_accuracies import (
     backbones_published_as,
     dataset_label,
     is_published_clip_lora,

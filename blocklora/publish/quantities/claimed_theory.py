@@ -4,7 +4,7 @@ import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.evidence import Measured, measure, require
-from blocklora.publish.published import dataset_label, method_label
+from blocklora.publish.published_accuracies import dataset_label, method_label
 from blocklora.publish.results import Results
 
 

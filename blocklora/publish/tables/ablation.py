@@ -5,7 +5,7 @@ import pandas as pd
 from blocklora.publish import formats
 from blocklora.publish.cells import measured_cells
 from blocklora.publish.description import Across, Description
-from blocklora.publish.published import AVERAGE, method_label
+from blocklora.publish.published_accuracies import AVERAGE, method_label
 from blocklora.publish.render import Table, mark_best
 from blocklora.publish.results import Results
 from blocklora.study.pairs import merged_pairs

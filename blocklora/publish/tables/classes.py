@@ -9,7 +9,7 @@ from blocklora.errors import UserError
 from blocklora.publish import formats
 from blocklora.publish.description import Description
 from blocklora.publish.inputs import final_tests
-from blocklora.publish.published import dataset_label, method_label
+from blocklora.publish.published_accuracies import dataset_label, method_label
 from blocklora.publish.render import Table
 from blocklora.publish.results import Results
 from blocklora.runs.predictions import Predictions

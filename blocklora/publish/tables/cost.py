@@ -6,7 +6,7 @@ import pandas as pd
 
 from blocklora.publish import formats
 from blocklora.publish.description import Description
-from blocklora.publish.published import dataset_label, method_label
+from blocklora.publish.published_accuracies import dataset_label, method_label
 from blocklora.publish.render import Table
 from blocklora.publish.results import Results
 from blocklora.study.pairs import block_pairs

@@ -8,7 +8,7 @@ import pandas as pd
 from blocklora.publish import formats
 from blocklora.publish.cells import all_published_cells, measured_cells, paired_differences
 from blocklora.publish.description import Across, Description
-from blocklora.publish.published import (
+from blocklora.publish.published_accuracies import (
     AVERAGE,
     dataset_label,
     is_published_clip_lora,

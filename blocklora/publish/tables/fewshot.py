@@ -9,7 +9,7 @@ from blocklora.errors import UserError
 from blocklora.publish import formats
 from blocklora.publish.cells import all_published_cells, measured_cells
 from blocklora.publish.description import Across, Description
-from blocklora.publish.published import AVERAGE, dataset_label, published_backbone
+from blocklora.publish.published_accuracies import AVERAGE, dataset_label, published_backbone
 from blocklora.publish.render import Table, mark_best
 from blocklora.publish.results import Results
 

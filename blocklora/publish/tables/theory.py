@@ -4,10 +4,10 @@ from functools import partial
 
 from blocklora.publish import formats
 from blocklora.publish.description import Description
-from blocklora.publish.published import method_label, names
+from blocklora.publish.published_accuracies import method_label, names
 from blocklora.publish.render import Table
 from blocklora.publish.results import Results
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 GROUP = ("backbone", "method", "shots")
 BOUNDS = Description(

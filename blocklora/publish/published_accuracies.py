@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from blocklora.data.registry import load_registry
-from blocklora.study.model import Study
+from blocklora.study.study import Study
 
 REFERENCE = Path(__file__).parent / "reference"
 AVERAGE = "average"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from blocklora.backbones.config import ClipConfig
 from blocklora.backbones.families import FAMILIES
+from blocklora.backbones.shape import ClipConfig
 from blocklora.engine.recipe import Recipe
 from blocklora.errors import UserError
 from blocklora.fields import (
@@ -31,8 +31,8 @@ from blocklora.files import json_digest
 from blocklora.methods import METHODS
 from blocklora.miniature.settings import Settings
 from blocklora.study.entries import AnyMethod, BackboneSource, OwnDataset
-from blocklora.study.files import read_study
 from blocklora.study.run import Run
+from blocklora.study.study_files import read_study
 from blocklora.validation import Section, closest, show, validated
 
 if TYPE_CHECKING:

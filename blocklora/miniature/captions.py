@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blocklora.miniature import painting
-from blocklora.miniature.figures import FIGURES, OBJECTS, draw_masks
+from blocklora.miniature.shapes import FIGURES, OBJECTS, draw_masks
 
 NAMES = tuple(name for name in FIGURES if name not in OBJECTS)
 FILLED = np.array([FIGURES[name][0].filled for name in NAMES])
