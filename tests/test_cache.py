@@ -60,7 +60,7 @@ def test_other_contents_are_another_entry(cache, tmp_path):
     assert len(list(cache.entries())) == 2
 
 
-def test_what_is_at_its_place_already_is_not_touched(cache, tmp_path):
+def test_a_file_that_is_in_place_is_not_touched(cache, tmp_path):
     """A file that is written again would make the workflow redo what depends on it."""
     for link in (True, False):
         output = tmp_path / f"{link}.npy"
@@ -124,7 +124,7 @@ def test_a_damaged_entry_is_named_and_made_again(cache, tmp_path, caplog, damage
     assert provide(cache, output) == 0
 
 
-def test_what_a_killed_process_left_is_no_entry(cache, tmp_path):
+def test_files_of_a_killed_process_are_no_entry(cache, tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from blocklora.cache import Cache\n"
         "def write(path): path.write_text('half'); print('begun', flush=True); time.sleep(60)\n"
@@ -177,7 +177,7 @@ def test_a_failure_leaves_nothing_behind(cache, tmp_path):
     assert not (tmp_path / "a.npy").exists()
 
 
-def test_where_nothing_can_be_kept_the_file_is_made_all_the_same(tmp_path, caplog):
+def test_a_file_is_made_even_if_it_cannot_be_kept(tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
     cache, output = Cache(tmp_path / "file" / "cache"), tmp_path / "pixels.npy"
     assert provide(cache, output) == 1
@@ -187,7 +187,7 @@ def test_where_nothing_can_be_kept_the_file_is_made_all_the_same(tmp_path, caplo
     assert not cache.add("fits", KEY, "a fit", {"fit.json": output})
 
 
-def test_what_is_kept_read_only_is_used(cache, tmp_path, monkeypatch):
+def test_a_read_only_cache_is_used(cache, tmp_path, monkeypatch):
     """A cache of somebody else's that one may read, but not write to."""
     provide(cache, tmp_path / "a.npy")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -286,7 +286,7 @@ def test_pruning_touches_nothing_that_is_not_of_the_cache(cache):
     assert sorted(cache.root.rglob("*")) == before
 
 
-def test_what_may_not_be_removed_is_named(cache, tmp_path, monkeypatch):
+def test_an_entry_that_may_not_be_removed_is_named(cache, tmp_path, monkeypatch):
     provide(cache, tmp_path / "pixels.npy")
 
     def refuse(*arguments, **options):

@@ -123,7 +123,7 @@ def test_the_help_of_a_command_imports_nothing_heavy():
     assert loaded & HEAVY == set()
 
 
-def test_what_decides_numbers_imports_no_plumbing():
+def test_deciding_modules_import_no_plumbing():
     """Else a change of it might decide a number without being part of a digest."""
     helpers = ("blocklora.errors", "blocklora.fields", "blocklora.tensorfiles")
     allowed = (*helpers, *provenance.PLUMBING)

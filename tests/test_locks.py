@@ -171,7 +171,7 @@ def test_a_lock_that_was_taken_anew_in_between_is_given_back(path):
     assert len(list(path.parent.iterdir())) == 1
 
 
-def test_of_many_processes_at_once_exactly_one_gets_a_dead_lock(path):
+def test_exactly_one_of_many_processes_gets_a_dead_lock(path):
     forge(path, pid=dead_process())
     code = (
         "import sys, time; from pathlib import Path\n"

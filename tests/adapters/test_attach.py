@@ -111,7 +111,7 @@ def test_fresh_adapter_leaves_outputs_unchanged(backbone):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_only_adapter_parameters_get_gradients(backbone):
+def test_adapter_parameters_are_the_only_ones_with_gradients(backbone):
     model = build_open_clip(SHAPE, backbone.weights)
     adapter = trained_adapter(LORA, backbone)
     Attachment(model, adapter)

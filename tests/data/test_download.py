@@ -71,7 +71,7 @@ def test_a_server_without_ranges_is_asked_for_all(server, tmp_path):
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
-def test_without_a_checksum_halves_are_not_put_together(server, tmp_path):
+def test_halves_of_a_file_without_a_checksum_are_not_put_together(server, tmp_path):
     route = server.add("a", CONTENT, cuts=1)
     (tmp_path / "f.part").write_bytes(b"x" * 1000)
     QUICK.fetch(file_at(server.url("a"), checksum=False, size=False), tmp_path / "f")
@@ -106,7 +106,7 @@ def test_addresses_are_tried_in_order_until_the_bytes_are_right(server, tmp_path
     assert not unused.requests
 
 
-def test_when_no_address_works_each_reason_is_given(server, tmp_path):
+def test_reasons_are_given_for_each_address_that_fails(server, tmp_path):
     server.add("busy", fail=[503] * 3)
     server.add("wrong", b"y" * len(CONTENT))
     server.add("cut", CONTENT, cuts=99, ranges=False)

@@ -94,7 +94,7 @@ def test_few_shots_are_drawn_from_the_training_folder(imagenet, tmp_path):
     assert len({image.path for image in drawn}) == 6
 
 
-def test_without_archives_the_message_says_what_to_get_where(imagenet, tmp_path):
+def test_missing_archives_are_named_with_their_source(imagenet, tmp_path):
     with pytest.raises(UserError) as caught:
         fetch_published(imagenet, tmp_path, None)
     text = str(caught.value)

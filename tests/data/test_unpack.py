@@ -62,7 +62,7 @@ def pack(request, tmp_path):
     return write
 
 
-def test_only_what_the_rules_name_is_unpacked_and_moved(pack, tmp_path):
+def test_members_that_the_rules_name_are_the_only_ones_unpacked(pack, tmp_path):
     archive = pack(
         [
             ("./top/images/a/1.jpg", b"1"),

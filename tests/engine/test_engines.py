@@ -107,7 +107,7 @@ def test_chunks_save_memory(backbone):
 
 @pytest.mark.parametrize("chunks", [Chunks(), Chunks(tokens=15, images=3)])
 @pytest.mark.parametrize("config", [make(), make(matrices=("q", "k", "v", "o"), blocks=2)])
-def test_with_given_masks_dropout_equals_the_reference(backbone, config, chunks):
+def test_dropout_with_given_masks_equals_the_reference(backbone, config, chunks):
     """Chunks are encoded twice, so this also shows that both passes drop the same inputs."""
     config = AdapterConfig(**{**config.__dict__, "dropout": 0.25})
     fast = FastEngine(

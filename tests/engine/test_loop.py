@@ -163,7 +163,7 @@ def test_batches_for_a_gpu_have_one_size_and_the_images_of_others(unpinned, batc
         assert (marked[len(images) :] == IGNORED).all()
 
 
-def test_what_fills_a_batch_up_leaves_training_as_it_is_with_one_recording(unpinned):
+def test_padding_of_a_batch_changes_no_training_and_needs_one_recording(unpinned):
     """Without dropout, whose masks depend on the size of a batch."""
     config, shapes = replace(CONFIG, dropout=0.0), []
 

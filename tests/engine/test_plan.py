@@ -134,7 +134,7 @@ class Knot:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_what_the_first_attempt_held_is_released_before_the_second(roomy, device, monkeypatch):
+def test_tensors_of_the_first_attempt_are_released_before_the_second(roomy, device, monkeypatch):
     first, released = [], []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append(first[0]() is None))
 
@@ -150,7 +150,7 @@ def test_what_the_first_attempt_held_is_released_before_the_second(roomy, device
     assert released == ([True] if device == "cuda" else [])
 
 
-def test_on_a_gpu_chunks_follow_from_the_free_memory(monkeypatch):
+def test_chunks_on_a_gpu_follow_from_the_free_memory(monkeypatch):
     whole = planned_peak_bytes(SETTING, Chunks())
     for free in (2**30, 0.9 * whole / planning.USABLE_SHARE):
         monkeypatch.setattr(planning, "free_bytes", lambda device, free=free: free)
@@ -160,7 +160,7 @@ def test_on_a_gpu_chunks_follow_from_the_free_memory(monkeypatch):
     assert chosen.peak_bytes < whole
 
 
-def test_on_a_cpu_nothing_is_planned():
+def test_a_cpu_needs_no_plan():
     assert train_within_memory(SETTING, "cpu", lambda chunks: chunks) == (Chunks(), None)
 
 

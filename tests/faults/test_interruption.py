@@ -133,7 +133,7 @@ def test_a_process_that_waits_takes_over_from_one_that_dies(runner, finished, co
     assert_equal_results(copied, finished[0])
 
 
-def test_what_was_deleted_comes_back_from_the_cache_without_a_fit(runner, study, finished, copied):
+def test_deleted_files_come_back_from_the_cache_without_a_fit(runner, study, finished, copied):
     stage = find(study, "fit", RUN)
     before = {path: (copied / path).read_bytes() for path in stage.outputs}
     remove_outputs(copied, stage)

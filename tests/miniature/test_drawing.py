@@ -38,7 +38,7 @@ def drawn(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_as_many_classes_and_images_as_the_registry_says(drawn, name):
+def test_drawn_datasets_have_the_classes_and_images_of_the_registry(drawn, name):
     entry = load_registry()[name]
     for split, images in entry.images.items():
         assert len(list((drawn / name / split).iterdir())) == entry.classes

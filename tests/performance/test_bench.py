@@ -186,7 +186,7 @@ def worker():
     ],
     ids=["out of memory", "killed by the system", "refused", "crashed"],
 )
-def test_what_happens_to_a_worker_reaches_the_parent(worker, request_, error, message):
+def test_errors_of_a_worker_reach_the_parent(worker, request_, error, message):
     assert worker.ask("add", 1, 2) == 3
     with pytest.raises(error, match=message):
         worker.ask(*request_)
@@ -207,9 +207,7 @@ def test_what_happens_to_a_worker_reaches_the_parent(worker, request_, error, me
         ),
     ],
 )
-def test_what_cannot_be_measured_ends_with_one_line(
-    options, message, capsys, monkeypatch, tmp_path
-):
+def test_impossible_measurements_end_with_one_line(options, message, capsys, monkeypatch, tmp_path):
     save_backbone(tmp_path / "tiny.safetensors", SHAPE, tiny_backbone().weights, "random")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -52,7 +52,7 @@ def test_no_job_is_expected_to_take_longer_than_it_should():
         assert seconds[unit.name] <= 3600 * hours * 1.01, (dataset, shots)
 
 
-def test_what_is_expected_of_a_fit_grows_with_shots_classes_and_slowness():
+def test_the_expected_time_grows_with_shots_classes_and_slowness():
     shape, method = PAPER.backbone_config(BACKBONE), PAPER.methods["block_lora"]
 
     def expected(classes=10, shots=1, device="cuda", method=method):

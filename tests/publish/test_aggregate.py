@@ -180,7 +180,7 @@ def test_runs_that_cannot_be_compared_are_refused(made, change, message):
         aggregate(study_path, runs, output)
 
 
-def test_what_runs_may_differ_in_is_logged(made, caplog):
+def test_allowed_differences_between_runs_are_logged(made, caplog):
     study_path, runs, output = made
     write_again(runs, lambda facts: facts.update(precision="bf16", test_digest="old"))
     with caplog.at_level(logging.WARNING):

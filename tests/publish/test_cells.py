@@ -95,7 +95,7 @@ def test_an_aggregate_with_a_run_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00"])
-def test_what_is_no_aggregate_is_refused(tmp_path, text):
+def test_a_file_that_is_no_aggregate_is_refused(tmp_path, text):
     path = tmp_path / "runs.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=r"runs\.csv"):
@@ -144,6 +144,6 @@ def test_published_averages_belong_to_the_eleven_datasets_only(tmp_path):
     assert average(few)["kind"] == "derived"
 
 
-def test_nothing_is_published_for_a_miniature():
+def test_a_miniature_has_no_published_numbers():
     mini = load_study(PAPER.with_name("mini.yaml"))
     assert published_cells(mini, next(iter(mini.backbones))).empty

@@ -105,7 +105,7 @@ def test_the_rule_of_claims_has_what_they_need():
     assert needs == set(CLAIMS_NEED)
 
 
-def test_nothing_is_tested_without_files(tmp_path):
+def test_claims_without_files_are_not_tested(tmp_path):
     found = verdicts(load_results(PAPER, tmp_path))
     assert {verdict.verdict for verdict in found.values()} == {NOT_TESTED}
     assert found["BL-06"].reason == "needs bounds.csv"

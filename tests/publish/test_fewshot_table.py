@@ -151,7 +151,7 @@ def test_a_single_seed_has_no_spread_and_says_so(tmp_path):
     assert any("single seed" in note for note in table.notes)
 
 
-def test_nothing_at_all_still_makes_a_table(tmp_path):
+def test_a_study_without_runs_still_makes_a_table(tmp_path):
     every = list(made_results(tmp_path, lambda run: 0.5).study.runs())
     (tmp_path / "empty").mkdir()
     table = fewshot_table(made_results(tmp_path / "empty", lambda run: 0.5, every), published=True)

@@ -124,7 +124,7 @@ def test_free_memory_is_a_part_of_what_there_is():
     assert 0 < free_bytes("cpu") < total
 
 
-def test_what_this_process_keeps_on_a_gpu_without_need_counts_as_free(monkeypatch):
+def test_unused_memory_of_this_process_counts_as_free(monkeypatch):
     """Of 100 bytes, 30 are used and 20 kept beside them; 40 more are kept for garbage."""
     kept, knot = {"bytes": 60}, []
     knot.append(knot)  # refers to itself, so that only a collection frees it

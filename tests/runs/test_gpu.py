@@ -65,7 +65,7 @@ def test_a_single_gpu_shown_by_a_batch_system_is_left_alone(claim, monkeypatch):
     assert [claim()[0], claim()[0]] == ["3", "3"]
 
 
-def test_of_several_shown_ones_one_is_taken(claim, monkeypatch):
+def test_one_of_several_visible_gpus_is_taken(claim, monkeypatch):
     monkeypatch.setenv(gpus.VISIBLE, "2,5")
     assert [claim()[0], claim()[0]] == ["2", "5"]
 

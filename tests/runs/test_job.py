@@ -92,7 +92,7 @@ def failure_log_of(folder, method):
     return log
 
 
-def test_what_the_cache_cannot_keep_stays_in_its_checkpoint_until_all_are_finished(
+def test_fits_that_the_cache_cannot_keep_stay_in_checkpoints_until_all_are_finished(
     prepared, tmp_path, monkeypatch, caplog
 ):
     """Since a workflow that sees one run fail removes the files of all."""
@@ -169,7 +169,7 @@ def test_a_second_study_computes_nothing_that_the_first_one_did(prepared, tmp_pa
     assert files_of(second / "results/runs") == made
 
 
-def test_what_is_kept_of_a_run_names_no_study(prepared, tmp_path):
+def test_cached_runs_name_no_study(prepared, tmp_path):
     write_small_study(tmp_path / "unmistakable.yaml", prepared / "images")
     assert fit(prepared, tmp_path) == 0
     kept = [*files_of(tmp_path / "results/runs").values(), *files_of(tmp_path / "cache").values()]

@@ -126,7 +126,7 @@ def test_memory_running_out_is_survived_by_smaller_chunks(prepared, tmp_path, mo
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * theirs.abs().max().item())
 
 
-def test_at_most_one_engine_is_alive(prepared, tmp_path, monkeypatch):
+def test_one_engine_at_most_is_alive(prepared, tmp_path, monkeypatch):
     """That of a finished fit is kept for the next one with its setting, and no other beside it.
 
     The loss of the first seed is not finite; its error must not keep its tensors either.

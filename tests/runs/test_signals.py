@@ -42,7 +42,7 @@ def test_a_signal_to_a_thread_that_was_there_before_is_told():
     thread.join()
 
 
-def test_afterwards_everything_is_as_before():
+def test_handlers_and_mask_are_restored_afterwards():
     handlers = [signal.getsignal(number) for number in SIGNALS]
     with catch_interruption():
         signal.raise_signal(signal.SIGTERM)

@@ -17,7 +17,7 @@ def file(tmp_path):
     return path
 
 
-def test_nothing_is_copied_without_a_folder(file):
+def test_no_copy_is_made_without_a_folder(file):
     assert staged(file, "") == file
 
 

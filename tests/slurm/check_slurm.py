@@ -199,7 +199,7 @@ def test_a_fit_that_was_stopped_went_on_from_its_checkpoint(disturbed, what):
     assert f"run {run}: continued from step" in log_of(disturbed.folder / RESULTS, run).read_text()
 
 
-def test_nothing_unfinished_is_left(disturbed):
+def test_no_unfinished_work_is_left(disturbed):
     assert list((disturbed.folder / "cache/unfinished").iterdir()) == []
 
 
@@ -207,7 +207,7 @@ def test_fits_see_the_gpu_that_slurm_gave_them(disturbed):
     assert disturbed.visible_gpus == ["0", "0"]
 
 
-def test_nothing_starts_on_a_drained_node_and_everything_waits(disturbed):
+def test_jobs_wait_for_a_drained_node(disturbed):
     assert disturbed.states_while_drained == {"PENDING"}
 
 
@@ -216,5 +216,5 @@ def test_short_steps_share_jobs(disturbed):
     assert 0 < submitted < 60, submitted
 
 
-def test_it_takes_at_most_fifteen_minutes(disturbed):
+def test_the_cluster_test_takes_at_most_fifteen_minutes(disturbed):
     assert disturbed.seconds < 900

@@ -18,7 +18,7 @@ def case(request):
     return load_study(STUDIES / f"{name}.yaml"), load_study(STUDIES / f"{base}.yaml"), ranks
 
 
-def test_only_the_methods_and_what_is_run_differ(case):
+def test_ablations_differ_in_methods_and_runs_only(case):
     study, base, _ = case
     assert study.recipe == base.recipe
     assert study.miniature == base.miniature

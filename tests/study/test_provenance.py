@@ -72,7 +72,7 @@ def clear_caches():
         ("errors.py", "B = 1", "B = 2"),
     ],
 )
-def test_what_decides_no_number_leaves_the_digest(package, name, old, new):
+def test_changes_that_decide_no_number_leave_the_digest(package, name, old, new):
     assert package() == package(name, old, new)
 
 

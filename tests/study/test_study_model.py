@@ -68,7 +68,7 @@ def test_the_study_of_the_paper_is_the_protocol():
         ("shots", [1, 2, 4]),
     ],
 )
-def test_what_a_run_does_not_depend_on_leaves_its_digest(document, write, before, key, value):
+def test_values_that_a_run_does_not_depend_on_leave_its_digest(document, write, before, key, value):
     document[key] = value
     after = digests(load_study(write()))
     assert before.items() <= after.items()

@@ -42,7 +42,7 @@ def accuracy(runs, dataset, method, shots):
     return cell.test_accuracy.mean()
 
 
-def test_nothing_is_left_to_do():
+def test_the_finished_study_has_no_jobs():
     assert "Nothing to be done" in snakemake("--dry-run")
 
 

@@ -114,7 +114,7 @@ def test_the_embedded_study_fetches_no_weights(prepare, tmp_path):
     assert jobs["test_untrained"] == jobs["fetch_dataset"] >= 4
 
 
-def test_nothing_is_to_be_done_on_a_finished_study(finished):
+def test_a_finished_study_has_no_jobs(finished):
     assert finished.jobs() == {}
 
 
@@ -164,7 +164,7 @@ def change_title(study):
 
 
 @pytest.mark.parametrize("change", [drop_seed, drop_method, reorder_datasets, change_title])
-def test_what_makes_no_run_lists_no_fit_no_test_and_no_data(edit, change):
+def test_changes_that_make_no_run_list_no_fit_no_test_and_no_data(edit, change):
     jobs = edit(change)
     assert computations(jobs) == {}
     assert jobs["tables"] == jobs["figures"] == jobs["claims"] == 1
@@ -219,7 +219,7 @@ def test_a_changed_recipe_fits_everything_and_leaves_zero_shot_and_data(edit):
     assert not {"fetch_dataset", "make_manifest", "shots", "decode_test", "gate"} & jobs.keys()
 
 
-def test_how_it_is_computed_makes_nothing_be_done_again(edit):
+def test_changes_of_how_to_compute_redo_no_job(edit):
     assert (
         edit(
             lambda study: None,

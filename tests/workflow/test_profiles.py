@@ -56,7 +56,7 @@ def profile(name):
     return ("--workflow-profile", str(ROOT / "workflow/profiles" / name))
 
 
-def test_there_are_profiles_for_a_workstation_slurm_and_others():
+def test_profiles_exist_for_a_workstation_slurm_and_others():
     assert PROFILES == ["default", "generic", "slurm", "workstation"]
 
 
