@@ -42,9 +42,10 @@ def listing_rules(dataset: str) -> dict[str, Any] | None:
     They do not include the places that images and split files are downloaded from.
     """
     entry = registry().get(dataset)
+    classes = entry and entry.classes_file
     return entry and {
         "layout": entry.layout,
-        "classes": entry.classes_file and file_digest(entry.registry / entry.classes_file),
+        "classes": file_digest(entry.registry / classes) if classes else None,
         "split": entry.split_file and entry.split_file.checksum,
     }
 

@@ -102,7 +102,7 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
             try:
                 other = replace(config, partition=partition)
                 count = _count(f"{name}_{partition}", other, shapes, lora)
-            except UserError:  # the rank or a width is not a multiple of the blocks
+            except (UserError, ValueError):  # the rank or a width is not a multiple of the blocks
                 continue
             if other not in known:
                 known.append(other)

@@ -19,7 +19,7 @@ def listed_lengths():
 def prompts_of(name):
     """Return the class prompts of a dataset whose class names are in the package."""
     dataset = load_registry()[name]
-    if dataset.classes_file is not None:
+    if dataset.classes_file:
         lines = (PACKAGED / dataset.classes_file).read_text().splitlines()
         names = [line.split(" ", 1)[1] for line in lines if not line.startswith("#")]
     else:

@@ -4,13 +4,15 @@ Nothing is computed, but the records of fits and tests are those that the workfl
 it finds them finished. A call that the command line does not understand fails.
 """
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from blocklora.cli import commands
+from blocklora import cli
+from blocklora.commands.options import open_study
 from blocklora.commands.publish import FORMS
 from blocklora.experiments import items
 from blocklora.files import write_json
@@ -20,21 +22,22 @@ from blocklora.runs.record import RECORD, fit_files
 from blocklora.study.digests import fit_digest
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.run import Run, Test
-from blocklora.study.study import load_study
 
 CONTENT = b"made by a stand-in"
 
 
 def main(arguments: list[str]) -> int:
     """Do what a call asks for, and return its exit status."""
-    command, *rest = arguments
-    context = commands.commands[command].make_context(command, rest)
-    options = SimpleNamespace(**context.params)
+    special = {"aggregate": _aggregate, "fit": _fit, "test": _test, "publish": _publish}
+    for name, command in cli.commands.commands.items():
+        command.callback = partial(_do, special.get(name, _write), arguments)
+    return cli.main(arguments)
+
+
+def _do(make, arguments, **options):
     with Path("calls.txt").open("a") as stream:
         stream.write(f"{' '.join(arguments)}\n")
-    special = {"fit": _fit, "test": _test, "publish": _publish}
-    special.get(command, _write)(options)
-    return 0
+    make(SimpleNamespace(**options))
 
 
 def _write(options):
@@ -44,8 +47,12 @@ def _write(options):
         file.write_bytes(CONTENT)
 
 
+def _aggregate(options):
+    options.results.joinpath("runs.csv").write_bytes(CONTENT)
+
+
 def _fit(options):
-    study = load_study(options.study)
+    study = open_study(options.study)
     chosen = options.methods or study.fitted_methods
     numbers = options.shots or study.shots, options.seeds or study.seeds
     for values in product([options.backbone], [options.dataset], chosen, *numbers):
@@ -73,7 +80,7 @@ def _fit(options):
 
 
 def _test(options):
-    study = load_study(options.study)
+    study = open_study(options.study)
     cell = options.backbone, options.fitted_on or options.dataset, options.method
     for seed in options.seeds or [0]:
         run = Run(*cell, options.shots or 0, seed)
@@ -88,7 +95,7 @@ def _write_predictions(study, test, options):
 
 
 def _publish(options):
-    study = load_study(options.study)
+    study = open_study(options.study)
     backbones = study.backbones if options.what == "figures" else [""]
     for backbone, item in product(backbones, items(study)):
         if f"{item.kind}s" == options.what:
