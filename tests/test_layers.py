@@ -52,7 +52,7 @@ def imports(module):
 
 # Study files name experiments, which build on studies.
 ALLOWED = {
-    (f"blocklora.study.{module}", "blocklora.experiments") for module in ("model", "schemas")
+    (f"blocklora.study.{module}", "blocklora.experiments") for module in ("study", "schemas")
 }
 
 
