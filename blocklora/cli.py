@@ -1,6 +1,7 @@
 """The `blocklora` command line, which has a command for each step of the pipeline."""
 
 import logging
+import os
 import sys
 from itertools import groupby
 from typing import Annotated, Any
@@ -18,14 +19,21 @@ from blocklora.errors import UserError
 SECTIONS = {
     "Studies": (study.check_study, study.status, performance.plan, study.schema),
     "Data": (
-        *(data.fetch_dataset, data.make_manifest, data.verify_data),
-        *(data.shots, data.decode_images),
+        data.fetch_dataset,
+        data.make_manifest,
+        data.verify_data,
+        data.shots,
+        data.decode_images,
     ),
     "Backbones": (backbones.fetch_backbone, backbones.pretrain_backbone),
     "Fits and tests": (runs.test, runs.gate, runs.fit),
     "Results": (
-        *(publish.aggregate, theory.measure),
-        *(publish.table, publish.figure, publish.publish, publish.claims),
+        publish.aggregate,
+        theory.measure,
+        publish.table,
+        publish.figure,
+        publish.publish,
+        publish.claims,
     ),
     "Trained adapters": (runs.predict, runs.merge),
     "This machine": (performance.bench, cache.cache),
@@ -77,9 +85,23 @@ commands = typer.main.get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0, 2 after a wrong call, 130 after Ctrl-C, or the error's status."""
+    """Run one command and return its exit status.
+
+    This is 0, the status of the error, 2 after a wrong call, 130 after Ctrl-C, or 141, as shells
+    report the end by SIGPIPE, if what reads the output has ended, such as `head`.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter would try to write the rest of the output once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     program = " ".join(["blocklora", *(commands.commands.keys() & arguments[:1])])
     try:
         with commands.make_context("blocklora", [*arguments]) as context:

@@ -5,6 +5,7 @@ The fields of a configuration, which is a dataclass, have these types. Its valid
 This module does not import pydantic, so code that only computes does not need it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -103,7 +104,7 @@ PositiveShare = Annotated[float, Allowed("a number above 0 and up to 1", {"gt": 
 ShareBelowOne = Annotated[float, Allowed("a number of at least 0 and below 1", {"ge": 0, "lt": 1})]
 
 
-class Checked:
+class Checked(ABC):
     """A dataclass whose values have to fit together, beyond what the types of its fields say."""
 
     def __post_init__(self) -> None:
@@ -115,9 +116,9 @@ class Checked:
         if faults := list(self.faults()):
             raise ValueError("\n".join(faults))
 
+    @abstractmethod
     def faults(self) -> Iterator[str]:
         """Yield each fault as a line that begins with the name of a field."""
-        raise NotImplementedError
 
 
 def from_values(config: type, values: Mapping[str, Any]) -> Any:

@@ -80,7 +80,7 @@ def validated(kind: type[T], document: Any, where: Any) -> T:
         # Python objects would not.
         return _adapter(kind).validate_json(json.dumps(document), strict=True, extra="forbid")
     except ValidationError as error:
-        lines = "\n".join(fault_lines(error, document, json_schema(kind))).splitlines()
+        lines = fault_lines(error, document, json_schema(kind))
         raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
@@ -103,7 +103,7 @@ def show(value: Any) -> str:
 
 
 def fault_lines(error: ValidationError, document: Any, schema: dict[str, Any]) -> list[str]:
-    """Return a line for each fault that pydantic found in a document, sorted by key.
+    """Return the lines about the faults that pydantic found in a document, sorted by key.
 
     A fault below another one is left out, because it is about an alternative that was not meant.
     """
@@ -112,7 +112,7 @@ def fault_lines(error: ValidationError, document: Any, schema: dict[str, Any]) -
         key = _key(fault, document)
         found.setdefault(key, _explain(fault, key, _nodes(schema, key, document)))
     told = [key for key in found if not any(key[:end] in found for end in range(len(key)))]
-    return [found[key] for key in sorted(told, key=lambda key: list(map(str, key)))]
+    return [line for key in sorted(told, key=lambda key: [*map(str, key)]) for line in found[key]]
 
 
 @cache
@@ -171,7 +171,7 @@ def _below(node: dict[str, Any], part: Any) -> dict[str, Any]:
     return node.get("properties", {}).get(part) or open_keys[0] or {}
 
 
-def _explain(fault: Any, key: tuple, nodes: list[dict[str, Any]]) -> str:
+def _explain(fault: Any, key: tuple, nodes: list[dict[str, Any]]) -> list[str]:
     """Return the line for a fault, or several lines if a check of several fields made them."""
     words = next((n["description"] for n in nodes[::-1] if "description" in n), "a mapping")
     value = fault["input"]
@@ -179,18 +179,19 @@ def _explain(fault: Any, key: tuple, nodes: list[dict[str, Any]]) -> str:
         case "extra_forbidden" | "unexpected_keyword_argument":
             allowed = nodes[-2]["properties"]
             hint = f"{closest(key[-1], allowed)} (allowed: {', '.join(allowed)})"
-            return f"{_dotted(key)}: unknown key{hint}"
+            return [f"{_dotted(key)}: unknown key{hint}"]
         case "missing" | "union_tag_not_found" if isinstance(value, dict):
-            return f"{_dotted(key)}: missing; it must be {words}"
+            return [f"{_dotted(key)}: missing; it must be {words}"]
         case "value_error" if checked := str(fault["ctx"]["error"]):
             lines = (f"{_dotted(key)}.{line}" for line in checked.splitlines())
-            return "\n".join(line.removeprefix(".") for line in lines)
+            return [line.removeprefix(".") for line in lines]
         case "union_tag_invalid":
             value = fault["ctx"]["tag"]
     if NAME_OF_KEY in key:
         key = key[:-2]
     hint = closest(value, nodes[-1].get("enum", ()))
-    return f"{_dotted(key) or 'the file'}: {show(value)} is not allowed; it must be {words}{hint}"
+    place = _dotted(key) or "the file"
+    return [f"{place}: {show(value)} is not allowed; it must be {words}{hint}"]
 
 
 def _dotted(key: Sequence[Any]) -> str:

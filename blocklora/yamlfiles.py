@@ -15,7 +15,10 @@ from blocklora.errors import UserError
 
 
 class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Reads YAML 1.2 scalars and refuses duplicate keys; uses libyaml if PyYAML has it."""
+    """Reads what JSON can express: YAML 1.2 scalars, lists, and mappings without duplicate keys.
+
+    It uses libyaml if PyYAML has it.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of `node`, in which each key must be a scalar and unique."""
@@ -31,6 +34,13 @@ class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         return super().construct_mapping(node, deep)
 
+
+# Other tags, such as !!binary, have no constructor, so they are refused with their place.
+TYPES = ("null", "bool", "int", "float", "str", "seq", "map")
+StrictLoader.yaml_constructors = {
+    tag: StrictLoader.yaml_constructors[tag]
+    for tag in (None, *(f"tag:yaml.org,2002:{name}" for name in TYPES))
+}
 
 # The core schema of YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1, which lets studies
 # define methods that differ in a value or two in a line each.

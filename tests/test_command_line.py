@@ -1,7 +1,10 @@
 """The command line: how it is called, what its help shows, and what it says of mistakes."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,6 +129,16 @@ def test_an_error_is_one_line_and_decides_the_status(error, status, line, monkey
     monkeypatch.setattr("blocklora.commands.study.open_study", fail)
     assert main(["status", "--study", "s"]) == status
     assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize("words", [["check-study", "--study", "ablation"], ["fit", "--help"]])
+def test_a_command_ends_quietly_when_nobody_reads_its_output(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        command = [sys.executable, "-m", "blocklora", *words]
+        ended = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_a_study_is_named_and_its_results_are_found(tmp_path, monkeypatch, capsys):

@@ -54,7 +54,7 @@ class AdapterConfig(Checked):
     Attributes:
         rank: r; the rank partition needs a multiple of `blocks`.
         blocks: n, the number of blocks.
-        partition: how the adapter is cut into blocks, one of `PARTITIONS`.
+        partition: the way in which the adapter is cut into blocks, one of `PARTITIONS`.
         alpha: numerator of the scale (1 in CLIP-LoRA).
         dropout: probability of zeroing an input of the low-rank path in training.
         matrices: any of q, k, v, o of an attention layer.

@@ -104,9 +104,10 @@ def bench(
     claim_gpu(device)  # before torch is imported
 
     from blocklora.files import write_json, write_text
-    from blocklora.performance import report
+    from blocklora.performance.bench import bench
+    from blocklora.performance.report import page as page_of
 
-    found = report.bench(
+    found = bench(
         device=device,
         model=model,
         classes=classes,
@@ -120,5 +121,5 @@ def bench(
     if output is not None:
         write_json(output, found)
     if page is not None:
-        write_text(page, report.page(found))
-    print(report.page(found), end="")
+        write_text(page, page_of(found))
+    print(page_of(found), end="")

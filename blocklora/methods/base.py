@@ -48,7 +48,7 @@ class Task:
         backbone: the image–text model.
         names: class names by label.
         tokenize: returns the token ids of all class prompts for a prompt template.
-        kept: what methods keep for the next fit on this task, by the kind of the method.
+        kept: objects that methods keep for the next fit on this task, by the kind of the method.
     """
 
     backbone: "Backbone"

@@ -10,9 +10,8 @@ from itertools import product
 from math import ceil
 
 from blocklora.backbones.shape import ClipConfig
-from blocklora.data.registry import load_registry
 from blocklora.study.entries import Method
-from blocklora.study.study import Study
+from blocklora.study.study import Study, registry
 from blocklora.theory.flops import step_flops
 
 # Guesses of the operations per second of a training step. They do no harm if they are too high: a
@@ -48,9 +47,9 @@ def fit_units(study: Study, device: str, hours: float) -> dict[tuple[str, str, i
 
     The keys are (backbone, dataset, shots); `device` is "cpu" or "cuda".
     """
-    registry, units = load_registry(), {}
+    units = {}
     for backbone, dataset in product(study.backbones, study.datasets):
-        shape, entry = study.backbone_config(backbone), registry.get(dataset)
+        shape, entry = study.backbone_config(backbone), registry().get(dataset)
         classes = (entry and entry.classes) or UNKNOWN_CLASSES
         seconds = {
             shots: [

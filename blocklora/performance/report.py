@@ -1,136 +1,13 @@
-"""The results of the benchmark, as the content of a JSON file and as a page of tables."""
+"""The results of the benchmark as a page of tables."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from blocklora.backbones.published import published_config
-from blocklora.engine.plan import MIB, USABLE_SHARE
-from blocklora.performance.bench import (
-    IMAGENET_STEPS,
-    IMAGENET_TEST,
-    Facts,
-    describe,
-    measure,
-    settings,
-)
+from blocklora.engine.plan import MIB
 from blocklora.performance.forecast import chunks_text
-from blocklora.performance.machine import Machine, facts
-
-# What is measured by default: minutes on a small CPU, the paper's settings on a GPU. The reference
-# engine is run with few classes on a CPU, where more would take hours.
-DEFAULTS = {
-    "cpu": {
-        "classes": [10, 50],
-        "batch_sizes": [4],
-        "towers": ["both"],
-        "precisions": ["fp32"],
-        "reference_classes": 100,
-    },
-    "cuda": {
-        "classes": [100, 1000],
-        "batch_sizes": [32],
-        "towers": ["both", "vision", "text"],
-        "precisions": ["bf16", "fp32"],
-        "reference_classes": 1000,
-    },
-}
-
-
-logger = logging.getLogger(__name__)
-
-
-def bench(
-    *,
-    device: str = "cpu",
-    model: str = "ViT-B-16-quickgelu",
-    classes: Sequence[int] | None = None,
-    batch_sizes: Sequence[int] | None = None,
-    towers: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
-    memory: int | None = None,
-    threads: int | None = None,
-    rounds: int = 5,
-) -> Facts:
-    """Measure every combination of settings and return the content of the JSON file.
-
-    The arguments are the options of `blocklora bench`; None stands for `DEFAULTS`, and `memory` is
-    in bytes. This function does not need the packages of the command line.
-
-    Raises:
-        UserError: The device is not available, or memory is too small for the fast engine.
-    """
-    usual, machine = DEFAULTS[device], Machine(device, threads)
-    if model.endswith(".safetensors"):
-        from blocklora.theory.sources import read_shape  # which needs what study files need
-
-        shape = read_shape(Path(model))
-    else:
-        shape = published_config(model)
-    precisions = list(map(str, precisions or usual["precisions"]))
-    chosen = list(
-        settings(
-            shape,
-            sorted(set(classes or usual["classes"])),
-            batch_sizes or usual["batch_sizes"],
-            towers or usual["towers"],
-            precisions,
-        )
-    )
-    for precision in precisions:
-        machine.prepare(precision)
-    budget = memory and int(USABLE_SHARE * memory)
-    found = []
-    for number, setting in enumerate(chosen, 1):
-        name = setting_name(describe(setting))
-        logger.info("setting %d of %d: %s", number, len(chosen), name)
-        found.append(
-            measure(
-                setting, machine, rounds, budget, len(setting.prompts) <= usual["reference_classes"]
-            )
-        )
-    return document(found, facts(machine, rounds))
-
-
-def document(entries: Sequence[Facts], facts: Facts) -> Facts:
-    """Return the content of the JSON file; `facts` are about the machine and the versions."""
-    settings = []
-    for entry in entries:
-        reference = reference_seconds(entry, entries)
-        compared = {
-            "reference_step_seconds": reference,
-            "reference_is_extrapolated": reference is not None and entry["reference"] is None,
-            "speedup": reference and reference / entry["fast"]["step_seconds"],
-        }
-        settings.append({**entry, **compared})
-    return {"schema": 1, **facts, "settings": settings}
-
-
-def reference_seconds(entry: Facts, entries: Sequence[Facts]) -> float | None:
-    """Return the time of a step of the reference engine, measured or extrapolated.
-
-    If it was not measured, it is extrapolated linearly in the number of classes, from the two
-    largest settings among `entries` with a measurement that differ in nothing else. The result is
-    None if there are no such settings.
-    """
-
-    def kind(other: Facts) -> list[Any]:
-        return [other[key] for key in ("towers", "batch_size", "precision")]
-
-    if entry["reference"]:
-        return entry["reference"]["step_seconds"]
-    known = sorted(
-        (other["classes"], other["reference"]["step_seconds"])
-        for other in entries
-        if other["reference"] and kind(other) == kind(entry)
-    )
-    if len(known) < 2:
-        return None
-    (few, short), (more, long) = known[-2:]
-    return long + (long - short) / (more - few) * (entry["classes"] - more)
+from blocklora.performance.measure import IMAGENET_STEPS, IMAGENET_TEST, Facts, setting_name
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -208,14 +85,6 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
     """Return rows, by the names of columns, as a Markdown table that is also readable as text."""
     aligned = ("left", *["right"] * (len(rows[0]) - 1))
     return tabulate(rows, "keys", "pipe", disable_numparse=True, colalign=aligned)
-
-
-def setting_name(entry: Facts) -> str:
-    """Return the setting of an entry in words."""
-    towers = " and ".join(entry["towers"])
-    return (
-        f"{entry['classes']} classes, batch {entry['batch_size']}, {towers}, {entry['precision']}"
-    )
 
 
 def _mib(size: int) -> str:

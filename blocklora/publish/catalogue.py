@@ -40,8 +40,8 @@ class Item:
         entry: its name on the command line, and the name of its caption in `workflow/report/`.
         kind: "table" or "figure".
         section: the section of the report that shows it.
-        needs: what it is made from: "runs" (runs.csv), names of measures of the theory step, or
-            "predictions", the predictions of `tests`.
+        needs: the inputs that it is made from: "runs" (runs.csv), names of measures of the theory
+            step, or "predictions", the predictions of `tests`.
         make: the function that makes it from `Results` and its options, as "module:function".
         options: the other arguments of the function: "shots" (the workflow makes a table for each
             shot count), "published" (it also shows published numbers), "backbone" (all figures).

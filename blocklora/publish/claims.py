@@ -35,20 +35,18 @@ QUANTITIES: dict[str, Callable[[Results], Measured]] = {
 
 
 @dataclass(frozen=True)
-class Test:
-    """How a claim is decided: it is supported if `quantity` `comparison` `threshold` is true.
+class Criterion:
+    """The criterion of a claim, which holds if `quantity` `comparison` `threshold` is true.
 
     Attributes:
         quantity: the name of a function in `QUANTITIES`.
         comparison: one of `COMPARISONS`.
         threshold: the number that the quantity is compared with.
         threshold_source: the reason for this threshold.
-        needs: what the quantity is computed from: "runs" or measures of the theory step.
+        needs: the inputs of the quantity: "runs" or measures of the theory step.
         study: "any" if every study can decide the claim, "paper" if it takes the paper's datasets
             and one of its backbones.
     """
-
-    __test__ = False  # not a class of tests for pytest
 
     quantity: str
     comparison: str
@@ -60,7 +58,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement with its source, and its test or the reason why it is untested."""
+    """A statement with its source, and the criterion of its test or the reason why it has none."""
 
     id: str
     group: str
@@ -69,7 +67,7 @@ class Claim:
     source: str
     confidence: str
     caveat: str | None = None
-    test: Test | None = None
+    test: Criterion | None = None
     untested: str | None = None
 
 
@@ -92,7 +90,7 @@ def load_claims(path: Path = REFERENCE / "claims.yaml") -> list[Claim]:
 
 def _claim(group: str, entry: dict[str, Any]) -> Claim:
     test = entry.get("test")
-    return Claim(group=group, **entry | {"test": test and from_values(Test, test)})
+    return Claim(group=group, **entry | {"test": test and from_values(Criterion, test)})
 
 
 def judge(claims: Sequence[Claim], results: Results) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Tables described as data: how rows are summarised, and which column prints which field how."""
+"""Descriptions of tables as data: the summary of their rows, and the columns with their fields."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

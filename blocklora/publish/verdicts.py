@@ -11,7 +11,14 @@ import pandas as pd
 
 from blocklora.files import write_json
 from blocklora.publish import formats
-from blocklora.publish.claims import NOT_SUPPORTED, NOT_TESTED, QUANTITIES, SUPPORTED, Test, Verdict
+from blocklora.publish.claims import (
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    QUANTITIES,
+    SUPPORTED,
+    Criterion,
+    Verdict,
+)
 from blocklora.publish.description import Description
 from blocklora.publish.render import Table, write_form, write_forms
 from blocklora.study.study import Study
@@ -20,7 +27,7 @@ SCHEMA = 1
 SIGNS = {"<=": "≤", ">=": "≥", "==": "="}
 
 
-def _condition(test: Test | None) -> str:
+def _condition(test: Criterion | None) -> str:
     if test is None:
         return formats.DASH
     quantity = getdoc(QUANTITIES[test.quantity]).splitlines()[0].rstrip(".")

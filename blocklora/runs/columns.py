@@ -73,9 +73,8 @@ COLUMNS: dict[str, Column] = {
     ),
     **_values("cost", "training_seconds"),
     "evaluation_seconds": attrgetter("evaluation_seconds"),
-    **_values(
-        *("cost", "step_seconds", "peak_memory_bytes", "reserved_memory_bytes", "energy_joules")
-    ),
+    **_values("cost", "step_seconds", "peak_memory_bytes", "reserved_memory_bytes"),
+    **_values("cost", "energy_joules"),
     **_values("tested.facts", "device", "device_name", "precision", "engine", "test_digest"),
 }
 """The columns by their names, in the order of the file."""

@@ -15,19 +15,18 @@ The tolerances, in points:
   (EuroSAT, ViT-B/32). Such values are only reported; none of them decides.
 """
 
-import csv
 import json
 import logging
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from blocklora.csvfiles import read_rows
 from blocklora.errors import UserError
 from blocklora.files import write_json
 from blocklora.runs.predictions import Predictions, fields_of, read_predictions
 
-REFERENCE_FILE = "zero_shot_reference.csv"
+REFERENCE_FILE = Path(__file__).with_name("zero_shot_reference.csv")
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +74,16 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
 
 def load_references(backbone: str, dataset: str) -> list[Reference]:
     """Return the known values for a backbone and a dataset, the decisive one first."""
-    text = (files("blocklora.runs") / REFERENCE_FILE).read_text(encoding="utf-8")
-    found = []
-    for row in csv.DictReader(text.splitlines()):
-        if (row["backbone"], row["dataset"]) == (backbone, dataset):
-            percent, points = float(row["accuracy_percent"]), float(row["tolerance_points"])
-            found.append(Reference(row["prompt"], percent, points, row["source"]))
-    return found
+    return [
+        Reference(
+            row["prompt"],
+            float(row["accuracy_percent"]),
+            float(row["tolerance_points"]),
+            row["source"],
+        )
+        for row in read_rows(REFERENCE_FILE, ("backbone", "dataset"))
+        if (row["backbone"], row["dataset"]) == (backbone, dataset)
+    ]
 
 
 def compare(accuracy: float, references: list[Reference]) -> dict[str, Any]:

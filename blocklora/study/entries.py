@@ -82,8 +82,8 @@ class Method(Section):
 
     @model_validator(mode="after")
     def _values_go_together(self) -> "Method":
-        if described := METHODS[self.kind].config:
-            self._config = described(**{f.name: getattr(self, f.name) for f in fields(described)})
+        if config := METHODS[self.kind].config:
+            self._config = config(**{f.name: getattr(self, f.name) for f in fields(config)})
         return self
 
     @property
@@ -111,8 +111,8 @@ def _method_of(kind: str) -> type[Method]:
     """Return the type of methods of a kind, with the fields of its configuration."""
     config = METHODS[kind].config
     hints = {} if config is None else get_type_hints(config, include_extras=True)
-    described = {name: (hint, ...) for name, hint in hints.items()}
-    return create_model(kind, __base__=Method, kind=(one_of(kind), ...), **described)
+    required = {name: (hint, ...) for name, hint in hints.items()}
+    return create_model(kind, __base__=Method, kind=(one_of(kind), ...), **required)
 
 
 AnyMethod = Annotated[

@@ -90,9 +90,18 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> "Study":
-        if faults := list(self._faults()):
+        if faults := [*self._merge_recipes(), *self._faults()]:
             raise ValueError("\n".join(faults))
         return self
+
+    def _merge_recipes(self) -> Iterator[str]:
+        """Set the recipe of each method; yield the faults of those whose values do not fit."""
+        for name, method in self.methods.items():
+            try:
+                own = method.own_recipe.model_dump(exclude_unset=True)
+                method._recipe = replace(self.recipe, **own)
+            except ValueError as error:
+                yield from (f"methods.{name}.recipe.{line}" for line in str(error).splitlines())
 
     def _faults(self) -> Iterator[str]:
         without = [name for name, method in self.methods.items() if method.kind == "zero_shot"]
@@ -101,12 +110,6 @@ class Study(Section):
                 f"methods: {len(without)} methods of kind zero_shot are not allowed; there must be "
                 "exactly one, since every accuracy is compared with it"
             )
-        for name, method in self.methods.items():
-            try:
-                own = method.own_recipe.model_dump(exclude_unset=True)
-                method._recipe = replace(self.recipe, **own)
-            except ValueError as error:
-                yield from (f"methods.{name}.recipe.{line}" for line in str(error).splitlines())
         yield from self._experiment_faults()
         yield from self._dataset_faults()
         yield from self._backbone_faults()

@@ -21,7 +21,7 @@ def find_study(study: str | Path, folder: str | Path = "studies") -> Path:
         return Path(study)
     raise UserError(
         f"study: {study} is neither a file nor a study in {folder}{closest(study, names)} "
-        f"(there are: {', '.join(names)})"
+        f"(there are: {', '.join(names) or 'none'})"
     )
 
 
@@ -29,7 +29,8 @@ def read_study(path: Path) -> tuple[Any, str]:
     """Return the content of a study file, and the name that messages should use for it.
 
     A file with `extends: other` inherits from the study `other` in the same folder, or from the
-    study file with that path. Its methods are added to the inherited ones, and replace those of the
+    study file with that path, which is relative to the working directory like all paths in studies.
+    Its methods are added to the inherited ones, and replace those of the
     same name. Every other key replaces the inherited key. A method or key that is null is removed.
 
     Raises:

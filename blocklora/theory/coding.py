@@ -118,7 +118,7 @@ def compress(
         adapter: the trained adapter.
         train_errors: returns how many of the `samples` training images an adapter misclassifies.
         samples: N, the number of unaugmented training images.
-        max_loss: how much the error rate on the training images may increase.
+        max_loss: the largest increase of the error rate on the training images that is allowed.
         delta: probability with which the bound may fail.
     """
     code = Code(adapter)

@@ -17,7 +17,7 @@ class Measure:
 
     Attributes:
         name: the argument of `blocklora measure`, and the name of the rule.
-        about: what it computes, for help texts.
+        about: a description of the result, for help texts.
         compute: `module:function`; the function takes a `Context` (`context.py`) and returns the
             rows of the file, or a mapping from tables to rows if there are several files.
         tables: columns of each file, by the name of the file without `.csv`.

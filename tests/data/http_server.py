@@ -7,14 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Route:
-    """What the server does with one path.
+    """The answers of the server to one path.
 
     Attributes:
         content: the whole file.
-        cuts: how many requests to break off after half of what they asked for.
+        cuts: number of requests to break off after half of what they asked for.
         fail: HTTP statuses to answer with first, one a request.
         redirect: path to send the client to.
-        ranges: whether a Range is honoured.
+        ranges: True if a Range is honoured.
         headers: added to the answer.
         requests: the Range header of every request so far.
     """
@@ -32,7 +32,7 @@ class Server:
     """A server.
 
     Attributes:
-        routes: what happens at a path; any other path is 404.
+        routes: the answers by path; any other path is 404.
         asked: path and headers of every request so far.
     """
 

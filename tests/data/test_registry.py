@@ -109,6 +109,10 @@ def test_imagenet_class_names_are_those_of_clip():
         ("[a, b]", r'the file: \["a", "b"\] is not allowed; it must be a mapping from names'),
         ("A: 1", r'A: 1 is not allowed; .*\n.*: "A" is not allowed; it must be a name of small'),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("a: !!binary aGVsbG8=", "not valid YAML: could not determine a constructor for the tag"),
+        ("!!binary aGVsbG8=: 1", "not valid YAML: could not determine a constructor for the tag"),
+        ("a: !!set {b}", "not valid YAML: could not determine a constructor for the tag"),
+        ("a: !!timestamp 2020-01-01", "not valid YAML: could not determine a constructor"),
     ],
 )
 def test_a_faulty_registry_is_refused_with_its_place(tmp_path, text, message):

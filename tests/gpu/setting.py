@@ -24,7 +24,7 @@ from blocklora.engine.memory import free_bytes
 from blocklora.engine.plan import USABLE_SHARE, Setting, planned_peak_bytes, train_within_memory
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.errors import Interrupted
-from blocklora.performance.bench import settings
+from blocklora.performance.measure import settings
 from blocklora.performance.trial import random_backbone
 from blocklora.runs.device import device_name, require_device
 from blocklora.runs.keeper import CheckpointKeeper

@@ -18,9 +18,10 @@ from blocklora.data.manifest import LabelledImage, write_manifest
 from blocklora.engine.fast import Chunks
 from blocklora.engine.plan import Plan
 from blocklora.errors import UserError
-from blocklora.performance.bench import entry, figures, settings
+from blocklora.performance.bench import document, reference_seconds
 from blocklora.performance.machine import Machine
-from blocklora.performance.report import document, page, reference_seconds
+from blocklora.performance.measure import entry, figures, settings
+from blocklora.performance.report import page
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import OutOfMemory, Worker
 from tests.tiny import SHAPE, tiny_backbone
@@ -219,9 +220,10 @@ def test_impossible_measurements_end_with_one_line(options, message, capsys, mon
 
 BENCH_THEN_PLAN = """
 import sys
-from blocklora.performance.bench import settings
+from blocklora.performance.bench import bench
 from blocklora.performance.machine import Machine
-from blocklora.performance.report import bench, page
+from blocklora.performance.measure import settings
+from blocklora.performance.report import page
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import Worker
 from blocklora.engine.fast import Chunks

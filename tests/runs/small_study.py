@@ -18,8 +18,7 @@ from tests.tiny import SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("red cat", "dog's $(house)")
-
-
+METHODS = ("clip_lora", "block_lora")
 SHOTS_AND_SEEDS = ((1, 1), (1, 2), (2, 1), (2, 2))
 
 

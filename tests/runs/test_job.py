@@ -20,6 +20,7 @@ from blocklora.locks import hold
 from blocklora.runs.record import failure_log
 from blocklora.study.run import Run
 from tests.runs.small_study import (
+    METHODS,
     arguments_of,
     files_of,
     fit,
@@ -29,8 +30,6 @@ from tests.runs.small_study import (
     write_small_study,
     zero_shot,
 )
-
-METHODS = ("clip_lora", "block_lora")
 
 
 @pytest.mark.parametrize("engine", [FastEngine, ReferenceEngine])

@@ -26,16 +26,16 @@ DEADLINE_SECONDS = 1500  # a hanging cluster ends the test, whoever called it
 
 @dataclass
 class Disturbed:
-    """What happened to the study on the cluster.
+    """A study on the cluster, and the disturbances that it met.
 
     Attributes:
-        folder: where it ran.
-        output: of Snakemake.
+        folder: the folder in which it ran.
+        output: the output of Snakemake.
         requeued: folder of the run whose job was queued again in the midst of it.
         cancelled: folder of the run whose job was cancelled in the midst of it.
-        visible_gpus: what Slurm told those two fits to use.
-        states_while_drained: of all jobs, seconds after the last one had ended.
-        seconds: of the whole study.
+        visible_gpus: the GPUs that Slurm told those two fits to use.
+        states_while_drained: the states of all jobs, seconds after the last one had ended.
+        seconds: the time of the whole study.
     """
 
     folder: Path

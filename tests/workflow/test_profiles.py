@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.test_job_graph import RUNS, STUDY
+from tests.workflow.small_study import RUNS, STUDY
 
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted(path.parent.name for path in ROOT.glob("workflow/profiles/*/profile.yaml"))
