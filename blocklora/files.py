@@ -1,4 +1,4 @@
-"""Writing files so that they are complete or absent, reading JSON, and digests of content."""
+"""Helpers to write files completely or not at all, read JSON, and compute digests."""
 
 import errno
 import hashlib
@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 
 from blocklora.errors import UserError
 
-# errno values for a full, read-only or forbidden file system.
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+# The errno values of writes that fail for want of room or permission.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file is renamed to `path` if the block succeeds.
 
     If the block raises an error, the temporary file is removed and `path` stays as it was. The
-    suffix is the same, because some writers choose the format by it.
+    temporary path has the suffix of `path`, because some writers choose the format by it.
 
     Raises:
         UserError: There is no room for the file, or no permission to write it.
@@ -39,15 +39,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        umask = os.umask(0)
+        umask = os.umask(0)  # can be read only by setting it
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
         with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+            os.fsync(stream.fileno())  # or the renamed file may be empty after a power cut
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         number = _error_number(error, path.parent)
-        if number not in UNWRITABLE:
+        if number not in _UNWRITABLE:
             raise
         raise UserError(f"{path}: cannot be written ({os.strerror(number)})") from error
     finally:
@@ -60,9 +60,12 @@ def _error_number(error: OSError | SafetensorError, folder: Path) -> int | None:
     if isinstance(error, SafetensorError):  # has the number in its text only
         found = re.search(r"\(os error (\d+)\)", str(error))
         return int(found[1]) if found else None
-    about = error.filename  # set by errors in opening a file, but not in writing it
-    known = about is None or Path(about).parent.absolute() == folder.absolute()
-    return error.errno if known else None
+    # An error in writing to an open file names no file, one of `mkdir` names a folder, and one of
+    # `shutil.copyfile` names the source before the target.
+    folder = folder.absolute()
+    named = [Path(n).absolute() for n in (error.filename, error.filename2) if n is not None]
+    ours = any(folder in (p, p.parent) or p in folder.parents for p in named)
+    return error.errno if ours or not named else None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -72,9 +75,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` to `path` atomically as indented JSON, without NaN and infinity."""
+    """Write `value` to `path` atomically as indented JSON.
+
+    Raises:
+        ValueError: `value` contains NaN or infinity.
+        UserError: The file cannot be written; see `atomic_path`.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # Bytes of a file name that are not UTF-8 become JSON escapes.
+    # A file name that is not UTF-8 has lone surrogates, which become JSON escapes.
     write_text(path, text.encode(errors="backslashreplace").decode() + "\n")
 
 
@@ -105,7 +113,8 @@ def copy_file(path: str | Path, target: str | Path) -> None:
 def folder_state(folder: str | Path) -> str:
     """Return a digest of the names, sizes and times of all files below a folder.
 
-    It changes with any of the files, which need not be read. Links to folders are not followed.
+    It changes with any of the files, which need not be read. Links to folders are not followed,
+    and a missing folder counts as empty.
     """
     listed = []
     for place, folders, names in os.walk(folder):

@@ -175,8 +175,6 @@ def _structure(node: Any, without: str) -> Any:
         raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return ["Raise", _structure(raised, without)]
     fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        fields["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
     if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Error"):
         fields = {"func": node.func}
     for name in ("annotation", "returns"):
@@ -196,4 +194,6 @@ def _counts(statement: Any, without: str) -> bool:
             return module.partition(".")[0] != "blocklora"
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name)))):
             return name not in LOGGERS
+        case ast.Expr(value=ast.Constant()):  # a docstring, or the description of a variable
+            return False
     return not _is_left_out(statement, without)

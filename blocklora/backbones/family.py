@@ -1,8 +1,7 @@
-"""The type `Family`, which describes where backbones come from and how they are made.
+"""The type `Family`, which describes one way to obtain backbones.
 
-Each family is defined in a module of its own and listed in `blocklora/backbones/families.py`. The
-schema of study files, their validation, digests, the theory and the workflow use its definition,
-which should therefore import quickly.
+Each family is defined in a module of its own and listed in `blocklora/backbones/families.py`. That
+module is imported whenever a study is read, so it should import nothing heavy.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +13,8 @@ from blocklora.backbones.shape import ClipConfig
 if TYPE_CHECKING:
     from blocklora.miniature.settings import Settings
 
-Drawing = Union["Settings", None]
-"""The section `miniature` of a study, or None if it has none."""
+MiniatureSettings = Union["Settings", None]
+"""The settings in the section `miniature` of a study, or None if it has no such section."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +22,26 @@ class Family:
     """A way to obtain the weights of backbones.
 
     Attributes:
-        sources: A name for people of each value of `source` in study files.
-        command: The subcommand that writes the backbone file. With `_`, it is the rule's name.
-        code: The module whose code decides the weights.
-        config: Returns the configuration of a backbone by its name in the study.
-        definition: Returns what the weights depend on besides their name, source and code.
-        names: Returns the names of the backbones from a source. None if any name is allowed.
-        published_as: Returns the name in published tables, if their accuracies are comparable.
+        sources: The values of `source` in study files, each with a readable name for messages.
+        command: The subcommand that writes the backbone file. The workflow's rule has the same name
+            with `_` instead of `-`.
+        code: The full name of the module whose code decides the weights.
+        config: Returns the configuration of a backbone, given its name and the settings of the
+            miniature.
+        definition: Returns the JSON values that decide the weights besides the name, the source and
+            the code. It takes the same arguments as `config`.
+        names: Returns the names of the backbones of a source. The field is None if any name is
+            allowed.
+        published_as: Returns the name of a backbone in published tables, or None if the accuracies
+            there are not comparable.
         drawn: True if the weights come from drawn images, which need the section `miniature`.
     """
 
     sources: Mapping[str, str]
     command: str
     code: str
-    config: Callable[[str, Drawing], ClipConfig]
-    definition: Callable[[str, Drawing], Mapping[str, Any]]
+    config: Callable[[str, MiniatureSettings], ClipConfig]
+    definition: Callable[[str, MiniatureSettings], Mapping[str, Any]]
     names: Callable[[str], tuple[str, ...]] | None = None
     published_as: Callable[[str], str | None] = lambda name: None
     drawn: bool = False

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from blocklora.backbones.family import Drawing, Family
+from blocklora.backbones.family import Family, MiniatureSettings
 from blocklora.backbones.shape import OPENAI_MEAN, OPENAI_STD, ClipConfig, open_clip_file
 from blocklora.errors import UserError
 from blocklora.fields import from_values
@@ -117,7 +117,7 @@ def published_config(name: str) -> ClipConfig:
     return replace(config, mean=model.mean, std=model.std)
 
 
-def _definition(name: str, drawing: Drawing) -> dict[str, Any]:
+def _definition(name: str, miniature: MiniatureSettings) -> dict[str, Any]:
     model = published_model(name)
     kept = ("architecture", "quick_gelu", "sha256", "mean", "std")
     return {key: getattr(model, key) for key in kept}

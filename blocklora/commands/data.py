@@ -42,9 +42,9 @@ def fetch_dataset(
         own = chosen.own_datasets[dataset]
         source = fetch.use_own(dataset, Path(own.images), Path(own.csv) if own.csv else None)
     elif registry[dataset].layout == "drawn":
-        from blocklora.miniature.datasets import draw
+        from blocklora.miniature.datasets import draw_once
 
-        source = draw(dataset, data_root, chosen.miniature)
+        source = draw_once(dataset, data_root, chosen.miniature)
     else:
         downloader = None if offline else Downloader()
         source = fetch.fetch_published(registry[dataset], data_root, downloader)

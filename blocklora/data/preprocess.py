@@ -9,17 +9,18 @@ from PIL import Image
 if TYPE_CHECKING:
     from blocklora.data.pixels import ShotImages
 
-AT_A_TIME = 256
+AT_A_TIME = 256  # images in a batch, to limit memory
 
 
 def evaluation_transform(image: Image.Image, size: int) -> np.ndarray:
-    """Return an image after bicubic resize and centre crop, RGB, uint8 (size, size, 3).
+    """Return an image as RGB after bicubic resizing and a centre crop, uint8 (size, size, 3).
 
-    The short side becomes `size`, and the long side is rounded down. The result equals that of
-    torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)` on PIL images bit for bit, on which
-    CLIP-LoRA evaluates (MaxZanella/CLIP-LoRA@358f0d7 `clip/clip.py`, `_transform`).
+    The short side becomes `size`, and the long side is scaled by the same factor and rounded down.
+    Bit for bit, the result is that of torchvision's `Resize(size, BICUBIC)` and `CenterCrop(size)`
+    on RGB images of PIL, with which CLIP-LoRA evaluates (MaxZanella/CLIP-LoRA@358f0d7
+    `clip/clip.py`, `_transform`).
     """
-    if image.mode != "RGB":  # convert would copy the image
+    if image.mode != "RGB":  # convert() would copy even an RGB image
         image = image.convert("RGB")
     width, height = image.size
     scale = min(width, height)

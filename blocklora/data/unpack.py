@@ -1,13 +1,14 @@
 """Safe unpacking of zip and tar archives from untrusted sources.
 
-Rules tell which members are unpacked, and where to. They map a path in the archive to a path in the
-target folder. A key matches a member of that name and everything below it. The key `""` matches all
-members, and `**/name` matches the first path component `name` anywhere. If a mapping takes the
-place of the target path, the member is itself a tar archive with these rules. `{archive}` then
-stands for the member's name without suffixes, and the key may be a pattern such as `*.tar`.
+Rules select the members to unpack and say where to put them. They map a path in the archive to a
+path in the target folder, and the first key that matches a member counts. A key matches the member
+of that name and everything below it. The key `""` matches all members, and `**/name` matches `name`
+at any depth. If a value is a mapping instead of a path, the member is itself a tar archive, and the
+rules in that mapping apply to its members. In them, `{archive}` stands for the name of the archive
+up to its first dot. The key of such a mapping may be a pattern such as `*.tar`.
 
-Only regular files are written, and each is created by this module, so the modes, owners and links
-in an archive have no effect.
+Only regular files are written, and each is created by this module, so the modes and owners in an
+archive have no effect. An archive with a link or a device is refused.
 """
 
 import fnmatch
@@ -24,11 +25,12 @@ from tqdm import tqdm
 
 from blocklora.errors import UserError
 
-# JPEGs do not compress, so an archive of images cannot grow more than this.
+# The most that an archive may grow, as a multiple of its size. JPEGs hardly compress, so archives
+# of photographs stay far below it.
 MAXIMUM_GROWTH = 10
 MAXIMUM_MEMBERS = 3_000_000
 MAXIMUM_HEADER = 2**20  # bytes of a tar header for a long name
-_SLACK = 64 * 2**20  # bytes by which tiny archives of small drawings may grow more
+_SLACK = 64 * 2**20  # bytes allowed on top, because archives of small drawings compress well
 _BLOCK = 2**20
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -66,7 +68,7 @@ _DAMAGE = (
 
 
 class _Budget:
-    """The limits of an archive, including the archives nested in it."""
+    """The limits for unpacking an archive and those nested in it, and the progress bar."""
 
     def __init__(self, archive: Path, bar: tqdm):
         self.archive = archive
@@ -74,19 +76,29 @@ class _Budget:
         self._bytes = MAXIMUM_GROWTH * archive.stat().st_size + _SLACK
         self._members = MAXIMUM_MEMBERS
 
-    def admit(self, name: str, plain: bool) -> str:
-        """Return the path of a member if it is inside the folder and `plain`, a file or folder."""
+    def admit(self, name: str, is_plain: bool) -> str:
+        """Count a member and return its normalised path.
+
+        Raises:
+            UserError: There are too many members, or this one leads out of the folder or is not
+                `is_plain`, that is, a file or a folder.
+        """
         self._members -= 1
         if self._members < 0:
             raise self.refusal(f"it has more than {MAXIMUM_MEMBERS} members")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
             raise self.refusal(f"{name!r} leads out of the folder")
-        if not plain:
+        if not is_plain:
             raise self.refusal(f"{str(path)!r} is a link or a device")
         return str(path)
 
     def take(self, size: int) -> None:
+        """Count unpacked bytes.
+
+        Raises:
+            UserError: The archive has grown too much.
+        """
         self._bytes -= size
         if self._bytes < 0:
             raise self.refusal(
@@ -94,6 +106,7 @@ class _Budget:
             )
 
     def refusal(self, reason: str) -> UserError:
+        """Return the error for an archive that is not to be trusted."""
         return UserError(
             f"{self.archive}: refused: {reason}; the archive is damaged or hostile: delete it and "
             "fetch it from another address"
@@ -105,7 +118,7 @@ def unpack(archive: Path, folder: Path, rules: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: The archive is not a complete zip or tar file; it contains a link, a device, an
-            absolute path, `..` or a file twice; it grows too much; or nothing matches a rule.
+            absolute path, `..` or a file twice; it grows too much; or a rule matches no member.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bar = tqdm(desc=f"unpack {archive.name}", unit="file", disable=None)
@@ -126,19 +139,19 @@ def _unpack(
 ) -> None:
     used: set[str] = set()
     for path, stream, size in members:
-        rule = _rule(path, rules)
-        if rule is None:
-            budget.take(size)  # it has to be read to get to the next member of a tar
+        found = _match(path, rules)
+        if found is None:
+            budget.take(size)  # a member has to be read to get to the next one of a tar
             continue
-        key, rest = rule
+        key, rest = found
         used.add(key)
         if isinstance(rules[key], str):
             target = rules[key].replace("{archive}", name.partition(".")[0])
             _write(stream, folder / target / rest, budget)
             budget.bar.update()
         else:
-            inner = path.rpartition("/")[2]
-            # Not a zip, which needs to seek, but a member of a tar is a stream.
+            inner = PurePosixPath(path).name
+            # A nested zip cannot be read, because zipfile has to seek and a member is a stream.
             _unpack(_tar_members(stream, budget), inner, folder, rules[key], budget)
     for key in rules:
         if key not in used:
@@ -148,7 +161,7 @@ def _unpack(
             )
 
 
-def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
+def _match(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the key that matches a member, and the member's path below that key."""
     path = f"/{name}/"
     for key, target in rules.items():
@@ -159,7 +172,8 @@ def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
         folder = key.removeprefix("**/")
         wanted = f"/{folder}/" if folder else "/"
         start = path.find(wanted)
-        if start == 0 or (start > 0 and folder != key):
+        at_any_depth = folder != key
+        if start == 0 or (start > 0 and at_any_depth):
             return key, path[start + len(wanted) :].removesuffix("/")
     return None
 
@@ -167,7 +181,7 @@ def _rule(name: str, rules: Mapping[str, Any]) -> tuple[str, str] | None:
 def _zip_members(stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the zip was not made on Unix
             name = budget.admit(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
             if info.is_dir():
                 continue

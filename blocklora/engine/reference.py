@@ -43,8 +43,9 @@ class ReferenceEngine:
         self.scaled, self.recorded = PRECISIONS[precision].scaled, None
         self.model = build_open_clip(backbone.config, backbone.weights).to(device)
         self.attachment = Attachment(self.model, adapter)
-        self.model.train()
+        self.model.train()  # turns the dropout of adapters on
         length = backbone.config.context_length
+        # CLIP pads with zeros.
         padded = [[*prompt, *[0] * (length - len(prompt))] for prompt in prompts]
         self.tokens = torch.tensor(padded, device=device)
         self.mean = torch.tensor(backbone.config.mean, device=device).view(3, 1, 1)
@@ -53,7 +54,7 @@ class ReferenceEngine:
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
     ) -> tuple[Tensor, Tensor]:
-        """See `Engine.step`."""
+        """See `Engine.step`; this also seeds torch's global random generator."""
         torch.manual_seed(integer_seed(self.seed, "dropout", step))
         pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         mixed = self.dtype != torch.float32

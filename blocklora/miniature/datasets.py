@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from blocklora.data.download import locked
+from blocklora.data.manifest import SPLITS
 from blocklora.data.source import Source
 from blocklora.errors import UserError
 from blocklora.files import json_digest
@@ -42,21 +43,22 @@ SHIFTED_FIGURES = (
     *("arrow", "ladder", "ring", "letter s", "letter x"),
 )
 SHIFTED_TILT = 60  # degrees
-SHIFTED_NOISE = 24
+SHIFTED_NOISE = 24  # standard deviation, in levels of 255
+SHIFTED_BRIGHTNESS = 0.4  # factor of the colours of figures
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 Painter = Callable[[int, np.random.Generator], Iterator[tuple[str, np.ndarray]]]
 """Given an image size, yields each class name with its pictures, uint8 (n, size, size, 3)."""
 
 
-def draw(name: str, data_root: Path, settings: Settings | None) -> Source:
-    """Draw the dataset `name` below `data_root`, unless it exists, and return its location.
+def draw_once(name: str, data_root: Path, settings: Settings | None) -> Source:
+    """Return the place of the dataset `name` below `data_root`, after drawing it if it is missing.
 
     The name of the folder depends on the settings and the code that draws, so studies that draw
     differently can share a `data_root`. A finished folder never changes.
 
     Raises:
-        UserError: the study has no `miniature` settings, or this is not a drawn dataset.
+        UserError: The study has no `miniature` settings, or no drawn dataset has this name.
     """
     if settings is None:
         raise UserError(f"the dataset {name} is drawn, so the study needs `miniature` settings")
@@ -78,17 +80,17 @@ def draw_dataset(name: str, folder: Path, settings: Settings) -> None:
     The images depend only on the name, and on the seed and image size in `settings`.
 
     Raises:
-        UserError: this is not a drawn dataset.
+        UserError: No drawn dataset has this name.
     """
     if name not in DATASETS:
         raise UserError(f"{name}: no such drawn dataset; please use one of {', '.join(DATASETS)}")
     rng = np.random.default_rng([settings.seed, crc32(name.encode())])
+    counts = DIGITS_PER_CLASS if name == "mini_digits" else IMAGES_PER_CLASS
+    stops = [counts["train"], counts["train"] + counts["val"]]
     for classname, pictures in tqdm(
         DATASETS[name](settings.image_size, rng), desc=f"drawing {name}", unit="class", disable=None
     ):
-        parts = DIGITS_PER_CLASS if name == "mini_digits" else IMAGES_PER_CLASS
-        stops = np.cumsum(list(parts.values()))[:2]
-        for split, part in zip(("train", "val", "test"), np.split(pictures, stops), strict=True):
+        for split, part in zip(SPLITS, np.split(pictures, stops), strict=True):
             place = folder / split / classname.replace(" ", "_")
             place.mkdir(parents=True)
             for number, picture in enumerate(part):
@@ -108,17 +110,17 @@ def _objects(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndar
 def _shifted(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     for name in SHIFTED_FIGURES:
         masks = draw_masks(name, DRAWN_PER_CLASS, size, SHIFTED_TILT, rng)
-        dark = painting.vary(_any_colours(rng) * 0.4, rng)
+        colours = painting.vary(_any_colours(rng) * SHIFTED_BRIGHTNESS, rng)
         plain = np.zeros(masks.shape, bool)
-        light = 255 - painting.dark_grounds(DRAWN_PER_CLASS, rng)
-        yield name, painting.paint(masks, dark, light, plain, SHIFTED_NOISE, rng)
+        grounds = 255 - painting.dark_grounds(DRAWN_PER_CLASS, rng)
+        yield name, painting.paint(masks, colours, grounds, plain, SHIFTED_NOISE, rng)
 
 
 def _digits(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    levels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    levels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # the levels are 0 to 16
     for value, name in enumerate(DIGITS):
         images = levels[digits.target == value]
         yield f"digit {name}", np.stack([_enlarge(x, size) for x in rng.permutation(images)])
@@ -140,13 +142,17 @@ def _any_colours(rng: np.random.Generator) -> np.ndarray:
 def _textured(
     name: str, colour: tuple[int, ...] | None, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Paint a figure like in pretraining, with mixed textures and in one colour or in all."""
+    """Paint a figure with the tilt, noise and textures of pretraining, uint8 (n, size, size, 3).
+
+    Without a colour, each picture has a random one.
+    """
     count = DRAWN_PER_CLASS
     masks = draw_masks(name, count, size, TILT, rng)
     colours = np.tile(colour, (count, 1)) if colour else _any_colours(rng)
-    dark = painting.draw_textures(rng.integers(len(painting.TEXTURES), size=count), size, rng)
+    kinds = rng.integers(len(painting.TEXTURES), size=count)
+    textures = painting.draw_textures(kinds, size, rng)
     varied, grounds = painting.vary(colours, rng), painting.dark_grounds(count, rng)
-    return painting.paint(masks, varied, grounds, dark, NOISE, rng)
+    return painting.paint(masks, varied, grounds, textures, NOISE, rng)
 
 
 DATASETS: dict[str, Painter] = {

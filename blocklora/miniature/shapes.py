@@ -1,9 +1,10 @@
 """The figures of the miniature study, and random masks of them.
 
-Figures are written as polylines on a grid of five by five points, with points `xy` counted from the
-upper left corner, and a `+` before a polyline that is filled. The captions of pretraining mention
-shapes, signs and letters, but neither objects nor digits. Letters are included because a network
-has to know strokes before it can be adapted to handwritten digits.
+A figure is written as polylines separated by `/`. Each point is `xy`, where x and y count from 0 to
+4, rightwards and downwards, on a grid of five by five points. A `+` marks a polyline whose inside
+is filled. The captions of pretraining mention shapes, signs and letters, but neither objects nor
+digits. Letters are included because a network has to know strokes before it can be adapted to
+handwritten digits.
 """
 
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-OVERSAMPLING = 4
-BLURRED_SHARE = 0.15
-BLUR = 4  # by this factor a blurred mask is reduced and enlarged again
+OVERSAMPLING = 4  # masks are drawn larger by this factor and reduced, for smooth edges
+BLURRED_SHARE = 0.15  # share of the masks that are blurred
+BLUR = 4  # a blurred mask is reduced by this factor and enlarged again
 
+# Figures of straight lines; `_curves` adds round ones and the star.
 SHAPES = {
     "square": "+00 40 44 04",
     "triangle": "+20 44 04",
@@ -83,6 +85,7 @@ def _on_grid(text: str) -> tuple[Line, ...]:
 
 
 def _polar(radii: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Return the points (n, 2) at these radii and clockwise turns from the top."""
     angles = 2 * np.pi * turns
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
@@ -109,10 +112,10 @@ FIGURES = _curves() | {name: _on_grid(text) for name, text in _ON_GRID.items()}
 def draw_masks(
     name: str, count: int, size: int, tilt: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw masks of the figure `name`, uint8 (count, size, size), which are 255 inside of it.
+    """Draw masks of the figure `name`, uint8 (count, size, size): 255 inside, 0 outside.
 
-    Masks are rotated by up to `tilt` degrees to either side, vary in position, size, proportions,
-    slant and stroke width, and some are blurred.
+    Each mask is rotated by up to `tilt` degrees to either side. Position, size, proportions, slant
+    and stroke width vary, and some masks are blurred.
     """
     masks = np.empty((count, size, size), np.uint8)
     for mask in masks:
@@ -128,6 +131,7 @@ def draw_masks(
 def _draw_one(
     figure: tuple[Line, ...], side: int, tilt: float, rng: np.random.Generator
 ) -> Image.Image:
+    # The half-size, the offset and the width of the stroke are fractions of the side.
     angle = np.deg2rad(rng.uniform(-tilt, tilt))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     width, height = rng.uniform(0.75, 1, 2)

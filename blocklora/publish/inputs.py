@@ -1,15 +1,19 @@
-"""The files that tables, figures and claims are made from, as paths below the study's folder."""
+"""The files that tables, figures and claims are made from.
+
+Their paths are relative to the folder of the study's results.
+"""
 
 from collections.abc import Iterator
 
 from blocklora.study.run import Test
 from blocklora.study.study import Study
 
+# Stands for the predictions of tests among the needs of an item, beside names of CSV files.
 PREDICTIONS = "predictions"
 
 
 def evidence_file(name: str) -> str:
-    """Return the path of the CSV file of "runs" or of a measure of the theory step."""
+    """Return the path of runs.csv or of a CSV file of the theory step; `name` has no .csv."""
     return "runs.csv" if name == "runs" else f"theory/{name}.csv"
 
 
@@ -19,7 +23,7 @@ def predictions_file(test: Test) -> str:
 
 
 def final_tests(study: Study) -> Iterator[Test]:
-    """Yield the test of each run with the most shots, and of each run that is not trained."""
+    """Yield the test on its own dataset of each run that has the most shots or is not trained."""
     for run in study.runs():
         if run.shots in (0, study.shots[-1]):
             yield Test(run, run.dataset)

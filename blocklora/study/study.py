@@ -7,13 +7,15 @@ against them, and the JSON schema for editors is generated from them.
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from blocklora.backbones.families import FAMILIES
 from blocklora.backbones.shape import ClipConfig
+from blocklora.data.registry import Dataset, load_registry
 from blocklora.engine.recipe import Recipe
 from blocklora.errors import UserError
 from blocklora.fields import (
@@ -35,19 +37,17 @@ from blocklora.study.run import Run
 from blocklora.study.study_files import read_study
 from blocklora.validation import Section, closest, show, validated
 
-if TYPE_CHECKING:
-    from blocklora.data.registry import Dataset
-
 
 class Study(Section):
     """The content of a study file; the mappings keep the order of the file.
 
     Attributes:
-        extends: The study that a file extends; `read_study` replaces it by that study's content.
-        name: The name of the file without .yaml, and of the folder of the results.
+        extends: The study that a file extends. It is empty in a study that was read, because
+            `read_study` has merged that study into it.
+        name: The name of the file without .yaml, which is also the name of the results folder.
         title: The title in captions.
-        backbones: The sources of backbones by the names of published models; a miniature may have
-            any name.
+        backbones: The source of each backbone by its name. A published one has the name of its
+            model; a miniature may have any name.
         datasets: Names in the registry or in `own_datasets`.
         shots: Numbers of training images per class.
         seeds: Seeds for drawing training images and for training.
@@ -57,7 +57,6 @@ class Study(Section):
             to the study.
         own_datasets: The user's own datasets by name.
         miniature: Settings of drawn images and of the small CLIP; None if the study has neither.
-        path: The path of the file.
     """
 
     words = "a mapping of the keys of a study"
@@ -94,28 +93,31 @@ class Study(Section):
             raise ValueError("\n".join(faults))
         return self
 
-    def _merge_recipes(self) -> Iterator[str]:
-        """Set the recipe of each method; yield the faults of those whose values do not fit."""
+    def _merge_recipes(self) -> list[str]:
+        """Set the recipe of each method, and return the faults of recipes that do not fit."""
+        faults = []
         for name, method in self.methods.items():
             try:
                 own = method.own_recipe.model_dump(exclude_unset=True)
                 method._recipe = replace(self.recipe, **own)
             except ValueError as error:
-                yield from (f"methods.{name}.recipe.{line}" for line in str(error).splitlines())
+                faults += [f"methods.{name}.recipe.{line}" for line in str(error).splitlines()]
+        return faults
 
     def _faults(self) -> Iterator[str]:
-        without = [name for name, method in self.methods.items() if method.kind == "zero_shot"]
-        if len(without) != 1:
+        zero_shot = [name for name, method in self.methods.items() if method.kind == "zero_shot"]
+        if len(zero_shot) != 1:
             yield (
-                f"methods: {len(without)} methods of kind zero_shot are not allowed; there must be "
-                "exactly one, since every accuracy is compared with it"
+                f"methods: {len(zero_shot)} methods of kind zero_shot are not allowed; there must "
+                "be exactly one, because every accuracy is compared with it"
             )
         yield from self._experiment_faults()
         yield from self._dataset_faults()
+        yield from self._miniature_faults()
         yield from self._backbone_faults()
 
     def _experiment_faults(self) -> Iterator[str]:
-        from blocklora.experiments import EXPERIMENTS  # imports this module
+        from blocklora.experiments import EXPERIMENTS  # which imports this module
 
         for index, name in enumerate(self.experiments or ()):
             if name not in EXPERIMENTS:
@@ -136,15 +138,17 @@ class Study(Section):
             if name in registry():
                 yield f"own_datasets.{name}: the registry has a dataset of this name already"
 
+    def _miniature_faults(self) -> Iterator[str]:
+        drawn = [f"the dataset {name}" for name in self.datasets if name in drawn_datasets()]
+        drawn += [f"the backbone {n}" for n, entry in self.backbones.items() if entry.family.drawn]
+        if drawn and not self.miniature:
+            yield f"miniature: missing; it must be the settings for drawing, which {drawn[0]} needs"
+        if self.miniature and not drawn:
+            yield "miniature: no dataset or backbone of this study is drawn; delete the key"
+
     def _backbone_faults(self) -> Iterator[str]:
         if not self.backbones:
             yield "backbones: {} is not allowed; there must be at least one"
-        drawn = [f"datasets: {name}" for name in self.datasets if name in drawn_datasets()]
-        drawn += [f"backbones: {n}" for n, entry in self.backbones.items() if entry.family.drawn]
-        if drawn and not self.miniature:
-            yield f"miniature: missing; it must be the settings of what is drawn, for {drawn[0]}"
-        if self.miniature and not drawn:
-            yield "miniature: no dataset or backbone of this study is drawn; delete the key"
         for name, entry in self.backbones.items():
             source, family = entry.source, entry.family
             known = family.names and family.names(source)
@@ -157,11 +161,12 @@ class Study(Section):
                 yield from self._misfits(name)
 
     def _misfits(self, backbone: str) -> Iterator[str]:
+        """Yield each reason why the adapter of a method does not fit a backbone."""
         shapes = self.backbone_config(backbone).tower_shapes
         for name, method in self.methods.items():
             if method.adapter:
                 misfits = dict.fromkeys(method.adapter.misfits(shapes))
-                yield from (f"methods.{name}: {why} of {backbone}" for why in misfits)
+                yield from (f"methods.{name}: {why} (backbone {backbone})" for why in misfits)
 
     @property
     def path(self) -> Path:
@@ -170,7 +175,7 @@ class Study(Section):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The content of the file, including what it inherits from the study that it extends."""
+        """The content of the file, merged with the study that it extends."""
         return self._document
 
     @cached_property
@@ -204,26 +209,26 @@ class Study(Section):
         return tuple(n for n, entry in self.backbones.items() if entry.family.command == command)
 
     def runs(self) -> Iterator[Run]:
-        """Yield every run, in the order of the file."""
-        for backbone in self.backbones:
-            for dataset in self.datasets:
-                for name in self.methods:
-                    if name not in self.fitted_methods:
-                        yield Run(backbone, dataset, name, 0, 0)
-                        continue
-                    for shots in self.shots:
-                        for seed in self.seeds:
-                            yield Run(backbone, dataset, name, shots, seed)
+        """Yield every run, in the order of the file; one without training has 0 shots, seed 0."""
+        fitted = self.fitted_methods
+        for cell in product(self.backbones, self.datasets, self.methods):
+            draws = product(self.shots, self.seeds) if cell[-1] in fitted else [(0, 0)]
+            yield from (Run(*cell, *draw) for draw in draws)
 
     def image_size(self, backbone: str) -> int:
-        """Return the width and height in pixels of the images that a backbone takes."""
+        """Return the width and height in pixels of the images that a backbone takes.
+
+        Raises:
+            UserError: See `backbone_config`.
+        """
         return self.backbone_config(backbone).image_size
 
     def backbone_config(self, backbone: str) -> ClipConfig:
-        """Return the shape of a backbone.
+        """Return the configuration of a backbone.
 
         Raises:
-            UserError: open_clip's description of the model does not fit its weights.
+            UserError: open_clip does not describe the model, or describes it with another
+                activation or with parts that this project does not compute.
         """
         return self.backbones[backbone].family.config(backbone, self.miniature)
 
@@ -238,7 +243,8 @@ def load_study(path: str | Path, images_needed: bool = False) -> Study:
         images_needed: True to check that the user's own images exist.
 
     Raises:
-        UserError: The file is missing or something in it is wrong. Every fault is listed.
+        UserError: The file is missing or has faults. The message has a line for each fault that was
+            found; faults between values are looked for once all single values are allowed.
     """
     path = Path(path)
     document, where = read_study(path)
@@ -246,7 +252,7 @@ def load_study(path: str | Path, images_needed: bool = False) -> Study:
     faults = []
     if study.name != path.stem:
         faults.append(
-            f"name: {show(study.name)} is not allowed; it must be the file's, {path.stem}"
+            f"name: {show(study.name)} is not allowed; it must be the name of the file, {path.stem}"
         )
     if images_needed:
         faults += [
@@ -261,10 +267,8 @@ def load_study(path: str | Path, images_needed: bool = False) -> Study:
 
 
 @cache
-def registry() -> dict[str, "Dataset"]:
-    """Return the datasets in the registry, by name; it is read only once."""
-    from blocklora.data.registry import load_registry
-
+def registry() -> dict[str, Dataset]:
+    """Return the datasets of the registry by name; its files are read once per process."""
     return load_registry()
 
 

@@ -1,4 +1,4 @@
-"""Bounds of the error rate of a classifier that can be written down in few bits."""
+"""An upper bound on the error rate of a classifier that few bits describe."""
 
 from math import log
 
@@ -11,24 +11,28 @@ _CERTAIN = 37.0
 
 
 def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
-    """Return an upper bound of the error rate of a classifier that is described in `bits`.
+    """Return an upper bound on the error rate of a classifier that `bits` bits describe.
 
     This is the Occam bound with the exact binomial tail (Langford 2005, "Tutorial on Practical
-    Prediction Theory for Classification", JMLR 6, section 4). Given a prefix-free code
-    (Σ 2^-bits(h) <= 1) that was fixed before the sample was seen, all its words h satisfy
+    Prediction Theory for Classification", JMLR 6, section 4). Let a prefix-free code
+    (Σ 2^-bits(h) <= 1) be fixed before the sample is seen. Then all classifiers h with a word in
+    the code satisfy
 
         risk(h) <= sup{p : P(Binomial(N, p) <= errors(h)) >= δ 2^-bits(h)}
 
-    simultaneously with probability 1 − δ over the sample. This is never worse than Hoeffding's
-    errors/N + sqrt((bits ln 2 + ln 1/δ) / 2N) or the Chernoff bound with the relative entropy. Zhou
-    et al. 2019 (arXiv 1804.05862) and Lotfi et al. 2022 (arXiv 2211.13609) apply it to compressed
-    networks.
+    simultaneously with probability at least 1 − δ over the sample. This is never worse than
+    Hoeffding's errors/N + sqrt((bits ln 2 + ln 1/δ) / 2N) or the Chernoff bound with the relative
+    entropy. Zhou et al. 2019 (arXiv 1804.05862) and Lotfi et al. 2022 (arXiv 2211.13609) bound the
+    risk of compressed networks with related PAC-Bayes bounds.
 
-    A sample with the same number of images for every class is stratified, and the bound holds for
-    the risk averaged over classes: with unequal probabilities, P(errors <= k) is at most the
-    binomial tail of their mean p if k <= N p - 1 (Hoeffding 1956, "On the distribution of the
-    number of successes in independent trials", Ann. Math. Statist. 27). For δ < 1/4 and k <= N - 2,
-    this is the case for all p above the bound. For larger k, the bound is 1.
+    The bound also holds for a sample with the same number of images of every class, and is then
+    about the risk averaged over classes. The probability of an error then differs between images,
+    but P(errors <= k) is at most the tail of a binomial with their mean p if k <= N p - 1
+    (Hoeffding 1956, "On the distribution of the number of successes in independent trials", Ann.
+    Math. Statist. 27). If δ < 1/4 and k <= N - 2, every p above the bound meets this condition,
+    because a binomial with p < 1 - 1/N is at most its mean with a probability above 1/4 (Greenberg
+    and Mohri 2014, "Tight lower bound on the probability of a binomial exceeding its expectation",
+    arXiv 1306.1433, applied to N - errors). For larger k, this function returns 1.
 
     Args:
         errors: number of misclassified training samples.
@@ -38,12 +42,12 @@ def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
     """
     if errors > samples - 2:
         return 1.0
-    level = log(delta) - bits * log(2)
+    level = log(delta) - bits * log(2)  # in logarithms, because δ 2^-bits underflows
     wrong = np.arange(errors + 1)
     right = samples - wrong
     log_choose = gammaln(samples + 1) - gammaln(wrong + 1) - gammaln(right + 1)
 
-    def excess(log_odds: float) -> float:
+    def excess(log_odds: float) -> float:  # falls with the log-odds of p; its root is the bound
         terms = log_choose + wrong * log_expit(log_odds) + right * log_expit(-log_odds)
         return float(logsumexp(terms)) - level
 

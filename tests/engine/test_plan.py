@@ -25,7 +25,8 @@ from tests.tiny import LORA, SHAPE, tiny_backbone
 
 ADAPTER = replace(LORA, blocks=2, dropout=0.25)
 PROMPTS = tuple((1, *[2 + i] * (1 + i % 4), 3) for i in range(12))
-SETTING = Setting(SHAPE, ADAPTER, PROMPTS, batch_size=4, precision="fp32")
+SHALLOW = replace(SHAPE, vision=replace(SHAPE.vision, layers=1), text=replace(SHAPE.text, layers=1))
+SETTING = Setting(SHALLOW, ADAPTER, PROMPTS, batch_size=4, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,8 @@ def counted_peak(backbone, setting, chunks):
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_planned_peak_is_what_a_step_allocates(backbone, precision, changes, chunks):
-    setting = replace(SETTING, adapter=replace(ADAPTER, **changes), precision=precision)
+    adapter = replace(ADAPTER, **changes)
+    setting = replace(SETTING, clip=SHAPE, adapter=adapter, precision=precision)
     assert planned_peak_bytes(setting, chunks) == counted_peak(backbone, setting, chunks)
 
 
@@ -181,9 +183,9 @@ def test_other_errors_pass_through():
 
 
 def test_a_budget_too_small_stops_before_training(monkeypatch):
-    monkeypatch.setattr(planning, "free_bytes", lambda device: 2**18)
+    monkeypatch.setattr(planning, "free_bytes", lambda device: 2**17)
     with pytest.raises(
-        UserError, match=r"needs 0\.\d MiB even in small chunks, but only 0\.2 MiB are usable"
+        UserError, match=r"needs 0\.\d MiB even in small chunks, but only 0\.1 MiB are usable"
     ):
         train_within_memory(SETTING, "cuda", lambda chunks: pytest.fail("was called"))
 

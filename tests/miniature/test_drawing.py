@@ -15,7 +15,7 @@ from blocklora.data.registry import load_registry
 from blocklora.errors import UserError
 from blocklora.miniature import datasets
 from blocklora.miniature.captions import NAMES, Pairs, all_captions
-from blocklora.miniature.datasets import DATASETS, DIGITS, draw, draw_dataset
+from blocklora.miniature.datasets import DATASETS, DIGITS, draw_dataset, draw_once
 from blocklora.miniature.shapes import FIGURES, OBJECTS, draw_masks
 from blocklora.study.study import load_study
 
@@ -110,16 +110,16 @@ def test_drawn_datasets_lie_in_a_folder_named_by_settings_and_code(tmp_path, mon
     monkeypatch.setattr(datasets, "draw_dataset", painter)
     one, two = (replace(SETTINGS, seed=seed) for seed in (1, 2))
     with pytest.raises(KeyboardInterrupt):
-        draw("mini", tmp_path, one)
-    first = draw("mini", tmp_path, one)
-    second = draw("mini", tmp_path, two)
-    again = draw("mini", tmp_path, one)
+        draw_once("mini", tmp_path, one)
+    first = draw_once("mini", tmp_path, one)
+    second = draw_once("mini", tmp_path, two)
+    again = draw_once("mini", tmp_path, one)
     assert first == again
     assert calls == [1, 1, 2]
     assert first.origin == "drawn"
     for source, number in ((first, 1), (second, 2)):
         assert os.listdir(f"{source.image_root}/train") == [f"mini{number}.png"]
     monkeypatch.setattr(datasets, "code_digest", lambda name: "other code")
-    assert draw("mini", tmp_path, one).image_root != first.image_root
+    assert draw_once("mini", tmp_path, one).image_root != first.image_root
     with pytest.raises(UserError, match="needs `miniature` settings"):
-        draw("mini", tmp_path, None)
+        draw_once("mini", tmp_path, None)

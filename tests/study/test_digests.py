@@ -181,10 +181,8 @@ class Reworded(ast.NodeTransformer):
 def reword(tree):
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body[0] = ast.parse("'''Another docstring.'''").body[0]
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant("Another docstring.")
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             Reworded().visit(node.exc)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Error"):

@@ -98,7 +98,7 @@ TOGETHER = [
     ("methods.block_lora.layers", [0, 40], "methods.block_lora: layers [0, 40] goes beyond the"
      " vision tower, whose layers are 0 to 11"),
     ("methods.block_lora.rank", 4000, "methods.block_lora: rank 4000 is larger than 768, the "
-     "width of the vision tower of ViT-B-16-quickgelu"),
+     "width of the vision tower (backbone ViT-B-16-quickgelu)"),
     ("backbones", {}, "backbones: {} is not allowed; there must be at least one"),
     ("recipe.final_learning_rate", 1, "recipe.final_learning_rate: 1 is not allowed; it must be"
      " at most learning_rate, 0.0002"),
@@ -107,7 +107,7 @@ TOGETHER = [
      "model; did you mean ViT-B-16-quickgelu?"),
     ("backbones", {"small": {"source": "miniature"}}, "miniature: missing; it must be the set"),
     ("miniature", MINIATURE, "miniature: no dataset or backbone of this study is drawn"),
-    ("name", "large", 'name: "large" is not allowed; it must be the file\'s, small'),
+    ("name", "large", 'name: "large" is not allowed; it must be the name of the file, small'),
     ("own_datasets", {"mine": {"images": "nowhere"}}, "own_datasets.mine.images: nowhere is n"),
     ("own_datasets", {"dtd": {"images": "."}}, "own_datasets.dtd: the registry has a dataset"),
 ]  # fmt: skip
