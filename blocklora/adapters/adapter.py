@@ -16,7 +16,7 @@ class Factors:
     """The factors A and B of a tower, stacked over its adapted layers and matrices.
 
     Attributes:
-        first: index of the first adapted layer.
+        first: Index of the first adapted layer.
         down: A, shape (layers, matrices, inner, inputs).
         up: B, shape (layers, matrices, arms, width, inner).
     """
@@ -47,13 +47,13 @@ class Adapter:
         (MaxZanella/CLIP-LoRA@358f0d7:loralib/layers.py).
 
         Args:
-            config: the configuration of the adapter.
+            config: The configuration of the adapter.
             shapes: (layers, width) of each tower.
             generator: CPU generator for A, so that values do not depend on the device.
-            device: the device to put the parameters on.
+            device: The device to put the parameters on.
 
         Raises:
-            UserError: the layer range or the number of blocks does not fit a tower.
+            UserError: The layer range or the number of blocks does not fit a tower.
         """
         towers = {}
         for tower in config.towers:

@@ -23,7 +23,7 @@ def tower_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return (layers, width) of each tower of an open_clip model.
 
     Raises:
-        UserError: the model is not a CLIP with two transformers of `nn.MultiheadAttention`.
+        UserError: The model is not a CLIP with two transformers of `nn.MultiheadAttention`.
     """
     shapes = {}
     for tower, prefix in PREFIXES.items():
@@ -74,7 +74,7 @@ class AdaptedAttention(nn.Module):
         """Return the self-attention of `query`, shape (batch, length, width), without its weights.
 
         Raises:
-            ValueError: cross-attention or the attention weights are requested.
+            ValueError: Cross-attention or the attention weights are requested.
         """
         if need_weights or any(x is not None and x is not query for x in (key, value)):
             raise ValueError("an adapted attention is a self-attention and returns no weights")
@@ -109,7 +109,7 @@ class Attachment:
         """Freeze `model` and attach `adapter` to its attention layers.
 
         Raises:
-            UserError: the adapter does not fit the model.
+            UserError: The adapter does not fit the model.
         """
         self.model, self.adapter = model, adapter
         self.attentions: dict[str, AdaptedAttention] = {}

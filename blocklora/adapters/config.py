@@ -54,10 +54,10 @@ class AdapterConfig(Checked):
     Attributes:
         rank: r; the rank partition needs a multiple of `blocks`.
         blocks: n, the number of blocks.
-        partition: the way in which the adapter is cut into blocks, one of `PARTITIONS`.
-        alpha: numerator of the scale (1 in CLIP-LoRA).
-        dropout: probability of zeroing an input of the low-rank path in training.
-        matrices: any of q, k, v, o of an attention layer.
+        partition: The way in which the adapter is cut into blocks, one of `PARTITIONS`.
+        alpha: Numerator of the scale (1 in CLIP-LoRA).
+        dropout: Probability of zeroing an input of the low-rank path in training.
+        matrices: Any of q, k, v, o of an attention layer.
         layers: "all", or the first and last adapted layer (from 0, inclusive) of each tower.
         towers: "vision", "text" or both.
     """
@@ -129,7 +129,7 @@ class AdapterConfig(Checked):
         """Return the shapes of A (inner, inputs) and of the stacked B (arms, d_out, inner).
 
         Raises:
-            UserError: the input is cut, but `d_in` is not a multiple of the blocks.
+            UserError: The input is cut, but `d_in` is not a multiple of the blocks.
         """
         if d_in % self.tiles:
             raise UserError(
@@ -143,7 +143,7 @@ class AdapterConfig(Checked):
         """Return the first and last adapted layer (inclusive) of a tower with `layers` layers.
 
         Raises:
-            UserError: the configured range exceeds the tower.
+            UserError: The configured range exceeds the tower.
         """
         if self.layers == "all":
             return 0, layers - 1

@@ -16,7 +16,7 @@ def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
     the exact original. Tensors without an update are shared.
 
     Raises:
-        UserError: the adapter does not fit the model.
+        UserError: The adapter does not fit the model.
     """
     merged = dict(weights)
     for name, update in adapter.updates():

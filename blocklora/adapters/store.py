@@ -39,7 +39,7 @@ def read_adapter_record(path: str | Path) -> dict[str, Any]:
     """Return the metadata of an adapter file as a dictionary.
 
     Raises:
-        UserError: the file is missing, damaged, or not an adapter of this project.
+        UserError: The file is missing, damaged, or not an adapter of this project.
     """
     return _read(path, with_tensors=False)[0]
 
@@ -50,7 +50,7 @@ def load_adapter(
     """Read an adapter file and, if these are given, compare its backbone and configuration.
 
     Raises:
-        UserError: the file is missing or damaged, or has another backbone or configuration.
+        UserError: The file is missing or damaged, or has another backbone or configuration.
     """
     from blocklora.validation import validated
 

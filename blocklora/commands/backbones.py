@@ -107,7 +107,7 @@ def _origin(path: Path, model: "PublishedModel", is_asked_for: bool) -> str:
     """Return the description of a checkpoint for the metadata of the backbone file.
 
     Raises:
-        UserError: it is no published file of the model, and was not named by --checkpoint.
+        UserError: It is no published file of the model, and was not named by --checkpoint.
     """
     from blocklora.backbones.hub import verify_checkpoint
 

@@ -94,7 +94,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """Check a name that was given on the command line.
 
     Raises:
-        UserError: it is not among the known names, which the message lists.
+        UserError: It is not among the known names, which the message lists.
     """
     from blocklora.validation import closest
 

@@ -142,7 +142,7 @@ def _make(
     """Make a table or figure and write it to `output`, or to where the workflow puts it.
 
     Raises:
-        UserError: there is none of this name, it does not take a given option, or a file that it is
+        UserError: There is none of this name, it does not take a given option, or a file that it is
             made from is missing or wrong.
     """
     from dataclasses import replace

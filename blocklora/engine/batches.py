@@ -46,12 +46,12 @@ class Batches:
     """The augmented batches of one run.
 
     Attributes:
-        images: the decoded training images.
-        labels: their labels, int64 (images,).
-        recipe: the hyperparameters, which include batch size and augmentation.
-        size: side of the crops in pixels.
-        seed: the seed of the run.
-        workers: number of threads, each of which prepares one batch ahead; 0 prepares none ahead.
+        images: The decoded training images.
+        labels: Their labels, int64 (images,).
+        recipe: The hyperparameters, which include batch size and augmentation.
+        size: Side of the crops in pixels.
+        seed: The seed of the run.
+        workers: Number of threads, each of which prepares one batch ahead; 0 prepares none ahead.
         for_gpu: True pads smaller batches with black images labelled `IGNORED`, because recorded
             steps and planned memory need batches of one size, and puts batches in pinned memory,
             from which a GPU copies asynchronously.

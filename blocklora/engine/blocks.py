@@ -59,11 +59,11 @@ class Block:
     """The frozen weights of a block; matrices and their biases are in the compute dtype.
 
     Attributes:
-        heads: number of attention heads.
-        norms: the norms before the attention and before the MLP.
-        qkv, q, kv: the input projections; q and kv are views of qkv.
-        output: the output projection of the attention.
-        hidden, residual: weight and bias of the MLP's first and second layer.
+        heads: Number of attention heads.
+        norms: The norms before the attention and before the MLP.
+        qkv, q, kv: The input projections; q and kv are views of qkv.
+        output: The output projection of the attention.
+        hidden, residual: Weight and bias of the MLP's first and second layer.
         quick: True if the activation is QuickGELU; norm and biases are scaled in this case.
     """
 
@@ -93,11 +93,11 @@ class Block:
         """Return the block's output for every token, or only for the `pooled` tokens.
 
         Args:
-            x: tokens of all sequences end to end, fp32, shape (tokens, width).
-            groups: the number and length of the sequences.
+            x: Tokens of all sequences end to end, fp32, shape (tokens, width).
+            groups: The number and length of the sequences.
             causal: True if tokens do not attend to later tokens.
-            pooled: index of one token of each sequence, which must be the last one if `causal`.
-            paths: the low-rank paths of the layer, if it has any.
+            pooled: Index of one token of each sequence, which must be the last one if `causal`.
+            paths: The low-rank paths of the layer, if it has any.
         """
         heads = iter(_Heads.apply(x, *_factors(paths, "qkv"), paths, self, groups, pooled))
         attended = [

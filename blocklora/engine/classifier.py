@@ -30,7 +30,7 @@ class Classifier:
     """CLIP with plain weights and one prompt for each class.
 
     Attributes:
-        class_features: normalised features of the prompts, shape (classes, embed_dim).
+        class_features: Normalised features of the prompts, shape (classes, embed_dim).
     """
 
     def __init__(

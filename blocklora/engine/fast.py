@@ -47,10 +47,10 @@ class Engine(Protocol):
 
     Attributes:
         chunked: True if it can encode in chunks, so that its memory can be planned.
-        adapter: the adapter that is trained.
-        seed: the seed for dropout.
-        device: the device it computes on.
-        dtype: the dtype of frozen weights and products.
+        adapter: The adapter that is trained.
+        seed: The seed for dropout.
+        device: The device it computes on.
+        dtype: The dtype of frozen weights and products.
         scaled: True if the loss is scaled up before the backward pass.
         recorded: True if steps are recorded and replayed, False if recording failed, None if it is
             not attempted.
@@ -72,8 +72,8 @@ class Engine(Protocol):
         Args:
             images: uint8 (batch, size, size, 3) on the engine's device.
             labels: int64 (batch,) on the engine's device; images labelled −100 are ignored.
-            step: number of the step, which seeds the dropout together with the engine's seed.
-            scaler: scales the loss before the backward pass (fp16).
+            step: Number of the step, which seeds the dropout together with the engine's seed.
+            scaler: Scales the loss before the backward pass (fp16).
 
         Returns:
             The mean cross-entropy and the number of correct predictions, both 0-dimensional.

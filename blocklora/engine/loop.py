@@ -21,11 +21,11 @@ class Progress:
     """The progress of a training, as it is stored in checkpoints.
 
     Attributes:
-        step: number of finished steps.
-        seconds: time spent on them.
-        history: rows of `history.csv` so far.
-        pending: loss, correct predictions and images of each step since the last row.
-        scaler: state of the loss scaler; empty if losses are not scaled.
+        step: Number of finished steps.
+        seconds: Time spent on them.
+        history: Rows of `history.csv` so far.
+        pending: Loss, correct predictions and images of each step since the last row.
+        scaler: State of the loss scaler; empty if losses are not scaled.
     """
 
     step: int
@@ -64,8 +64,8 @@ class History:
     """The record of the steps so far.
 
     Attributes:
-        rows: finished rows of `history.csv`.
-        pending: loss, correct predictions and images of each step since the last row. Tensors
+        rows: Finished rows of `history.csv`.
+        pending: Loss, correct predictions and images of each step since the last row. Tensors
             stay on the device until a row is due, so that steps need not wait for the device.
     """
 
@@ -76,7 +76,7 @@ class History:
         """Copy the pending values to the host.
 
         Raises:
-            UserError: a loss is not finite; the message names the first such step.
+            UserError: A loss is not finite; the message names the first such step.
         """
         # After a checkpoint, the first values are on the host already.
         waiting = [step for step in self.pending if isinstance(step[0], Tensor)]
@@ -146,7 +146,7 @@ def train(
     The keeper may resume an earlier attempt, and is called after every step.
 
     Raises:
-        UserError: a loss is not finite, or the keeper's checkpoint cannot be used.
+        UserError: A loss is not finite, or the keeper's checkpoint cannot be used.
     """
     keeper = keeper or Keeper()
     parameters = engine.adapter.parameters()

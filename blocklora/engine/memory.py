@@ -28,8 +28,8 @@ class TensorMemory(TorchDispatchMode):
     """A context that counts the bytes of all tensor storages made within it.
 
     Attributes:
-        live_bytes: total size of the storages that are alive.
-        peak_bytes: the maximum of `live_bytes` so far.
+        live_bytes: Total size of the storages that are alive.
+        peak_bytes: The maximum of `live_bytes` so far.
     """
 
     def __init__(self) -> None:

@@ -16,9 +16,9 @@ class PackedPrompts:
     """Distinct prompts laid end to end, shortest first.
 
     Attributes:
-        tokens: token ids, shape (tokens,).
-        positions: position of each token within its prompt, shape (tokens,).
-        ends: index of each prompt's end-of-text token, shape (prompts,).
+        tokens: Token ids, shape (tokens,).
+        positions: Position of each token within its prompt, shape (tokens,).
+        ends: Index of each prompt's end-of-text token, shape (prompts,).
         groups: (prompts, length) for each length, in order.
     """
 

@@ -89,7 +89,7 @@ def plan(setting: Setting, budget_bytes: int) -> Plan:
     """Return the plan with the largest chunks that fit into `budget_bytes`.
 
     Raises:
-        UserError: not even the smallest chunks fit.
+        UserError: Not even the smallest chunks fit.
     """
 
     def fits(chunks: Chunks) -> bool:
@@ -140,13 +140,13 @@ def train_within_memory(
     results. If memory runs out, `attempt` is called a second time with smaller chunks.
 
     Args:
-        setting: decides how much memory a step needs.
+        setting: Decides how much memory a step needs.
         device: "cpu" or "cuda".
-        attempt: trains with the given chunks, from the start or from a checkpoint.
-        known: the plan of an earlier training with this setting on this device, if there is one.
+        attempt: Trains with the given chunks, from the start or from a checkpoint.
+        known: The plan of an earlier training with this setting on this device, if there is one.
 
     Raises:
-        UserError: no chunks fit, or memory runs out twice.
+        UserError: No chunks fit, or memory runs out twice.
     """
     chosen = known
     if chosen is None and device == "cuda":

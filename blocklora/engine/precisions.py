@@ -13,7 +13,7 @@ class Precision:
     """A floating-point format.
 
     Attributes:
-        dtype: the name of its torch dtype.
+        dtype: The name of its torch dtype.
         on_cpu: True if it can be used on a CPU.
         scaled: True if the loss has to be scaled up before the backward pass, because small
             gradients would underflow.

@@ -36,11 +36,11 @@ class Paths:
     """The low-rank paths of one layer.
 
     Attributes:
-        matrices: the adapted matrices among q, k, v and o.
+        matrices: The adapted matrices among q, k, v and o.
         numbers: 0 to len(matrices) − 1, uint8, on the device.
         down: s/(1 − dropout) · A over the full input, shape (matrices, inner, width).
-        up: sum of the arms, transposed, shape (matrices, inner, width).
-        masks: dropout masks of the inputs (`masks.py`), uint8 (tokens, width), or None.
+        up: Sum of the arms, transposed, shape (matrices, inner, width).
+        masks: Dropout masks of the inputs (`masks.py`), uint8 (tokens, width), or None.
     """
 
     matrices: tuple[str, ...]
@@ -80,9 +80,9 @@ class Adapted:
     """Several projections stacked in one frozen weight, some of which have low-rank paths.
 
     Attributes:
-        names: the stacked projections among q, k, v and o, in the order of the weight's rows.
-        weight: frozen, shape (names · width, width).
-        bias: frozen, shape (names · width,).
+        names: The stacked projections among q, k, v and o, in the order of the weight's rows.
+        weight: Frozen, shape (names · width, width).
+        bias: Frozen, shape (names · width,).
     """
 
     names: str
@@ -111,10 +111,10 @@ class Adapted:
         """Return the gradients of x and of the low-rank factors.
 
         Args:
-            gradient: the gradient of the stacked outputs.
-            x: the input of `forward`, which only low-rank paths need.
-            paths: as in `forward`.
-            inner: the second result of `forward`.
+            gradient: The gradient of the stacked outputs.
+            x: The input of `forward`, which only low-rank paths need.
+            paths: As in `forward`.
+            inner: The second result of `forward`.
             into_input: True if the gradient of x is wanted; otherwise it is None.
 
         Returns:

@@ -21,17 +21,17 @@ class Recipe(Checked):
     """The hyperparameters of a run; `studies/paper.yaml` has those of CLIP-LoRA.
 
     Attributes:
-        prompt: template of the class prompts; `{}` is replaced by the class name.
-        iterations_per_shot: gradient steps per shot; k shots take k times as many steps.
-        batch_size: images per step; the last batch of an epoch may be smaller.
-        learning_rate: initial learning rate of AdamW.
-        final_learning_rate: learning rate at the end of the cosine schedule.
-        weight_decay: decoupled weight decay, applied to every adapter parameter.
-        betas: decay rates of AdamW's first and second moments.
-        crop_scale: smallest and largest share of the image area that a random crop covers.
-        flip_probability: probability of a horizontal flip.
-        logit_scale: factor that multiplies the cosine similarities in the cross-entropy.
-        log_every: steps between two rows of the history.
+        prompt: Template of the class prompts; `{}` is replaced by the class name.
+        iterations_per_shot: Gradient steps per shot; k shots take k times as many steps.
+        batch_size: Images per step; the last batch of an epoch may be smaller.
+        learning_rate: Initial learning rate of AdamW.
+        final_learning_rate: Learning rate at the end of the cosine schedule.
+        weight_decay: Decoupled weight decay, applied to every adapter parameter.
+        betas: Decay rates of AdamW's first and second moments.
+        crop_scale: Smallest and largest share of the image area that a random crop covers.
+        flip_probability: Probability of a horizontal flip.
+        logit_scale: Factor that multiplies the cosine similarities in the cross-entropy.
+        log_every: Steps between two rows of the history.
     """
 
     prompt: Annotated[

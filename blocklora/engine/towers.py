@@ -63,12 +63,12 @@ class _Tower:
         """Return unnormalised fp32 features, shape (sequences, embed_dim).
 
         Args:
-            x: input tokens of all sequences end to end, fp32, shape (tokens, width).
+            x: Input tokens of all sequences end to end, fp32, shape (tokens, width).
             groups: (sequences, length) of each group of sequences of one length, in order.
-            pooled: index of the token of each sequence whose output is wanted; the last token of
+            pooled: Index of the token of each sequence whose output is wanted; the last token of
                 the sequence in a causal tower.
-            updates: the low-rank updates.
-            masks: dropout masks, uint8 (updated layers, tokens, width); None applies no dropout.
+            updates: The low-rank updates.
+            masks: Dropout masks, uint8 (updated layers, tokens, width); None applies no dropout.
         """
         masks_of = {} if masks is None else dict(zip(updates, masks, strict=True))
         for layer, block in enumerate(self.blocks):

@@ -29,9 +29,9 @@ class Compute:
 
     Attributes:
         device: "cpu" or "cuda".
-        precision: one of `PRECISIONS` in `blocklora/engine/precisions.py`.
-        engine: one of `ENGINES` in `blocklora/engine/engines.py`.
-        workers: number of threads that prepare batches ahead.
+        precision: One of `PRECISIONS` in `blocklora/engine/precisions.py`.
+        engine: One of `ENGINES` in `blocklora/engine/engines.py`.
+        workers: Number of threads that prepare batches ahead.
     """
 
     device: str
@@ -45,10 +45,10 @@ class Task:
     """A classification task without its images.
 
     Attributes:
-        backbone: the image–text model.
-        names: class names by label.
-        tokenize: returns the token ids of all class prompts for a prompt template.
-        kept: objects that methods keep for the next fit on this task, by the kind of the method.
+        backbone: The image–text model.
+        names: Class names by label.
+        tokenize: Returns the token ids of all class prompts for a prompt template.
+        kept: Objects that methods keep for the next fit on this task, by the kind of the method.
     """
 
     backbone: "Backbone"
@@ -62,10 +62,10 @@ class Shots:
     """The training images of a run.
 
     Attributes:
-        images: decoded images of any sizes.
-        labels: their classes, int64 (images,).
-        per_class: number of images per class.
-        seed: the seed of the run.
+        images: Decoded images of any sizes.
+        labels: Their classes, int64 (images,).
+        per_class: Number of images per class.
+        seed: The seed of the run.
     """
 
     images: "Images"
@@ -79,9 +79,9 @@ class Fit:
     """The result of a fit.
 
     Attributes:
-        learned: whatever `FittedMethod.save` writes and `FittedMethod.load` reads.
-        history: the training history for `history.csv`; None for a method without steps.
-        facts: numbers for the record of the run, by their columns in runs.csv.
+        learned: Whatever `FittedMethod.save` writes and `FittedMethod.load` reads.
+        history: The training history for `history.csv`; None for a method without steps.
+        facts: Numbers for the record of the run, by their columns in runs.csv.
     """
 
     learned: Any
@@ -93,12 +93,12 @@ class Method(ABC):
     """A method that needs no training, and therefore has neither shots nor seeds.
 
     Attributes:
-        kind: the value of `kind` in study files.
-        config: dataclass of its values in study files (`blocklora/fields.py`), if it has any.
+        kind: The value of `kind` in study files.
+        config: Dataclass of its values in study files (`blocklora/fields.py`), if it has any.
         trained: True for a `FittedMethod`.
         low_rank: True if it learns an adapter, so that spectra, bounds and compression apply.
         engines: True if it is trained by an engine of `blocklora/engine/engines.py`.
-        files: names of the files that a fit writes in addition to `fit.json` and `history.csv`.
+        files: Names of the files that a fit writes in addition to `fit.json` and `history.csv`.
     """
 
     kind: ClassVar[str]
@@ -147,5 +147,5 @@ class FittedMethod(Method):
         """Load what a fit saved in a folder.
 
         Raises:
-            UserError: a file is missing, damaged, or has another backbone or configuration.
+            UserError: A file is missing, damaged, or has another backbone or configuration.
         """

@@ -27,9 +27,9 @@ class Kept:
     Its weights, prompts and recorded steps stay in place; only the adapter is initialised anew.
 
     Attributes:
-        made_for: the setting, logit scale and `Compute`, which must be those of the next fit.
-        plan: the memory plan of the engine, if there is one.
-        engine: the engine.
+        made_for: The setting, logit scale and `Compute`, which must be those of the next fit.
+        plan: The memory plan of the engine, if there is one.
+        engine: The engine.
     """
 
     made_for: Any

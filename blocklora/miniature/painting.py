@@ -41,9 +41,9 @@ def paint(
         masks: uint8 (n, size, size), 255 inside of the figure.
         figure: RGB colour of each figure, (n, 3).
         ground: RGB colour of each background, (n, 3).
-        dark: bool (n, size, size), True where a figure has its second shade.
-        noise: standard deviation of the noise, in levels of 255.
-        rng: draws the noise.
+        dark: Bool (n, size, size), True where a figure has its second shade.
+        noise: Standard deviation of the noise, in levels of 255.
+        rng: Draws the noise.
     """
     cover = (masks / np.float32(255))[..., None]
     shade = np.where(dark, np.float32(SECOND_SHADE), np.float32(1))[..., None]

@@ -92,14 +92,14 @@ class Words:
 
     Attributes:
         used: CLIP's ids of the tokens, ascending.
-        length: number of tokens in the longest caption.
+        length: Number of tokens in the longest caption.
     """
 
     def __init__(self, context_length: int) -> None:
         """Collect the tokens of all captions.
 
         Raises:
-            UserError: a caption has more than `context_length` tokens.
+            UserError: A caption has more than `context_length` tokens.
         """
         texts = tokenize(all_captions(), context_length)
         self.length = max(map(len, texts))

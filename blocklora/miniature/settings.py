@@ -15,16 +15,16 @@ class Settings(Checked):
     """Everything that drawn pictures and the weights of the small CLIP depend on.
 
     Attributes:
-        seed: seed for the pictures, the captions and the initial weights.
-        image_size: side of the pictures in pixels.
-        patch_size: side of the patches of the vision transformer in pixels.
-        embed_dim: width of the joint embedding space.
-        context_length: number of tokens in the context of the text transformer.
-        vision: shape of the vision transformer.
-        text: shape of the text transformer.
-        steps: gradient steps of pretraining.
-        batch_size: image–caption pairs per step.
-        learning_rate: learning rate of AdamW after the warm-up.
+        seed: Seed for the pictures, the captions and the initial weights.
+        image_size: Side of the pictures in pixels.
+        patch_size: Side of the patches of the vision transformer in pixels.
+        embed_dim: Width of the joint embedding space.
+        context_length: Number of tokens in the context of the text transformer.
+        vision: Shape of the vision transformer.
+        text: Shape of the text transformer.
+        steps: Gradient steps of pretraining.
+        batch_size: Image–caption pairs per step.
+        learning_rate: Learning rate of AdamW after the warm-up.
     """
 
     seed: Seed

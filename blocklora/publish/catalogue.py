@@ -37,17 +37,17 @@ class Item:
     """A table or a figure.
 
     Attributes:
-        entry: its name on the command line, and the name of its caption in `workflow/report/`.
+        entry: Its name on the command line, and the name of its caption in `workflow/report/`.
         kind: "table" or "figure".
-        section: the section of the report that shows it.
-        needs: the inputs that it is made from: "runs" (runs.csv), names of measures of the theory
+        section: The section of the report that shows it.
+        needs: The inputs that it is made from: "runs" (runs.csv), names of measures of the theory
             step, or "predictions", the predictions of `tests`.
-        make: the function that makes it from `Results` and its options, as "module:function".
-        options: the other arguments of the function: "shots" (the workflow makes a table for each
+        make: The function that makes it from `Results` and its options, as "module:function".
+        options: The other arguments of the function: "shots" (the workflow makes a table for each
             shot count), "published" (it also shows published numbers), "backbone" (all figures).
-        when: the function that tells whether a study has the item.
-        tests: the function that returns the tests whose predictions are needed.
-        shots: the shot count, if the item is the table for a single one.
+        when: The function that tells whether a study has the item.
+        tests: The function that returns the tests whose predictions are needed.
+        shots: The shot count, if the item is the table for a single one.
     """
 
     entry: str

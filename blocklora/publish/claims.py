@@ -39,11 +39,11 @@ class Criterion:
     """The criterion of a claim, which holds if `quantity` `comparison` `threshold` is true.
 
     Attributes:
-        quantity: the name of a function in `QUANTITIES`.
-        comparison: one of `COMPARISONS`.
-        threshold: the number that the quantity is compared with.
-        threshold_source: the reason for this threshold.
-        needs: the inputs of the quantity: "runs" or measures of the theory step.
+        quantity: The name of a function in `QUANTITIES`.
+        comparison: One of `COMPARISONS`.
+        threshold: The number that the quantity is compared with.
+        threshold_source: The reason for this threshold.
+        needs: The inputs of the quantity: "runs" or measures of the theory step.
         study: "any" if every study can decide the claim, "paper" if it takes the paper's datasets
             and one of its backbones.
     """

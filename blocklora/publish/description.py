@@ -23,11 +23,11 @@ class Across:
     """Columns for the values of one field, which stand right of the others.
 
     Attributes:
-        key: the field that each of these columns holds one value of.
-        heading: prints a value as a heading.
-        fields: the names of the fields of a cell, separated by spaces.
-        show: prints these fields; a cell of which the first one is NaN is a dash.
-        marks: the field with the mark of a cell, if there is one.
+        key: The field that each of these columns holds one value of.
+        heading: Prints a value as a heading.
+        fields: The names of the fields of a cell, separated by spaces.
+        show: Prints these fields; a cell of which the first one is NaN is a dash.
+        marks: The field with the mark of a cell, if there is one.
     """
 
     key: str
@@ -42,15 +42,15 @@ class Description:
     """A table that prints the rows of a frame.
 
     Attributes:
-        name: the name of the table.
-        caption: a sentence that says what the table shows.
-        columns: the columns.
-        across: further columns, one for each value of a field. A row of the table then stands for
+        name: The name of the table.
+        caption: A sentence that says what the table shows.
+        columns: The columns.
+        across: Further columns, one for each value of a field. A row of the table then stands for
             all rows of the frame that agree in the fields of `columns`.
-        keys: the fields that `summary` groups rows by.
-        aggregate: the fields that summarise a group, in the form that `DataFrame.agg` takes.
-        notes: sentences below the table.
-        text_columns: the number of leading columns that hold words.
+        keys: The fields that `summary` groups rows by.
+        aggregate: The fields that summarise a group, in the form that `DataFrame.agg` takes.
+        notes: Sentences below the table.
+        text_columns: The number of leading columns that hold words.
     """
 
     name: str
@@ -79,13 +79,13 @@ class Description:
         """Return the table of a frame.
 
         Args:
-            study: the study that the caption names.
-            frame: all numbers, which become the CSV form.
-            by: the fields that divide the table into sections.
-            title: returns the title of a section from its values of these fields.
-            shown: the rows that the other forms print, `frame` by default.
-            across: the values that have columns of their own.
-            notes: further notes; None is left out.
+            study: The study that the caption names.
+            frame: All numbers, which become the CSV form.
+            by: The fields that divide the table into sections.
+            title: Returns the title of a section from its values of these fields.
+            shown: The rows that the other forms print, `frame` by default.
+            across: The values that have columns of their own.
+            notes: Further notes; None is left out.
         """
         groups = (frame if shown is None else shown).groupby(list(by), sort=False)
         headings = [heading for heading, _, _ in self.columns]

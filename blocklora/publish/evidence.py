@@ -17,9 +17,9 @@ class Measured:
     """A number with its explanation.
 
     Attributes:
-        value: the number that a claim compares with its threshold.
-        text: the number with its unit and where it was found, for readers.
-        numbers: further numbers behind it, by name.
+        value: The number that a claim compares with its threshold.
+        text: The number with its unit and where it was found, for readers.
+        numbers: Further numbers behind it, by name.
     """
 
     value: float
@@ -31,7 +31,7 @@ def require(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
     """Return the rows that a quantity is computed from.
 
     Raises:
-        NotTestedError: there are no rows; `otherwise` is the message.
+        NotTestedError: There are no rows; `otherwise` is the message.
     """
     if rows.empty:
         raise NotTestedError(otherwise)

@@ -40,13 +40,13 @@ class Table:
     """A table to be published.
 
     Attributes:
-        name: a short name of letters, digits and hyphens, which becomes the label in LaTeX.
-        caption: a sentence that says what the table shows, and of which study.
-        columns: the headings of the columns.
-        sections: the rows.
-        data: the numbers in full precision, one observation per row; they become the CSV file.
-        notes: sentences below the table: the meaning of marks, sources, missing runs.
-        text_columns: the number of leading columns that hold words and are aligned left.
+        name: A short name of letters, digits and hyphens, which becomes the label in LaTeX.
+        caption: A sentence that says what the table shows, and of which study.
+        columns: The headings of the columns.
+        sections: The rows.
+        data: The numbers in full precision, one observation per row; they become the CSV file.
+        notes: Sentences below the table: the meaning of marks, sources, missing runs.
+        text_columns: The number of leading columns that hold words and are aligned left.
     """
 
     name: str
@@ -84,7 +84,7 @@ def write_forms(
     """Call the writer of each output, which its suffix names.
 
     Raises:
-        UserError: a suffix has no writer; then nothing is written.
+        UserError: A suffix has no writer; then nothing is written.
     """
     for path in outputs:
         if path.suffix not in writers:

@@ -21,8 +21,8 @@ class Results:
     """The files in a study's folder of results, each read when it is needed.
 
     Attributes:
-        study: the study.
-        folder: its folder of results, laid out as in docs/architecture.md.
+        study: The study.
+        folder: Its folder of results, laid out as in docs/architecture.md.
     """
 
     def __init__(self, study: Study, folder: Path) -> None:
@@ -44,7 +44,7 @@ class Results:
         Runs without a test accuracy have not finished and are left out.
 
         Raises:
-            UserError: the file cannot be used.
+            UserError: The file cannot be used.
         """
         path = self.path("runs")
         frame = read_table(path, COLUMNS)
@@ -102,7 +102,7 @@ def load_results(study_path: str | Path, folder: str | Path) -> Results:
     """Return the results of a study in a folder.
 
     Raises:
-        UserError: the study file is not valid, or the folder does not exist.
+        UserError: The study file is not valid, or the folder does not exist.
     """
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder of results")
@@ -113,7 +113,7 @@ def read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read a CSV file that must have `columns`.
 
     Raises:
-        UserError: the file is missing, is not a CSV file or lacks a column.
+        UserError: The file is missing, is not a CSV file or lacks a column.
     """
     try:
         frame = pd.read_csv(path, encoding="utf-8")

@@ -59,12 +59,12 @@ def compare(differences: Sequence[float]) -> dict[str, float]:
     Equal differences have no spread, hence an interval of no width and an effect size of NaN.
 
     Returns:
-        datasets, difference, std: the number of differences, their mean and standard deviation.
-        bootstrap_low, bootstrap_high: the bootstrap interval of the mean, resampling datasets.
-        t_low, t_high: the t interval of the mean.
+        datasets, difference, std: The number of differences, their mean and standard deviation.
+        bootstrap_low, bootstrap_high: The bootstrap interval of the mean, resampling datasets.
+        t_low, t_high: The t interval of the mean.
         effect_size: Cohen's d_z, mean / standard deviation (Cohen 1988, 2.3.5).
-        wilcoxon_p: two-sided p value of Wilcoxon's signed-rank test.
-        permutation_p: two-sided p value of the test that flips the signs of the differences.
+        wilcoxon_p: Two-sided p value of Wilcoxon's signed-rank test.
+        permutation_p: Two-sided p value of the test that flips the signs of the differences.
         detectable: see `detectable_difference`, given the observed spread.
     """
     data = _known(differences)

@@ -72,7 +72,7 @@ def write_verdicts(study: Study, verdicts: Sequence[Verdict], outputs: Sequence[
     """Write the verdicts to each path, in the form that its suffix names.
 
     Raises:
-        UserError: a suffix is not .json, .csv, .md or .html.
+        UserError: A suffix is not .json, .csv, .md or .html.
     """
 
     def as_table(path: Path) -> None:

@@ -43,7 +43,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the rows of bounds.csv.
 
     Raises:
-        UserError: the shape of a backbone or the number of classes of a dataset is unknown.
+        UserError: The shape of a backbone or the number of classes of a dataset is unknown.
     """
     study = context.study
     classes = class_counts(context)
@@ -63,7 +63,7 @@ def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
     An adapted matrix has r·d_in/n and r·d_out, which for n = 1 are the r (d_in + d_out) of LoRA.
 
     Raises:
-        UserError: the adapter does not fit the model.
+        UserError: The adapter does not fit the model.
     """
     down = up = 0
     for tower in config.towers:
@@ -85,7 +85,7 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
     rank partition, this gives a LoRA of rank r/n, with r/n (d_in + d_out) parameters per matrix.
 
     Raises:
-        UserError: an adapter does not fit the model.
+        UserError: An adapter does not fit the model.
     """
     found, known = [], list(methods.values())
     for name, config in methods.items():

@@ -115,11 +115,11 @@ def compress(
     """Return the code word with the best bound among those that classify about as well.
 
     Args:
-        adapter: the trained adapter.
-        train_errors: returns how many of the `samples` training images an adapter misclassifies.
+        adapter: The trained adapter.
+        train_errors: Returns how many of the `samples` training images an adapter misclassifies.
         samples: N, the number of unaugmented training images.
-        max_loss: the largest increase of the error rate on the training images that is allowed.
-        delta: probability with which the bound may fail.
+        max_loss: The largest increase of the error rate on the training images that is allowed.
+        delta: Probability with which the bound may fail.
     """
     code = Code(adapter)
     trained = train_errors(adapter)

@@ -32,7 +32,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the rows of compression.csv, grouped by backbone, dataset, shots and seed.
 
     Raises:
-        UserError: a file of a run is missing or damaged, or belongs to another backbone.
+        UserError: A file of a run is missing or damaged, or belongs to another backbone.
     """
 
     def shots_list(run: Run) -> tuple[str, str, int, int]:

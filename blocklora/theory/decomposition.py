@@ -21,9 +21,9 @@ class Spectrum:
     """The thin singular value decomposition of a matrix.
 
     Attributes:
-        left: singular vectors of the output side, shape (d_out, inner).
-        values: singular values in descending order, shape (inner,).
-        right: singular vectors of the input side, shape (d_in, inner).
+        left: Singular vectors of the output side, shape (d_out, inner).
+        values: Singular values in descending order, shape (inner,).
+        right: Singular vectors of the input side, shape (d_in, inner).
     """
 
     left: Tensor

@@ -57,7 +57,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
     The precision of the context affects the planned memory alone.
 
     Raises:
-        UserError: the shape of a backbone or the prompts of a dataset are unknown.
+        UserError: The shape of a backbone or the prompts of a dataset are unknown.
     """
     study = context.study
     if not study.adapter_methods:

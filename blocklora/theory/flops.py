@@ -69,10 +69,10 @@ def step_flops(
     vision tower without an adapter runs forward, because the images are augmented in every step.
 
     Args:
-        clip: shape of the model.
-        adapter: the adapter that is trained.
-        images: batch size.
-        classes: number of classes.
+        clip: Shape of the model.
+        adapter: The adapter that is trained.
+        images: Batch size.
+        classes: Number of classes.
         prompts: (prompts, tokens) of the distinct class prompts of each length.
         recomputed: (sequences, length) of what each tower encodes again in the backward pass,
             because it runs in chunks.

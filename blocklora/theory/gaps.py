@@ -28,7 +28,7 @@ def gap_rows(
     the gap of the 0-1 loss. It never exceeds 1, so a bound of 1 or more is vacuous.
 
     Raises:
-        UserError: a run has no bound, or its bound is for another number of parameters.
+        UserError: A run has no bound, or its bound is for another number of parameters.
     """
     bound_of = {
         (row["backbone"], row["dataset"], row["method"], int(row["shots"])): row for row in bounds

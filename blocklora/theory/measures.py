@@ -16,20 +16,20 @@ class Measure:
     """A computation of the theory and the CSV files that it writes.
 
     Attributes:
-        name: the argument of `blocklora measure`, and the name of the rule.
-        about: a description of the result, for help texts.
+        name: The argument of `blocklora measure`, and the name of the rule.
+        about: A description of the result, for help texts.
         compute: `module:function`; the function takes a `Context` (`context.py`) and returns the
             rows of the file, or a mapping from tables to rows if there are several files.
-        tables: columns of each file, by the name of the file without `.csv`.
-        needs: the inputs by their names in `workflow/rules/theory.smk`: "runs", "adapters",
+        tables: Columns of each file, by the name of the file without `.csv`.
+        needs: The inputs by their names in `workflow/rules/theory.smk`: "runs", "adapters",
             "weights", "manifests", "shots_pixels"; "class_counts" and "prompts" for files that are
             only needed if these are unknown; or another table.
         precise: True if the numbers depend on the precision.
         on_gpu: True if it uses a GPU when there is one.
         local: True if it is too short to be submitted to a cluster.
-        memory_mb: memory of a job, which is increased for every new attempt.
-        runtime: time limit of a job.
-        data: glob patterns of data files in this package that numbers depend on.
+        memory_mb: Memory of a job, which is increased for every new attempt.
+        runtime: Time limit of a job.
+        data: Glob patterns of data files in this package that numbers depend on.
     """
 
     name: str

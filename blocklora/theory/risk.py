@@ -35,9 +35,9 @@ def occam_bound(errors: int, samples: int, bits: float, delta: float) -> float:
     arXiv 1306.1433, applied to N - errors). For larger k, this function returns 1.
 
     Args:
-        errors: number of misclassified training samples.
+        errors: Number of misclassified training samples.
         samples: N.
-        bits: length of the classifier's code word.
+        bits: Length of the classifier's code word.
         delta: δ < 1/4, the probability with which the bound may fail.
     """
     if errors > samples - 2:

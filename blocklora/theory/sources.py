@@ -26,7 +26,7 @@ def model_shapes(context: Context) -> dict[str, ClipConfig]:
     """Return the shape of every backbone of a study.
 
     Raises:
-        UserError: the shape of a backbone is unknown.
+        UserError: The shape of a backbone is unknown.
     """
     study = context.study
     return {name: study.backbone_config(name) for name in study.backbones}
@@ -36,7 +36,7 @@ def read_shape(path: Path) -> ClipConfig:
     """Return the shape of the model in a backbone file.
 
     Raises:
-        UserError: the file is unreadable, or its tensors do not have this shape.
+        UserError: The file is unreadable, or its tensors do not have this shape.
     """
     from blocklora.backbones.model import tensor_shapes
     from blocklora.backbones.weights import load_backbone
@@ -55,7 +55,7 @@ def class_counts(context: Context) -> dict[str, int]:
     """Return the number of classes of every dataset of a study.
 
     Raises:
-        UserError: the manifest of a local dataset is missing or damaged.
+        UserError: The manifest of a local dataset is missing or damaged.
     """
     registry, local = load_registry(), context.study.local_datasets
     return {
@@ -77,7 +77,7 @@ def dataset_prompts(context: Context, prompt: str) -> dict[str, list[list[int]]]
     If only prompt lengths are known, `stand_ins` takes the place of the prompts.
 
     Raises:
-        UserError: the manifest of a dataset with unknown prompts is missing or damaged.
+        UserError: The manifest of a dataset with unknown prompts is missing or damaged.
     """
     from blocklora.backbones.prompts import class_prompts, tokenize
 

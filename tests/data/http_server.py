@@ -10,13 +10,13 @@ class Route:
     """The answers of the server to one path.
 
     Attributes:
-        content: the whole file.
-        cuts: number of requests to break off after half of what they asked for.
+        content: The whole file.
+        cuts: Number of requests to break off after half of what they asked for.
         fail: HTTP statuses to answer with first, one a request.
-        redirect: path to send the client to.
+        redirect: Path to send the client to.
         ranges: True if a Range is honoured.
-        headers: added to the answer.
-        requests: the Range header of every request so far.
+        headers: Added to the answer.
+        requests: The Range header of every request so far.
     """
 
     content: bytes = b""
@@ -32,8 +32,8 @@ class Server:
     """A server.
 
     Attributes:
-        routes: the answers by path; any other path is 404.
-        asked: path and headers of every request so far.
+        routes: The answers by path; any other path is 404.
+        asked: Path and headers of every request so far.
     """
 
     def __init__(self):

@@ -29,13 +29,13 @@ class Disturbed:
     """A study on the cluster, and the disturbances that it met.
 
     Attributes:
-        folder: the folder in which it ran.
-        output: the output of Snakemake.
-        requeued: folder of the run whose job was queued again in the midst of it.
-        cancelled: folder of the run whose job was cancelled in the midst of it.
-        visible_gpus: the GPUs that Slurm told those two fits to use.
-        states_while_drained: the states of all jobs, seconds after the last one had ended.
-        seconds: the time of the whole study.
+        folder: The folder in which it ran.
+        output: The output of Snakemake.
+        requeued: Folder of the run whose job was queued again in the midst of it.
+        cancelled: Folder of the run whose job was cancelled in the midst of it.
+        visible_gpus: The GPUs that Slurm told those two fits to use.
+        states_while_drained: The states of all jobs, seconds after the last one had ended.
+        seconds: The time of the whole study.
     """
 
     folder: Path

@@ -86,7 +86,7 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     """Start a cluster in `folder` and stop it afterwards.
 
     Raises:
-        RuntimeError: a daemon does not come up; the message has the ends of the logs.
+        RuntimeError: A daemon does not come up; the message has the ends of the logs.
     """
     for name in ("munge", "state", "spool"):
         (folder / name).mkdir(parents=True, mode=0o700)

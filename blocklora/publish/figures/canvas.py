@@ -51,7 +51,7 @@ def choose_backbone(study: Study, backbone: str | None) -> str:
     """Return the backbone to draw: the one that is named, or the study's only one.
 
     Raises:
-        UserError: the study does not have this backbone, or has several and none is named.
+        UserError: The study does not have this backbone, or has several and none is named.
     """
     known = list(study.backbones)
     if backbone is None and len(known) == 1:
@@ -71,11 +71,11 @@ def panels(
     is one, because pictures are often shown without their captions.
 
     Args:
-        study: the study that is shown.
-        height: the height of the figure in inches.
-        rows: the number of rows of panels.
-        columns: the number of columns of panels.
-        grid: further arguments of `Figure.subplots`.
+        study: The study that is shown.
+        height: The height of the figure in inches.
+        rows: The number of rows of panels.
+        columns: The number of columns of panels.
+        grid: Further arguments of `Figure.subplots`.
     """
     with style():
         figure = Figure(figsize=(WIDTH, height))
@@ -112,15 +112,15 @@ def draw_methods(
     The bands have thin edges, so that they can be told apart where they overlap, even in grey.
 
     Args:
-        axes: the panel.
-        study: the study of the methods.
-        rows: the numbers, with the name of the method in the column "method".
-        along: the column of the horizontal axis.
-        fields: the columns of the curve and of the lower and upper edge of its band.
-        further: further arguments of `Axes.plot` for the curves.
+        axes: The panel.
+        study: The study of the methods.
+        rows: The numbers, with the name of the method in the column "method".
+        along: The column of the horizontal axis.
+        fields: The columns of the curve and of the lower and upper edge of its band.
+        further: Further arguments of `Axes.plot` for the curves.
 
     Raises:
-        UserError: there are more methods than looks.
+        UserError: There are more methods than looks.
     """
     if len(study.methods) > len(MARKERS):
         raise UserError(
@@ -145,7 +145,7 @@ def write_drawing(drawing: Drawing, outputs: list[Path]) -> None:
     """Write a figure to each path: .pdf, .png, .csv (its numbers) or .tex (a figure environment).
 
     Raises:
-        UserError: a suffix is none of these.
+        UserError: A suffix is none of these.
     """
     save = partial(_save, drawing)
     writers = {

@@ -51,7 +51,7 @@ def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
     """Draw a row of panels per dataset and a panel per method, for the largest number of shots.
 
     Raises:
-        UserError: the study has more methods than fit side by side, or there are no predictions.
+        UserError: The study has more methods than fit side by side, or there are no predictions.
     """
     study = results.study
     backbone = choose_backbone(study, backbone)

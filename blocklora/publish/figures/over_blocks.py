@@ -14,7 +14,7 @@ def block_lines(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, 
     if there is Block-LoRA of it.
 
     Args:
-        frame: rows with the columns rank, blocks and partition.
+        frame: Rows with the columns rank, blocks and partition.
     """
     is_lora = frame["blocks"] == 1
     partitions = sorted(set(frame.loc[~is_lora, "partition"]), reverse=True) or ["rank"]

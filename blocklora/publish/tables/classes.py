@@ -41,7 +41,7 @@ def final_predictions(results: Results) -> Iterator[tuple[Test, Predictions, lis
     Tests without a file are left out.
 
     Raises:
-        UserError: no test has a file, or a file is not valid.
+        UserError: No test has a file, or a file is not valid.
     """
     tests = list(final_tests(results.study))
     found = [test for test in tests if results.predictions_path(test).exists()]

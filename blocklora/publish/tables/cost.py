@@ -91,8 +91,8 @@ def planned_memory(methods: pd.DataFrame, efficiency: pd.DataFrame) -> pd.Series
     """Return the planned memory of methods, in bytes, for the dataset with the most classes.
 
     Args:
-        methods: rows with the columns backbone, rank, blocks and partition.
-        efficiency: the rows of `efficiency.csv`. Methods with other ranks or blocks get NaN.
+        methods: Rows with the columns backbone, rank, blocks and partition.
+        efficiency: The rows of `efficiency.csv`. Methods with other ranks or blocks get NaN.
     """
     rows = largest_task(efficiency)
     planned = dict(zip(_settings(rows), rows["planned_memory_bytes"], strict=True))

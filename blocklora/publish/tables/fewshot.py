@@ -48,7 +48,7 @@ def fewshot_table(results: Results, shots: int | None = None, published: bool = 
     the same backbone follow the measured ones, and each of them cites its source.
 
     Raises:
-        UserError: the study has no such shot count.
+        UserError: The study has no such shot count.
     """
     study = results.study
     if shots is not None and shots not in study.shots:
@@ -112,10 +112,10 @@ def _section(
     """Return the cells of one section in order, with missing ones, marks and origins.
 
     Args:
-        cells: the cells of one backbone.
-        shots: the shot count of the section.
-        datasets: the datasets of its columns.
-        sources: the number of each source that is cited so far; new ones are added.
+        cells: The cells of one backbone.
+        shots: The shot count of the section.
+        datasets: The datasets of its columns.
+        sources: The number of each source that is cited so far; new ones are added.
     """
     chosen = _at(cells, [shots])
     # Measured rows come first, zero-shot before the others, otherwise in the order of the file.
