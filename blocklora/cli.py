@@ -87,8 +87,9 @@ commands = typer.main.get_command(app)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    This is 0, the status of the error, 2 after a wrong call, 130 after Ctrl-C, or 141, as shells
-    report the end by SIGPIPE, if what reads the output has ended, such as `head`.
+    The status is 0 after success, 2 after a wrong call, 130 after Ctrl-C, and that of the error
+    (`errors.py`) if the command fails. If the program that reads the output, such as `head`, has
+    ended, it is 141, with which shells report an end by SIGPIPE.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -102,7 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    program = " ".join(["blocklora", *(commands.commands.keys() & arguments[:1])])
+    name = arguments[0] if arguments else ""
+    program = f"blocklora {name}" if name in commands.commands else "blocklora"
     try:
         with commands.make_context("blocklora", [*arguments]) as context:
             commands.invoke(context)

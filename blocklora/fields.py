@@ -1,8 +1,8 @@
-"""Types for the values in study files, each with a description for users.
+"""Types for the values in study files, config.yaml and the registry, described for users.
 
 The fields of a configuration, which is a dataclass, have these types. Its validation
 (`validation.py`), its part of the JSON schema and all messages about wrong values follow from them.
-This module does not import pydantic, so code that only computes does not need it.
+pydantic is imported only when values are validated, so code that only computes does not need it.
 """
 
 from abc import ABC, abstractmethod
@@ -41,8 +41,8 @@ class Allowed:
         return {**handler(core), "description": self.words, **self.schema}
 
 
-def described(kind: type, words: str) -> Any:
-    """Return a type of configurations with a description."""
+def described(kind: Any, words: str) -> Any:
+    """Return a type with a description."""
     return Annotated[kind, Allowed(words)]
 
 
@@ -51,8 +51,12 @@ def one_of(*words: str) -> Any:
     return Annotated[Literal[words], Allowed(f"one of {', '.join(words)}")]
 
 
-def list_of(item: Any, words: str, in_order: Callable = dict.fromkeys) -> Any:
-    """Return the type of a list of one or more different items, in the order of `in_order`."""
+def list_of(item: Any, words: str, in_order: Callable = tuple) -> Any:
+    """Return the type of a list of one or more different items.
+
+    The function `in_order` returns items in the order that they must have. By default, any order is
+    allowed.
+    """
 
     def check(values: tuple) -> tuple:
         # `min_length` would count only the items that are valid.
@@ -80,7 +84,7 @@ def text(words: str) -> Any:
 
 
 def some_of(*words: str) -> Any:
-    """Return the type of a list of one or more different words of these."""
+    """Return the type of a list of one or more of these words, each at most once."""
     return list_of(one_of(*words), f"a list of different ones of {', '.join(words)}")
 
 
@@ -105,13 +109,13 @@ ShareBelowOne = Annotated[float, Allowed("a number of at least 0 and below 1", {
 
 
 class Checked(ABC):
-    """A dataclass whose values have to fit together, beyond what the types of its fields say."""
+    """The base of dataclasses whose values have to fit together, which types cannot express."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            ValueError: There are faults, one a line.
+            ValueError: There are faults; the message has a line for each.
         """
         if faults := list(self.faults()):
             raise ValueError("\n".join(faults))
@@ -122,7 +126,12 @@ class Checked(ABC):
 
 
 def from_values(config: type, values: Mapping[str, Any]) -> Any:
-    """Return a configuration with the values in a file; lists become tuples."""
+    """Return a configuration with the values in a file; lists become tuples.
+
+    Raises:
+        TypeError: A value is missing, or the configuration has no field of a name.
+        ValueError: The values do not fit together; see `Checked`.
+    """
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -1,4 +1,4 @@
-"""Finding, downloading and verifying the checkpoints of published models."""
+"""Finding, downloading and verifying the checkpoints of models on the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -14,11 +14,12 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 def obtain_checkpoint(model: PublishedModel, weights_root: Path, downloader: Downloader) -> Path:
     """Return the checkpoint of a model below `weights_root`, after downloading it if need be.
 
-    It is downloaded from the hub and named after the model. The repositories are public, so no
-    token is used, and none can leak.
+    It is downloaded from the Hugging Face hub and named after the model. The repositories are
+    public, so no token is used, and none can leak.
 
     Raises:
-        UserError: The hub cannot be reached, or sends a file with another checksum.
+        UserError: The hub cannot be reached or sends a file with another checksum, or the file
+            cannot be written.
     """
     found = find_checkpoint(model, weights_root)
     if found is not None:
@@ -31,9 +32,10 @@ def obtain_checkpoint(model: PublishedModel, weights_root: Path, downloader: Dow
                 file = RemoteFile(target.name, None, checksum, (Address(model.hub_address),))
                 downloader.fetch(file, target)
             except UserError as error:
+                address = model.archive or model.hub_address
+                place = weights_root / (model.archive_file or model.hub_file)
                 raise UserError(
-                    f"{error}\nTry again, or fetch {model.archive or model.hub_address} in another "
-                    f"way and put it into {weights_root}"
+                    f"{error}\nTry again, or fetch {address} in another way and save it as {place}"
                 ) from None
     return target
 
@@ -52,11 +54,11 @@ def find_checkpoint(model: PublishedModel, weights_root: Path) -> Path | None:
     return None
 
 
-def verify_checkpoint(path: Path, model: PublishedModel) -> str | None:
-    """Return a description of a file whose SHA-256 is known, or None if it is not.
+def checkpoint_origin(path: Path, model: PublishedModel) -> str | None:
+    """Return a description of the origin of a checkpoint, or None if its SHA-256 is not known.
 
-    It is known if it has been published, or if the file `<file>.sha256`, as written by `sha256sum`,
-    has it.
+    The digests of the published files are known, and so is the one in `<file>.sha256`, which users
+    write with `sha256sum` to vouch for a checkpoint of their own.
 
     Raises:
         UserError: `<file>.sha256` has another digest.
@@ -69,16 +71,17 @@ def verify_checkpoint(path: Path, model: PublishedModel) -> str | None:
     beside = path.with_name(f"{path.name}.sha256")
     if not beside.is_file():
         return None
-    expected = beside.read_text(encoding="utf-8").split(maxsplit=1)[:1]
-    if [digest] != [value.lower() for value in expected]:
+    words = beside.read_text(encoding="utf-8").split()
+    expected = words[0].lower() if words else "nothing"
+    if digest != expected:
         raise UserError(
-            f"{path}: its SHA-256 is {digest}, but {beside.name} says {''.join(expected)}; "
-            "copy the file again"
+            f"{path}: its SHA-256 is {digest}, but {beside.name} says {expected}; copy the file "
+            "again"
         )
     return f"the file {path.name}, SHA-256 {digest}"
 
 
 def published_origin(model: PublishedModel) -> str:
-    """Return a description of the published file of a model."""
+    """Return a description of the file of a model on the Hugging Face hub."""
     place = f"{model.repository}@{model.revision}"
     return f"{model.publisher}'s weights from {place}, SHA-256 {model.sha256}"

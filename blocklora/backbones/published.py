@@ -38,17 +38,17 @@ class PublishedModel:
     @property
     def hub_address(self) -> str:
         """The address of the weights on the hub, or on the mirror that HF_ENDPOINT names."""
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         return f"{endpoint}/{self.repository}/resolve/{self.revision}/{self.file}"
 
     @property
     def hub_file(self) -> str:
-        """The name of the hub's file in the folder of weights."""
+        """The name that the hub's file gets in the folder of weights."""
         return f"{self.name}{PurePosixPath(self.file).suffix}"
 
     @property
     def archive_file(self) -> str | None:
-        """The name of the publisher's own file."""
+        """The name of the publisher's own file, or None if it is not known."""
         return self.archive and PurePosixPath(self.archive).name
 
 
@@ -82,7 +82,8 @@ def published_model(name: str) -> PublishedModel:
     if model is not None:
         raise UserError(
             f"backbone {name}: QuickGELU mismatch: {model.publisher}'s weights were trained with "
-            f"QuickGELU, the model {name} computes the exact GELU; write {model.name} in the study"
+            f"QuickGELU, but the model {name} computes the exact GELU; write {model.name} in the "
+            "study"
         )
     raise UserError(
         f"backbone {name}: no published weights are known for it; use one of {', '.join(known)}"
@@ -94,8 +95,8 @@ def published_config(name: str) -> ClipConfig:
     """Return the configuration of a published model from the files of the installed open_clip.
 
     Raises:
-        UserError: There is no such model, or open_clip does not describe it, or describes it with
-            another activation or with parts that this project does not compute.
+        UserError: There is no such model, or open_clip is not installed or does not describe it, or
+            describes it with another activation or with parts that this project does not compute.
     """
     model = published_model(name)
     path = open_clip_file(f"model_configs/{model.architecture}.json")
@@ -127,7 +128,7 @@ PUBLISHED = Family(
     sources=read_yaml(MODELS)["sources"],
     command="fetch-backbone",
     code="blocklora.backbones.checkpoints",
-    config=lambda name, drawing: published_config(name),
+    config=lambda name, miniature: published_config(name),
     definition=_definition,
     names=lambda source: tuple(n for n, model in models().items() if model.source == source),
     published_as=lambda name: published_model(name).published_as,

@@ -25,10 +25,12 @@ class _Module:
 
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+    """Return a view of a storage, as `torch._utils._rebuild_tensor_v2` does."""
     return storage.as_strided(size, stride, offset)
 
 
 def _same(value: Any, *_: Any) -> Any:
+    """Return the first argument, to which these functions only add a type."""
     return value
 
 
@@ -54,7 +56,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 def _read_stored(archive: zipfile.ZipFile, name: str) -> bytearray:
     """Return a member's bytes, after `ZipFile` has verified the checksum.
 
-    torch never compresses data, so a compressed member can only be meant to fill the memory.
+    torch never compresses data, so a compressed member can only be an attempt to fill the memory.
     """
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise zipfile.BadZipFile(f"{name} is compressed")
@@ -96,10 +98,11 @@ def is_torchscript(path: str | Path) -> bool:
 def read_torchscript(path: str | Path) -> dict[str, Tensor]:
     """Return the parameters and buffers in a TorchScript archive by their dotted names.
 
-    Tensors are on the CPU and keep their dtype.
+    Tensors are on the CPU and keep their dtype. All other attributes of modules are left out.
 
     Raises:
-        UserError: The archive is damaged, or contains more than modules and tensors.
+        UserError: The archive is damaged, has a compressed member, or refers to a name that is not
+            allowed.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -28,12 +28,13 @@ def fetch_backbone(
 ) -> None:
     """Fetch CLIP weights and write them as a backbone file.
 
-    The weights are taken from --checkpoint, else from --weights-root, else they are downloaded.
-    Their checksum has to be that of a published file.
+    The weights are read from --checkpoint if it is given, or else from --weights-root, and are
+    downloaded to that folder if it has none. A file there must have the checksum of a published
+    file, or the checksum in a file of the same name with .sha256 appended.
 
     Args:
-        weights_root: Folder of downloaded checkpoints, or of your own.
-        checkpoint: Use this file, whatever its checksum is.
+        weights_root: Folder for downloaded checkpoints and for your own.
+        checkpoint: File to use even if it is not a published one.
 
     Example: blocklora fetch-backbone --study paper --backbone ViT-B-16-quickgelu
         --weights-root weights --output backbone.safetensors
@@ -87,6 +88,7 @@ def pretrain_backbone(
         torch.set_num_threads(threads)
         pretrain_backbone(backbone, settings, path)
 
+    # The number of threads can change how sums are rounded, so it is part of the key.
     options.provide(cache, key, "weights", threads, f"weights of {backbone}", output, write)
 
 
@@ -107,11 +109,12 @@ def _origin(path: Path, model: "PublishedModel", is_asked_for: bool) -> str:
     """Return the description of a checkpoint for the metadata of the backbone file.
 
     Raises:
-        UserError: It is no published file of the model, and was not named by --checkpoint.
+        UserError: The file is neither published nor confirmed by a `.sha256` file, and was not
+            named by --checkpoint, or its `.sha256` file has another digest.
     """
-    from blocklora.backbones.hub import verify_checkpoint
+    from blocklora.backbones.hub import checkpoint_origin
 
-    origin = verify_checkpoint(path, model)
+    origin = checkpoint_origin(path, model)
     if origin is not None:
         logger.info("%s: %s, verified", path, origin)
         return origin

@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,9 @@ from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
-# typer takes lists of an Enum, but not of a Literal.
-Tower = StrEnum("Tower", ["both", "vision", "text"])
-Precision = StrEnum("Precision", [*PRECISIONS])
+# typer takes lists of an Enum, but not of a Literal. These have the words as lower-case values.
+TowerChoice = StrEnum("TowerChoice", ["both", "vision", "text"])
+PrecisionChoice = StrEnum("PrecisionChoice", [*PRECISIONS])
 
 
 def memory_size(text: str) -> int:
@@ -38,12 +39,13 @@ def plan(
 ) -> None:
     """Predict the memory and time of every kind of run.
 
-    The chunks in which each kind of run will encode are shown as well. No GPU is needed, no weights
-    of published models and no images of published datasets.
+    It also shows the chunks in which each kind of run will encode. This needs no GPU, no weights of
+    published models and no images of published datasets.
 
     Args:
         gpu_memory: Memory of the GPU, for example 8GB.
-        rate: 10^12 operations per second that a step achieves, as `blocklora bench` measures them.
+        rate: Speed of a training step in TFLOP/s. In the table of `blocklora bench`, it is the
+            column "rate TFLOP/s" times the column "share of rate".
 
     Example: blocklora plan --study paper --gpu-memory 8GB --precision bf16 --rate 100
     """
@@ -53,8 +55,8 @@ def plan(
     from blocklora.theory.context import Context
     from blocklora.theory.sources import dataset_prompts, model_shapes
 
-    if rate is not None and rate <= 0:
-        raise UserError(f"--rate {rate} has to be positive")
+    if rate is not None and not 0 < rate < inf:
+        raise UserError(f"--rate {rate} is not a positive number")
     chosen = options.open_study(study)
     context = Context(chosen, options.results_of(chosen, results))
     templates = {chosen.methods[name].recipe.prompt for name in chosen.adapter_methods}
@@ -71,8 +73,8 @@ def bench(
     model: str = "ViT-B-16-quickgelu",
     classes: Annotated[list[int] | None, Option(min=1, max=1000)] = None,
     batch_sizes: Annotated[list[int] | None, Option(min=1)] = None,
-    towers: list[Tower] | None = None,
-    precisions: list[Precision] | None = None,
+    towers: list[TowerChoice] | None = None,
+    precisions: list[PrecisionChoice] | None = None,
     memory: Annotated[int | None, SIZE] = None,
     threads: Annotated[int | None, Option(min=1)] = None,
     rounds: Annotated[int, Option(min=1)] = 5,
@@ -86,7 +88,7 @@ def bench(
 
     Args:
         model: A published model, or a backbone file, of which only the shape is used.
-        classes: Numbers of classes, which are the first ones of ImageNet.
+        classes: Numbers of classes; their names are the first ones of ImageNet.
         batch_sizes: Images per batch.
         towers: The towers that are adapted.
         precisions: Precisions of matrix products.
@@ -120,6 +122,7 @@ def bench(
     )
     if output is not None:
         write_json(output, found)
+    text = page_of(found)
     if page is not None:
-        write_text(page, page_of(found))
-    print(page_of(found), end="")
+        write_text(page, text)
+    print(text, end="")

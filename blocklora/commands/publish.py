@@ -23,9 +23,7 @@ WRITERS = {
     "table": "blocklora.publish.render:write_table",
     "figure": "blocklora.publish.figures.canvas:write_drawing",
 }
-Published = Annotated[
-    bool | None, Option(help="Whether published numbers are shown as well (default: yes)")
-]
+Published = Annotated[bool | None, Option(help="Show published numbers, too (default: yes).")]
 
 
 def _names(ctx: Context) -> list[tuple[str, str]]:
@@ -108,7 +106,8 @@ def publish(
 
     found = _results(study, results)
     wanted = [item for item in items(found.study) if f"{item.kind}s" == what]
-    for backbone, item in product(found.study.backbones if what == "figures" else [""], wanted):
+    backbones = found.study.backbones if what == "figures" else [""]
+    for backbone, item in product(backbones, wanted):
         _write(found, item, item.values(backbone), backbone)
 
 
@@ -142,8 +141,8 @@ def _make(
     """Make a table or figure and write it to `output`, or to where the workflow puts it.
 
     Raises:
-        UserError: There is none of this name, it does not take a given option, or a file that it is
-            made from is missing or wrong.
+        UserError: There is no such table or figure, it does not take one of the options, or a file
+            that it is made from is missing or wrong.
     """
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Commands that fit and test methods, and that use what was fitted."""
+"""Commands that fit and test methods, and commands that use fitted adapters."""
 
 from itertools import product
 from pathlib import Path
@@ -38,16 +38,16 @@ def fit(
     engine: options.Engine = "fast",
     workers: Workers = 0,
 ) -> None:
-    """Fit and test what is missing on a dataset.
+    """Fit and test the missing runs of a backbone on a dataset.
 
-    These are all runs of the study, or those with the given methods, shots and seeds. Runs that are
-    finished, here or in the cache, are not repeated, and an interrupted run continues from its
-    checkpoint. If a run fails, the others are fitted all the same.
+    By default these are all such runs of the study. Runs that are finished, here or in the cache,
+    are not repeated, and an interrupted run continues from its checkpoint. If a run fails, the
+    others are fitted all the same.
 
     Args:
         methods: Names of methods in the study.
         restart: First discard the checkpoints of these runs.
-        checkpoint_seconds: Least time between two checkpoints of a run.
+        checkpoint_seconds: Least time in seconds between two checkpoints of a run.
 
     Example: blocklora fit --study mini --backbone mini-clip --dataset mini_shifted
     Example: blocklora fit --study paper --backbone ViT-B-16-quickgelu
@@ -85,12 +85,12 @@ def test(
 ) -> None:
     """Test a method on the test images of a dataset.
 
-    The predictions are written to the folder of the run. A method that is not fitted, such as
+    The predictions are written to the folders of the runs. A method that is not fitted, such as
     zero-shot classification, has neither --shots nor --seeds.
 
     Args:
         method: Name of the method in the study.
-        fitted_on: Dataset of the fits, if it is another one.
+        fitted_on: Dataset that the method was fitted on, if it is not --dataset.
 
     Example: blocklora test --study mini --backbone mini-clip --dataset mini_shifted
         --method zero_shot
@@ -105,6 +105,10 @@ def test(
             f"method {method} is {'fitted' if fitted else 'not fitted'}: it "
             f"{'needs' if fitted else 'has no'} --shots and --seeds"
         )
+    if fitted_on is not None:
+        if not fitted:
+            raise UserError(f"method {method} is not fitted: it has no --fitted-on")
+        options.check_name("dataset", fitted_on, chosen.datasets)
     cell, compute = (backbone, fitted_on or dataset, method), (device, precision, engine, workers)
     job = _job(chosen, backbone, dataset, results, cache, compute, scratch)
     job.test(Test(Run(*cell, shots or 0, seed), dataset) for seed in seeds or [0])
@@ -143,7 +147,7 @@ def gate(
 
     Args:
         predictions: Predictions of the zero-shot test.
-        mode: Fail if the difference is too large, or only warn.
+        mode: stop fails if the difference is too large, and warn only logs a warning.
 
     Example: blocklora gate --predictions test.safetensors
         --backbone ViT-B-16-quickgelu --dataset dtd --output gate.json
@@ -161,8 +165,8 @@ def predict(
 ) -> None:
     """Classify images with a trained adapter.
 
-    For each image, its file, its class and the probability of this class are printed, separated by
-    tabs.
+    For each image, a line with the file, the predicted class and its probability is printed,
+    separated by tabs.
 
     Example: blocklora predict --adapter adapter.safetensors
         --backbone-file backbone.safetensors photo.jpg

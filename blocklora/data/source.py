@@ -15,10 +15,15 @@ class Source:
     """The place of a dataset's images.
 
     Attributes:
+        dataset: The name of the dataset.
         image_root: The absolute path of the folder that image paths are relative to.
-        split_file: The absolute path of the split file, or None.
-        origin: One of `ORIGINS`.
-        files: Name, sha256 and bytes of the files that the dataset was made from, if known.
+        split_file: The absolute path of the file that assigns images to classes and splits: a split
+            file, the user's CSV file, or the devkit of ImageNet, which may be a folder. None if the
+            folders of the images say everything.
+        origin: One of `ORIGINS`: found below the data root, unpacked there from archives, drawn, or
+            the user's own.
+        files: The name, "sha256" and "bytes" of each file that the dataset was made from, as far as
+            they are known.
     """
 
     dataset: str
@@ -44,7 +49,7 @@ def read_source(path: str | Path) -> Source:
         source = from_values(Source, record)
         root = Path(source.image_root)
         if source.origin not in ORIGINS:
-            raise ValueError(f"origin is {source.origin!r}")
+            raise ValueError(f"origin is {source.origin!r}, not one of {', '.join(ORIGINS)}")
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: not a source record ({error}); make it with `blocklora fetch-dataset`"

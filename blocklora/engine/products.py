@@ -37,9 +37,9 @@ class Paths:
 
     Attributes:
         matrices: The adapted matrices among q, k, v and o.
-        numbers: 0 to len(matrices) − 1, uint8, on the device.
+        numbers: The bit of each matrix in `masks`, 0 to len(matrices) − 1, uint8.
         down: s/(1 − dropout) · A over the full input, shape (matrices, inner, width).
-        up: Sum of the arms, transposed, shape (matrices, inner, width).
+        up: The sum of the arms B, transposed, shape (matrices, inner, width).
         masks: Dropout masks of the inputs (`masks.py`), uint8 (tokens, width), or None.
     """
 
@@ -60,7 +60,7 @@ class Paths:
         return x * self._kept(rows)
 
     def drop(self, gradients: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return the gradient of x from the gradients of `inputs`, which are overwritten."""
+        """Return the gradient of x from those of `inputs`, which may be overwritten: their sum."""
         if self.masks is not None:
             gradients *= self._kept(rows)
         return gradients.sum(0)
@@ -81,8 +81,8 @@ class Adapted:
 
     Attributes:
         names: The stacked projections among q, k, v and o, in the order of the weight's rows.
-        weight: Frozen, shape (names · width, width).
-        bias: Frozen, shape (names · width,).
+        weight: Frozen, shape (len(names) · width, width).
+        bias: Frozen, shape (len(names) · width,).
     """
 
     names: str
@@ -90,7 +90,12 @@ class Adapted:
     bias: Tensor
 
     def forward(self, x: Tensor, paths: Paths | None) -> tuple[Tensor, Tensor | None]:
-        """Return the stacked outputs (tokens, names · width), and x·Aᵀ, which `backward` needs."""
+        """Return the stacked outputs, and inner activations that `backward` needs.
+
+        The outputs have the shape (tokens, len(names) · width). The inner activations are x, after
+        dropout, times `paths.down`, shape (rows, tokens, inner). They are None if none of the
+        projections has a low-rank path.
+        """
         outputs = product(x, self.weight, self.bias)
         rows = [] if paths is None else paths.rows(self.names)
         if paths is None or not rows:
@@ -112,13 +117,14 @@ class Adapted:
 
         Args:
             gradient: The gradient of the stacked outputs.
-            x: The input of `forward`, which only low-rank paths need.
+            x: The input of `forward`; may be None if there are no low-rank paths.
             paths: As in `forward`.
             inner: The second result of `forward`.
-            into_input: True if the gradient of x is wanted; otherwise it is None.
+            into_input: True to compute the gradient of x as well.
 
         Returns:
-            The gradient of x, and by row those of `paths.down[row]` and `paths.up[row]`.
+            The gradient of x, or None without `into_input`; and for each row the gradients of
+            `paths.down[row]` and `paths.up[row]`.
         """
         into_x = input_gradient(gradient, self.weight) if into_input else None
         if x is None or paths is None or inner is None:

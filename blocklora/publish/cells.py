@@ -7,7 +7,7 @@ import pandas as pd
 
 from blocklora.publish.published_accuracies import (
     AVERAGE,
-    is_paper_average,
+    has_paper_datasets,
     load_published,
     method_label,
     names,
@@ -75,7 +75,7 @@ def published_cells(study: Study, backbone: str) -> pd.DataFrame:
     all of them are known. Its `kind` is then "derived" instead of "published".
     """
     table = load_published()
-    kept = {*study.datasets} | ({AVERAGE} if is_paper_average(study) else set())
+    kept = {*study.datasets} | ({AVERAGE} if has_paper_datasets(study) else set())
     comparable = table["backbone"] == published_backbone(study, backbone)
     cells = table[comparable & table["dataset"].isin(kept)].rename(columns={"percent": "mean"})
     cells = cells.assign(

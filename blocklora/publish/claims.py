@@ -8,13 +8,12 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from blocklora.fields import from_values
 from blocklora.publish.evidence import Measured, NotTestedError
 from blocklora.publish.published_accuracies import REFERENCE, is_paper
 from blocklora.publish.quantities import claimed_accuracy, claimed_cost, claimed_theory
 from blocklora.publish.results import Results
+from blocklora.yamlfiles import read_yaml
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested here"
 
@@ -25,7 +24,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "==": isclose,
 }
-# By the names that claims use: every public function of these modules.
+# Every public function of these modules, by the name that claims use.
 QUANTITIES: dict[str, Callable[[Results], Measured]] = {
     name: function
     for module in (claimed_accuracy, claimed_cost, claimed_theory)
@@ -36,16 +35,16 @@ QUANTITIES: dict[str, Callable[[Results], Measured]] = {
 
 @dataclass(frozen=True)
 class Criterion:
-    """The criterion of a claim, which holds if `quantity` `comparison` `threshold` is true.
+    """The criterion of a claim, by which the value of a quantity is compared with a threshold.
 
     Attributes:
         quantity: The name of a function in `QUANTITIES`.
-        comparison: One of `COMPARISONS`.
+        comparison: The key in `COMPARISONS` of the comparison that has to be true.
         threshold: The number that the quantity is compared with.
         threshold_source: The reason for this threshold.
-        needs: The inputs of the quantity: "runs" or measures of the theory step.
-        study: "any" if every study can decide the claim, "paper" if it takes the paper's datasets
-            and one of its backbones.
+        needs: The CSV files of the quantity: "runs", or names of files of the theory step.
+        study: "any" if every study can decide the claim, "paper" if only a study of the paper's 11
+            datasets with a backbone of the published tables can.
     """
 
     quantity: str
@@ -58,7 +57,10 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement with its source, and the criterion of its test or the reason why it has none."""
+    """A statement with its source, and either its criterion or the reason why it has none.
+
+    `reference/claims.yaml` explains the fields.
+    """
 
     id: str
     group: str
@@ -73,7 +75,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of a study on a claim, with the number behind it or the reason for its lack."""
+    """The verdict of a study on a claim, with the number behind it or the reason why it has none.
+
+    `files` are those that the number was computed from.
+    """
 
     claim: Claim
     verdict: str
@@ -83,14 +88,14 @@ class Verdict:
 
 
 def load_claims(path: Path = REFERENCE / "claims.yaml") -> list[Claim]:
-    """Return the claims of `reference/claims.yaml`, in order."""
-    groups = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """Return the claims in a file, in its order."""
+    groups = read_yaml(path)
     return [_claim(group["group"], entry) for group in groups for entry in group["claims"]]
 
 
 def _claim(group: str, entry: dict[str, Any]) -> Claim:
-    test = entry.get("test")
-    return Claim(group=group, **entry | {"test": test and from_values(Criterion, test)})
+    test = from_values(Criterion, entry["test"]) if "test" in entry else None
+    return Claim(**{**entry, "group": group, "test": test})
 
 
 def judge(claims: Sequence[Claim], results: Results) -> list[Verdict]:

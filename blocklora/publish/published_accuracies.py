@@ -1,8 +1,9 @@
 """Published accuracies, and the names that tables and figures print.
 
 `reference/published_results.csv` holds what papers and repositories report, with the source of
-each value. Its plain method names are Tables 3 to 5 of the CLIP-LoRA paper (arXiv 2405.18541);
-a suffix in brackets marks another origin of the same method.
+each value. If the CLIP-LoRA paper (arXiv 2405.18541, Tables 3 to 5) has a method, the plain name
+stands for the values there, and a suffix in brackets marks values of the method from another
+source. Methods that this paper does not have keep their plain names.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ AVERAGE = "average"
 
 @cache
 def names() -> Mapping[str, Any]:
-    """Return `reference/names.yaml`."""
+    """Return the content of `reference/names.yaml`."""
     return yaml.safe_load((REFERENCE / "names.yaml").read_text(encoding="utf-8"))
 
 
@@ -32,7 +33,7 @@ def _dataset_labels() -> Mapping[str, str]:
 
 
 def dataset_label(dataset: str) -> str:
-    """Return the printed name of a dataset: its display name, or the user's name for their own."""
+    """Return the printed name of a dataset: its display name, or its name in the study."""
     return _dataset_labels().get(dataset, dataset)
 
 
@@ -42,7 +43,7 @@ def method_label(method: str) -> str:
 
 
 def published_backbone(study: Study, backbone: str) -> str | None:
-    """Return the name of a backbone in publications, or None if none of them used it."""
+    """Return the name of a backbone in published tables, or None if these are not comparable."""
     return study.backbones[backbone].family.published_as(backbone)
 
 
@@ -51,7 +52,7 @@ def backbones_published_as(study: Study, name: str) -> list[str]:
     return [backbone for backbone in study.backbones if published_backbone(study, backbone) == name]
 
 
-def is_paper_average(study: Study) -> bool:
+def has_paper_datasets(study: Study) -> bool:
     """Return whether the study has exactly the 11 datasets of the published averages."""
     table = load_published()
     printed = table[table["method"] == names()["clip_lora"]["published_as"]]
@@ -60,7 +61,7 @@ def is_paper_average(study: Study) -> bool:
 
 def is_paper(study: Study) -> bool:
     """Return whether the study has the 11 datasets and a backbone of the published tables."""
-    return is_paper_average(study) and any(
+    return has_paper_datasets(study) and any(
         published_backbone(study, backbone) for backbone in study.backbones
     )
 
@@ -83,7 +84,10 @@ def load_published() -> pd.DataFrame:
 
 
 def is_published_clip_lora(study: Study, method: str) -> bool:
-    """Return whether a method has the settings that CLIP-LoRA's published numbers belong to."""
+    """Return whether a method has the adapter of CLIP-LoRA's published numbers.
+
+    Its recipe is not compared.
+    """
     adapter = study.methods[method].adapter
     if adapter is None:
         return False

@@ -87,7 +87,7 @@ class Results:
             return None
         shown = ", ".join(folders[:12])
         more = f" and {len(folders) - 12} more" if len(folders) > 12 else ""
-        return f"Missing runs ({len(folders)}), shown as an em dash: {shown}{more}."
+        return f"Missing runs ({len(folders)}): {shown}{more}."
 
 
 def caption_of(study: Study, text: str) -> str:

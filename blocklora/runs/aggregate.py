@@ -18,7 +18,7 @@ from blocklora.study.digests import test_digest
 from blocklora.study.run import Run, Test
 from blocklora.study.study import Study, load_study
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def aggregate(study_path: Path, runs_folder: Path, output: Path, partial: bool = False) -> None:
@@ -49,12 +49,12 @@ def aggregate(study_path: Path, runs_folder: Path, output: Path, partial: bool =
         message = f"{len(missing)} of {len(missing) + len(found)} runs are missing: {listed}"
         if not partial:
             raise UserError(
-                f"{runs_folder}: {message}; finish them, or pass --partial to publish without them"
+                f"{runs_folder}: {message}; finish them, or pass --partial to leave them out"
             )
-        log.warning(message)
+        logger.warning(message)
     rows = [{name: value(run) for name, value in COLUMNS.items()} for run in found]
     write_rows(output, tuple(COLUMNS), rows)
-    log.info("%d runs in %s", len(found), output)
+    logger.info("%d runs in %s", len(found), output)
 
 
 def files_of_row(run: Run) -> list[str]:
@@ -83,7 +83,7 @@ def _read_record(path: Path, study: Study, run: Run) -> Mapping[str, Any]:
         if not (isinstance(seconds, int | float) and isfinite(seconds) and seconds >= 0):
             raise UserError(f"{path}: training_seconds is {seconds!r}, not a time; {REMEDY}")
         for field in ("key", "fit_digest", "code_digest", "backbone_sha256"):
-            record["provenance"][field]
+            record["provenance"][field]  # raises an error if it is missing
     return record
 
 
@@ -95,8 +95,9 @@ def _read_test(test: Test, path: Path) -> Predictions:
         _check_identity(path, facts["run"], vars(test.run))
         _check_identity(path, facts, {"dataset": test.dataset, "part": test.part})
         classes = len(facts["classnames"])
-        for field in ("key", "test_digest", "backbone_sha256", "seconds"):
-            facts[field]
+        needed = ("key", "test_digest", "backbone_sha256", "seconds")
+        for field in (*needed, "device_name", "precision", "engine"):
+            facts[field]  # raises an error if it is missing
     for name in ("label", "predicted"):
         values = getattr(predictions, name)
         if values.min() < 0 or values.max() >= classes:
@@ -116,7 +117,7 @@ def _check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str,
 
 
 def _check_comparable(runs: Sequence[Finished], folder: Path) -> None:
-    """Check that runs on a dataset have the same test images, and those of a backbone its weights.
+    """Check that all runs used the same images and classes of a dataset and weights of a backbone.
 
     Raises:
         UserError: Two runs differ in one of these.
@@ -151,11 +152,9 @@ def _warn_of_differences(study: Study, runs: Sequence[Finished]) -> None:
         test = finished.run.own_tests[0]
         digest = test_digest(study, test, facts["precision"], facts["engine"])
         stale += facts["test_digest"] != digest
-        if finished.record:
-            values["code digest"].add(finished.record["provenance"]["code_digest"])
     for field, found in values.items():
         if len(found) > 1:
             shown = ", ".join(sorted(str(value)[:40] for value in found))
-            log.warning("runs differ in %s: %s", field, shown)
+            logger.warning("runs differ in %s: %s", field, shown)
     if stale:
-        log.warning("%d runs were made by another version of the study or of the code", stale)
+        logger.warning("%d runs were made by another version of the study or of the code", stale)

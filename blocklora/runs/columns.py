@@ -8,7 +8,7 @@ from typing import Any
 from blocklora.runs.predictions import Predictions
 from blocklora.study.run import Run
 
-# The cost of a method that is not trained, beside the cost of its test.
+# The cost of a method that is not trained, in addition to the cost of its test.
 UNTRAINED = {
     "trainable_parameters": 0,
     "adapted_matrices": 0,
@@ -53,9 +53,12 @@ Column = Callable[[Finished], Any]
 
 
 def _values(part: str, *names: str) -> dict[str, Column]:
-    """Return columns for values of a mapping; they are empty for older files without a value."""
-    found = attrgetter(part)
-    return {name: lambda finished, name=name: found(finished).get(name) for name in names}
+    """Return a column for each of `names` in the mapping that is the attribute `part` of a run.
+
+    A cell is empty if the mapping lacks the value, as that of an older file may.
+    """
+    mapping = attrgetter(part)
+    return {name: lambda finished, name=name: mapping(finished).get(name) for name in names}
 
 
 COLUMNS: dict[str, Column] = {

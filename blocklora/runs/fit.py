@@ -29,13 +29,14 @@ logger = logging.getLogger(__name__)
 def fit_run(job: "Job", run: Run, inputs: Mapping[str, str], keeper: CheckpointKeeper) -> None:
     """Fit the method of a run and write its files, the record last.
 
-    So a folder with a record has all files of a fit. The caller holds the run's lock, and deletes
-    the checkpoint when it is no longer needed. The fit never sees the test images, and its files
-    contain nothing about the study that the run does not depend on. `inputs` are the digests of the
+    A folder that has a record therefore has all files of the fit. The caller holds the run's lock,
+    and deletes the checkpoint when it is no longer needed. The fit never sees the test images, and
+    of the study its files contain only what the run depends on. `inputs` are the digests of the
     files that the fit depends on, by their names in the record.
 
     Raises:
-        UserError: The device is not available, or the loss is not finite.
+        UserError: The device is not available, the checkpoint is damaged, the loss is not finite,
+            or a file cannot be written.
         Interrupted: A signal asked the process to stop, and the work is in the checkpoint; or
             another process took over the lock, and nothing more is written.
     """
@@ -89,13 +90,14 @@ def fit_run(job: "Job", run: Run, inputs: Mapping[str, str], keeper: CheckpointK
 
 
 def run_tests(job: "Job", run: Run, keys: Mapping[Test, str]) -> None:
-    """Do tests of a run and write their predictions; `keys` has what identifies each of them.
+    """Do tests of a run and write their predictions; `keys` has the key of each test.
 
     Raises:
-        UserError: The device is not available, or the fit is damaged.
+        UserError: The device is not available, the fit is damaged, or a file cannot be written.
     """
-    (task, test_images), compute, clock = job.loaded, job.compute, monotonic()
-    meter, named = Meter(compute), job.study.methods[run.method]
+    (task, test_images), compute = job.loaded, job.compute
+    meter, clock = Meter(compute), monotonic()
+    named = job.study.methods[run.method]
     method = METHODS[named.kind]
     learned = None
     if method.trained:
@@ -104,11 +106,11 @@ def run_tests(job: "Job", run: Run, keys: Mapping[Test, str]) -> None:
     for test, key in keys.items():
         if test.part == "test":
             batches: Iterable[np.ndarray] = [test_images.pixels]
-            labels, images = test_images.labels, "test"
+            labels, kind = test_images.labels, "test"
         else:
             shots = job.shots(run)
             batches = preprocessed(shots.images, task.backbone.config.image_size)
-            labels, images = shots.labels, "training"
+            labels, kind = shots.labels, "training"
         found = [classifier.predict(batch) for batch in batches]
         predicted, probability = (np.concatenate(parts) for parts in zip(*found, strict=True))
         facts = {
@@ -128,6 +130,6 @@ def run_tests(job: "Job", run: Run, keys: Mapping[Test, str]) -> None:
         predictions = Predictions(labels, predicted, probability, facts)
         write_predictions(job.runs / test.file, predictions)
         share, count = 100 * predictions.accuracy, predictions.images
-        text = "run %s: %.2f %% of %d %s images of %s"
-        logger.info(text, run.folder, share, count, images, test.dataset)
-        clock = monotonic()
+        text = "run %s: classified %.2f %% of %d %s images of %s correctly"
+        logger.info(text, run.folder, share, count, kind, test.dataset)
+        meter, clock = Meter(compute), monotonic()  # for the next test

@@ -1,6 +1,7 @@
 """The JSON schemas of study and configuration files, for editors (`workflow/schemas/`)."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from blocklora.experiments import EXPERIMENTS
@@ -11,17 +12,18 @@ from blocklora.yamlfiles import yaml_text
 
 
 def schema_text(name: str) -> str:
-    """Return the schema of "study" or "config" files as YAML."""
-    schema = {"study": study_schema, "config": lambda: json_schema(Config)}[name]()
+    """Return the schema of a kind of file, "study" or "config", as YAML."""
+    schema = study_schema() if name == "study" else json_schema(Config)
     about = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return yaml_text(about | schema)
 
 
 def study_schema() -> dict[str, Any]:
     """Return the schema of study files that are complete, and of those that extend another."""
-    whole = dict(json_schema(Study))
-    definitions, keys = whole.pop("$defs"), dict(whole["properties"])
-    keys["experiments"] |= {"items": {"enum": list(EXPERIMENTS)}}
+    whole = deepcopy(json_schema(Study))  # the original is kept, and messages are made from it
+    definitions, keys = whole.pop("$defs"), whole["properties"]
+    # The type of the field cannot list the names, because experiments import `Study`.
+    keys["experiments"]["items"] = {"enum": list(EXPERIMENTS)}
     partial = {key: _or_null(part) for key, part in keys.items()}
     methods = keys["methods"]["patternProperties"]
     of_any_name = {names: _or_null(method) for names, method in methods.items()}

@@ -32,7 +32,7 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """Number of singular values above rounding, by the criterion of numpy's `matrix_rank`."""
+        """The number of singular values that are not 0, as numpy's `matrix_rank` decides it."""
         size = max(len(self.left), len(self.right))
         threshold = self.values.max() * size * torch.finfo(self.values.dtype).eps
         return int((self.values > threshold).sum())
@@ -79,9 +79,10 @@ def subspace_overlap(first: Tensor, second: Tensor) -> float:
 
 
 def arms_difference(up: Tensor) -> float:
-    """Return the largest difference between the arms in `up`, relative to its largest entry.
+    """Return the largest difference between the arms in `up`, relative to its largest value.
 
-    `up` has the shape (arms, d_out, inner). The difference is 0 if all arms are zero.
+    `up` has the shape (arms, d_out, inner), and absolute values are compared. The difference is 0
+    if all arms are zero.
     """
     largest = up.abs().max()
     return float((up.amax(0) - up.amin(0)).max() / largest) if largest else 0.0
@@ -90,7 +91,8 @@ def arms_difference(up: Tensor) -> float:
 def spectrum_rows(adapter: Adapter, found: dict[str, Spectrum]) -> Iterator[dict[str, Any]]:
     """Yield the rows of spectra.csv for a run, without the columns that identify the run.
 
-    The difference between arms is None for an adapter with one arm.
+    `found` is the result of `spectra` for this adapter. The difference between arms is None for an
+    adapter with one arm.
     """
     for name, _, up in adapter.matrices():
         values = found[name].values
@@ -109,7 +111,7 @@ def overlap_rows(
     """Yield the rows of overlaps.csv for two runs, without the columns that identify the runs.
 
     Only matrices with an update in both runs are compared. `chance` is the mean overlap of random
-    subspaces of the same dimensions, max(i, j)/d.
+    subspaces of the dimensions i and j, which is max(i, j)/d, since all adapted matrices are d × d.
     """
     for name, one in first.items():
         other = second.get(name)

@@ -1,7 +1,8 @@
-"""The list of measures, which compute the CSV files of the theory from the results of a study.
+"""The measures of the theory, each of which computes CSV files from the results of a study.
 
-The command `blocklora measure`, the rules of the workflow and the readers of the files all use this
-list. To add a measure, write a module with a function that computes it, and add an entry here.
+The command `blocklora measure` and the rules of the workflow use this list together with the
+measures of experiments (`blocklora.experiments.measures`). To add a measure, write a module with a
+function that computes it, and add an entry here.
 """
 
 from collections.abc import Mapping
@@ -22,14 +23,15 @@ class Measure:
             rows of the file, or a mapping from tables to rows if there are several files.
         tables: Columns of each file, by the name of the file without `.csv`.
         needs: The inputs by their names in `workflow/rules/theory.smk`: "runs", "adapters",
-            "weights", "manifests", "shots_pixels"; "class_counts" and "prompts" for files that are
-            only needed if these are unknown; or another table.
+            "weights", "manifests", "shots_pixels", or another table. "class_counts" and "prompts"
+            are the manifests of those datasets whose number of classes, or whose lengths of
+            prompts, are not known without them.
         precise: True if the numbers depend on the precision.
         on_gpu: True if it uses a GPU when there is one.
         local: True if it is too short to be submitted to a cluster.
-        memory_mb: Memory of a job, which is increased for every new attempt.
-        runtime: Time limit of a job.
-        data: Glob patterns of data files in this package that numbers depend on.
+        memory_mb: Memory of a job in MB, which is added once more for every new attempt.
+        runtime: Time limit of a job as Snakemake reads it, such as "10m".
+        data: Glob patterns, relative to `blocklora/`, of data files that the numbers depend on.
     """
 
     name: str
@@ -50,7 +52,7 @@ MEASURES: Mapping[str, Measure] = {
     for measure in (
         Measure(
             name="bounds",
-            about="the information-theoretic bound of the generalization gap for every dataset, "
+            about="the information-theoretic bound on the generalization gap for every dataset, "
             "number of shots and method, for other partitions, and for training only B or only A",
             compute="blocklora.theory.bounds:rows",
             tables={
@@ -65,7 +67,7 @@ MEASURES: Mapping[str, Measure] = {
         ),
         Measure(
             name="gaps",
-            about="training minus test accuracy of every run with an adapter, and its bound",
+            about="training minus test accuracy of every run with an adapter, and the bound on it",
             compute="blocklora.theory.gaps:rows",
             tables={"gaps": (*RUN, "train_accuracy", "test_accuracy", "gap", "bound", "vacuous")},
             needs=("runs", "bounds"),
@@ -97,8 +99,8 @@ MEASURES: Mapping[str, Measure] = {
         Measure(
             name="compression",
             about="the number of bits to which every trained adapter can be compressed without "
-            "losing more than a point of training accuracy, and the resulting bound of the error "
-            "rate",
+            "losing more than a percentage point of training accuracy, and the resulting bound on "
+            "the error rate",
             compute="blocklora.theory.compression:rows",
             tables={
                 "compression": (
@@ -136,5 +138,5 @@ MEASURES: Mapping[str, Measure] = {
 
 
 def columns_of(table: str) -> tuple[str, ...]:
-    """Return the columns of a CSV file of the theory, given by its name without `.csv`."""
+    """Return the columns of a CSV file that one of `MEASURES` writes; `table` has no `.csv`."""
     return next(m.tables[table] for m in MEASURES.values() if table in m.tables)

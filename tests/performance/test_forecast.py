@@ -77,6 +77,12 @@ def study_arguments(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_a_rate_that_is_no_positive_number_is_refused(study_arguments, capsys, rate):
+    assert main([*study_arguments, "--gpu-memory", "4GB", "--rate", rate]) == 1
+    assert "is not a positive number" in capsys.readouterr().err
+
+
 def test_plan_of_a_study_says_memory_chunks_and_time_of_every_kind(
     study_arguments, tmp_path, capsys
 ):

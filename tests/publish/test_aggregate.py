@@ -13,6 +13,10 @@ from blocklora.study.study import load_study
 from tests.publish.samples import CLIP_LORA, METHODS, write_records, write_study
 
 RUN = Run("ViT-B-16-quickgelu", "dtd", "block_lora", 4, 2)
+FACTS = (
+    *("run", "dataset", "part", "classnames", "key", "test_digest", "backbone_sha256"),
+    *("seconds", "device_name", "precision", "engine"),
+)
 
 
 @pytest.fixture
@@ -128,9 +132,7 @@ def test_a_value_that_older_records_lack_is_an_empty_cell(made):
         (lambda f: f.update(dataset="eurosat"), "for dataset 'eurosat', but its folder is for"),
         (lambda f: f.update(part="train"), "for part 'train', but its folder is for part 'test'"),
         (lambda f: f.update(classnames=["one"]), "there are 1 classes, but a label is outside"),
-        (lambda f: f.pop("classnames"), "field 'classnames'"),
-        (lambda f: f.pop("run"), "field 'run'"),
-        (lambda f: f.pop("key"), "field 'key'"),
+        *((lambda f, k=key: f.pop(k), f"field '{key}'") for key in FACTS),
     ],
 )
 def test_predictions_that_cannot_be_of_this_run_are_refused(made, change, message):
@@ -185,8 +187,18 @@ def test_allowed_differences_between_runs_are_logged(made, caplog):
     write_again(runs, lambda facts: facts.update(precision="bf16", test_digest="old"))
     with caplog.at_level(logging.WARNING):
         aggregate(study_path, runs, output)
-    assert "runs differ in precision: bf16, fp32" in caplog.text
-    assert "1 runs were made by another version" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "runs differ in precision: bf16, fp32",
+        "1 runs were made by another version of the study or of the code",
+    ]
+
+
+def test_methods_with_code_of_their_own_are_no_difference(made, caplog):
+    study_path, runs, output = made
+    rewrite(runs, lambda record: record["provenance"].update(code_digest="of another method"))
+    with caplog.at_level(logging.WARNING):
+        aggregate(study_path, runs, output)
+    assert caplog.text == ""
 
 
 def test_a_study_may_grow_without_its_runs_being_refused(made):

@@ -231,6 +231,39 @@ def test_shots_and_seeds_go_with_methods_that_are_fitted(prepared, tmp_path, cap
     assert "--shots and --seeds" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--fitted-on", "own"], "method zero_shot is not fitted: it has no --fitted-on"),
+        (
+            ["--method", "block_lora", "--shots", 2, "--seeds", 1, "--fitted-on", "owm"],
+            "there is no dataset 'owm'; did you mean own?",
+        ),
+    ],
+)
+def test_fitted_on_is_a_dataset_of_a_fitted_method(prepared, tmp_path, capsys, more, message):
+    assert zero_shot(prepared, tmp_path, *more) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "results/runs").exists()
+
+
+def test_each_test_records_its_own_energy(prepared, tmp_path, monkeypatch):
+    drawn = []
+    predict = Classifier.predict
+
+    def draw(self, images):
+        drawn.append(len(images))
+        return predict(self, images)
+
+    monkeypatch.setattr(Classifier, "predict", draw)
+    for module in ("energy", "device"):
+        monkeypatch.setattr(f"blocklora.runs.{module}.energy_joules", lambda device: sum(drawn))
+    assert fit(prepared, tmp_path) == 0
+    for part in ("test", "train"):
+        predictions = predictions_of(tmp_path, 1, part)
+        assert predictions.facts["energy_joules"] == predictions.images
+
+
 def again(prepared, folder, *more):
     arguments = arguments_of("test", prepared, folder)
     arguments += ["--method", "block_lora", "--shots", 2, "--seeds", 1, *more]

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import yaml
 from blocklora.adapters.config import AdapterConfig
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
-from blocklora.study.config import resolve_device
+from blocklora.study.config import Config, resolve_device
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.run import Run
 from blocklora.study.schemas import schema_text
-from blocklora.study.study import load_study
+from blocklora.study.study import Study, load_study
+from blocklora.validation import json_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,6 +195,14 @@ def test_every_key_of_a_schema_says_what_is_allowed(name):
         if value is not True and not value.keys() & {"description", "$ref"}
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", ["study", "config"])
+def test_making_a_schema_for_editors_leaves_that_of_messages_alone(name):
+    kinds = [Study, Config]
+    before = deepcopy([json_schema(kind) for kind in kinds])
+    schema_text(name)
+    assert [json_schema(kind) for kind in kinds] == before
 
 
 @pytest.mark.parametrize("name", ["study", "config"])

@@ -13,7 +13,7 @@ from blocklora.publish.catalogue import MATRICES
 from blocklora.publish.figures.canvas import Drawing, choose_backbone, panels
 from blocklora.publish.published_accuracies import dataset_label, method_label
 from blocklora.publish.results import Results, caption_of
-from blocklora.publish.tables.classes import final_predictions, untested
+from blocklora.publish.tables.classes import final_predictions, untested_runs
 
 FEW_CLASSES = 20  # the most classes that a matrix of this size can show
 LISTED = 5  # confusions of a dataset with more classes
@@ -127,7 +127,7 @@ def _short(name: str, length: int = 16) -> str:
 
 
 def _caption(results: Results) -> str:
-    missing = untested(results)
+    missing = untested_runs(results)
     return caption_of(
         results.study,
         f"What is taken for what, with {formats.shots(results.study.shots[-1])} per class, over "

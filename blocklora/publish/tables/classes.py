@@ -1,4 +1,4 @@
-"""The table of accuracy per class, and the predictions that the figure of confusions reads, too."""
+"""The table of accuracy per class, and reading predictions, also for the figure of confusions."""
 
 from collections.abc import Iterator
 
@@ -15,13 +15,13 @@ from blocklora.publish.results import Results
 from blocklora.runs.predictions import Predictions
 from blocklora.study.run import Run, Test
 
-WORST = 3
+WORST = 3  # classes with the lowest accuracy in a row of the table
 CELL = ["backbone", "dataset", "method"]
 PER_CLASS = Description(
     name="per-class",
     caption="Test accuracy per class in percent, over the images of all seeds, with the largest "
-    "number of shots: mean and median over classes, the classes of the lowest accuracy and the one "
-    "of the highest. Measured.",
+    "number of shots: mean and median over classes, the classes with the lowest accuracy and the "
+    "one with the highest. Measured.",
     columns=[
         ("method", "method", method_label),
         ("lowest", "worst", str),
@@ -36,16 +36,14 @@ PER_CLASS = Description(
 
 
 def final_predictions(results: Results) -> Iterator[tuple[Test, Predictions, list[str]]]:
-    """Yield each test of the largest shot count, its predictions and the names of the classes.
-
-    Tests without a file are left out.
+    """Yield each of the `final_tests` that has predictions, with these and the class names.
 
     Raises:
-        UserError: No test has a file, or a file is not valid.
+        UserError: No test has predictions, or a file of predictions is not valid.
     """
     tests = list(final_tests(results.study))
     found = [test for test in tests if results.predictions_path(test).exists()]
-    for test in found or tests[:1]:
+    for test in found or tests[:1]:  # without any file, reading the first one raises the error
         predictions = results.predictions(test)
         names = predictions.facts.get("classnames")
         labels = np.concatenate([predictions.label, predictions.predicted])
@@ -55,8 +53,8 @@ def final_predictions(results: Results) -> Iterator[tuple[Test, Predictions, lis
         yield test, predictions, names
 
 
-def untested(results: Results) -> list[Run]:
-    """Return the runs of the largest shot count without a file of predictions."""
+def untested_runs(results: Results) -> list[Run]:
+    """Return the runs of the `final_tests` that have no file of predictions."""
     tests = final_tests(results.study)
     return [test.run for test in tests if not results.predictions_path(test).exists()]
 
@@ -83,7 +81,9 @@ def class_frame(results: Results) -> pd.DataFrame:
 def per_class_table(results: Results) -> Table:
     """Return the table of the classes with the lowest and the highest accuracy of each method."""
     frame = class_frame(results)
-    label = frame.groupby([*CELL, "seed"]).cumcount()  # two classes may have the same name
+    label = frame.groupby(
+        [*CELL, "seed"]
+    ).cumcount()  # of labels, since two classes may have the same name
     pooled = frame.groupby([*CELL, label, "class"], sort=False)[["images", "correct"]].sum()
     pooled = pooled[pooled["images"] > 0].reset_index("class")
     percent = pooled.assign(percent=100 * pooled["correct"] / pooled["images"])
@@ -103,5 +103,5 @@ def per_class_table(results: Results) -> Table:
         by=("backbone", "dataset"),
         title=lambda backbone, dataset: f"{backbone}, {dataset_label(dataset)}",
         shown=pd.DataFrame(rows),
-        notes=[results.missing_note(untested(results))],
+        notes=[results.missing_note(untested_runs(results))],
     )
