@@ -3,8 +3,9 @@
 A lock file says who holds it and since when. It outlives a process that is killed, so a process
 that finds one checks whether the holder is alive: on the same machine by process number and start
 time, on another one by its heartbeat. The heartbeat is the file's modification time, which only has
-to change. No two clocks are compared, so wrong or jumping clocks do no harm. A holder that was
-suspended for so long that another process took its lock over notices that and stops.
+to change. No two clocks are compared, so wrong or jumping clocks do no harm. If a holder is
+suspended for so long that another process takes over its lock, the holder notices this when it goes
+on, and stops.
 """
 
 import json
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from errno import ESTALE
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, sleep
@@ -25,13 +27,13 @@ from blocklora.errors import Interrupted, UserError
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10.0
-# A living holder is noticed within a heartbeat; this allows for a file server that hangs.
+# A living holder shows within one heartbeat. Waiting longer allows for a file server that hangs.
 SILENCE_SECONDS = 120.0
 WAITING_SECONDS = 1.0
 
 
 class LockedError(UserError):
-    """Another process is doing the same work; like `Interrupted`, a temporary failure."""
+    """Another process is doing the same work; this is a temporary failure, like `Interrupted`."""
 
     exit_status = Interrupted.exit_status
 
@@ -44,7 +46,8 @@ class Holder:
         what: A name for the work, such as "run clip/digits/lora/4shot/seed1".
         host: The name of the machine, for people.
         pid: The number of the process on `machine`.
-        machine: Identifies the boot and the namespace that the number belongs to; may be empty.
+        machine: Identifies the boot of the machine and the namespace of processes in which `pid`
+            is valid. Empty if unknown.
         process_start: When the process started, in clock ticks since boot. A later process of the
             same number has another start. Empty if unknown.
         since: Local time with its offset from UTC.
@@ -65,7 +68,7 @@ class Holder:
 
 @dataclass
 class Lock:
-    """A lock that this process holds, unless another one took it over and it is `lost`."""
+    """A lock of this process; `lost` becomes true if another process takes it over."""
 
     what: str
     lost: bool = False
@@ -87,14 +90,16 @@ class Lock:
 def hold(path: Path, what: str, stop: Callable[[], None] | None = None) -> Iterator[Lock]:
     """Hold the lock file `path` during the block; `what` names the work in messages.
 
+    With `stop`, this waits until the lock is free; see `hold_when_free`.
+
     Raises:
-        LockedError: Another process holds it, and there is no `stop`; see `hold_when_free`.
+        LockedError: Another process holds the lock, and there is no `stop`.
         UserError: The lock file cannot be written.
     """
     descriptor, said = None, False
     while descriptor is None:
         try:
-            descriptor = _acquire(path, what)
+            descriptor = _acquire(path, what, stop, said)
         except LockedError:
             if stop is None:
                 raise
@@ -111,8 +116,9 @@ def hold(path: Path, what: str, stop: Callable[[], None] | None = None) -> Itera
     finally:
         released.set()
         heart.join()
-        with suppress(OSError):  # others will find that the holder is dead
-            _remove(path, os.pread(descriptor, 4096, 0))
+        if not lock.lost:
+            with suppress(OSError):  # others will find that the holder is dead
+                _remove(path, os.pread(descriptor, 4096, 0))
         os.close(descriptor)
 
 
@@ -121,7 +127,7 @@ def hold_when_free(
 ) -> AbstractContextManager[Lock]:
     """Wait until the lock file `path` is free, and hold it during the block.
 
-    While waiting, `stop` is called once a second and may raise an error to give up.
+    While it waits, `stop` is called about every second, and it may raise an error to give up.
 
     Raises:
         UserError: The lock file cannot be written.
@@ -148,7 +154,7 @@ def is_alive(holder: Holder) -> bool | None:
     return state not in ("Z", "X") and start in ("", holder.process_start)
 
 
-def _acquire(path: Path, what: str) -> int:
+def _acquire(path: Path, what: str, stop: Callable[[], None] | None, quiet: bool) -> int:
     """Create the lock file, replacing that of a dead process, and return its descriptor."""
     pid, since = os.getpid(), datetime.now().astimezone().isoformat(timespec="seconds")
     start, token = _process(pid)[1], uuid4().hex
@@ -159,21 +165,23 @@ def _acquire(path: Path, what: str) -> int:
         while descriptor is None:
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+                with suppress(OSError):  # everybody has to read it, whatever the umask is
+                    os.fchmod(descriptor, 0o644)
             except FileExistsError:
-                _clear(path, what)
+                _clear(path, what, stop, quiet)
         os.write(descriptor, json.dumps(asdict(holder)).encode())
     except OSError as error:
         if descriptor is not None:
             os.close(descriptor)
             path.unlink(missing_ok=True)
         raise UserError(
-            f"{path}: cannot write this lock file for {what} ({error.strerror}); choose a folder "
-            "that you may write to"
+            f"{path}: cannot write this lock file for {what} ({error.strerror}); make room there, "
+            "or choose a folder that you may write to"
         ) from None
     return descriptor
 
 
-def _clear(path: Path, what: str) -> None:
+def _clear(path: Path, what: str, stop: Callable[[], None] | None, quiet: bool) -> None:
     """Remove the lock file if its holder is dead, or else raise `LockedError`."""
     content = _read(path)
     if content is None:
@@ -181,8 +189,9 @@ def _clear(path: Path, what: str) -> None:
     holder = _parse(content)
     alive = holder and is_alive(holder)
     if alive is None:
-        logger.info("%s: found a lock; watching whether its holder is alive", what)
-        alive = _changes(path)
+        if not quiet:
+            logger.info("%s: found a lock; watching whether its holder is alive", what)
+        alive = _changes(path, stop)
     if alive:
         raise LockedError(
             f"{what}: {holder or 'an unknown process'} is working on it (it holds the lock "
@@ -192,34 +201,39 @@ def _clear(path: Path, what: str) -> None:
     _remove(path, content)
 
 
-def _changes(path: Path) -> bool:
+def _changes(path: Path, stop: Callable[[], None] | None) -> bool:
     """Watch a lock for `SILENCE_SECONDS` and return whether there was a heartbeat."""
     first, deadline = _modified(path), monotonic() + SILENCE_SECONDS
     while monotonic() < deadline:
         sleep(min(1.0, SILENCE_SECONDS / 10))
+        if stop is not None:
+            stop()
         if _modified(path) != first:
             return True
     return False
 
 
 def _beat(path: Path, descriptor: int, lock: Lock, released: Event) -> None:
+    """Send heartbeats until the lock is released, or mark it as lost if it is taken over."""
     while not released.wait(HEARTBEAT_SECONDS):
         try:
             if not os.path.samestat(os.fstat(descriptor), path.stat()):
                 raise FileNotFoundError
             os.utime(descriptor)
-        except FileNotFoundError:
-            lock.lost = True
-            return
-        except OSError as error:  # the file server may come back
+        except OSError as error:
+            # Over NFS, the handle of a file that another machine has removed is stale.
+            if isinstance(error, FileNotFoundError) or error.errno == ESTALE:
+                lock.lost = True
+                return
+            # The file server may come back.
             logger.warning("%s: cannot update this lock file (%s)", path, error.strerror)
 
 
 def _remove(path: Path, content: bytes) -> None:
     """Remove the lock file if it still has this content.
 
-    It is renamed before it is read, because another process could replace it in between. A lock
-    that another process has just taken gets its name back.
+    It is renamed before it is read, because another process could replace it between the reading
+    and the removal. If another process has just taken the lock, the file gets its name back.
     """
     aside = path.with_name(f"{path.name}.{uuid4().hex}")
     with suppress(FileNotFoundError):
@@ -260,9 +274,9 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """Return state and start time of a process (proc(5), fields 3 and 22), empty if unknown.
+    """Return the state and start time of a process (proc(5), fields 3 and 22), empty if unknown.
 
-    The start counts from boot, so it stays comparable when the clock is set, unlike psutil's.
+    The start time counts from boot. Unlike psutil's, it stays comparable when the clock is set.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

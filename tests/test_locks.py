@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from blocklora import locks
 from blocklora.errors import Interrupted, UserError
-from blocklora.locks import LockedError, hold, is_alive, read_holder
+from blocklora.locks import LockedError, hold, hold_when_free, is_alive, read_holder
 
 RUN = "run clip/digits/lora/4shot/seed1"
 
@@ -89,7 +90,7 @@ def test_a_later_process_with_the_same_number_does_not_keep_a_lock(path):
 
 
 def test_the_lock_of_a_dead_process_is_recognised_on_the_same_machine_at_once(path, monkeypatch):
-    monkeypatch.setattr(locks, "_changes", lambda path: pytest.fail("no need to watch"))
+    monkeypatch.setattr(locks, "_changes", lambda *_: pytest.fail("no need to watch"))
     forge(path, pid=dead_process())
     with hold(path, RUN):
         pass
@@ -102,7 +103,9 @@ def test_a_silent_lock_of_another_machine_is_taken_over(path, caplog):
     assert "took over from process 1 on node7" in caplog.text
 
 
-def test_a_lock_of_another_machine_with_a_heartbeat_is_respected(path):
+@pytest.fixture
+def held_elsewhere(path):
+    """Another machine holds the lock and sends heartbeats."""
     forge(path, machine="another boot", host="node7")
     done = threading.Event()
 
@@ -112,13 +115,58 @@ def test_a_lock_of_another_machine_with_a_heartbeat_is_respected(path):
 
     heart = threading.Thread(target=beat)
     heart.start()
-    try:
-        with pytest.raises(LockedError, match="on node7"), hold(path, RUN):
-            pass
-    finally:
-        done.set()
-        heart.join()
+    yield
+    done.set()
+    heart.join()
+
+
+def test_a_lock_of_another_machine_with_a_heartbeat_is_respected(path, held_elsewhere):
+    with pytest.raises(LockedError, match="on node7"), hold(path, RUN):
+        pass
     assert read_holder(path).host == "node7"
+
+
+def stop_at(attempt):
+    """Return a function that asks the process to stop when it is called for the n-th time."""
+    calls = []
+
+    def stop():
+        calls.append(None)
+        if len(calls) == attempt:
+            raise Interrupted("asked to stop")
+
+    return stop
+
+
+def test_watching_the_lock_of_a_silent_machine_can_be_stopped(path, monkeypatch):
+    monkeypatch.setattr(locks, "SILENCE_SECONDS", 60)
+    monkeypatch.setattr(locks, "sleep", lambda seconds: None)
+    forge(path, machine="another boot", host="node7")
+    start = time.monotonic()
+    with pytest.raises(Interrupted, match="asked to stop"), hold_when_free(path, RUN, stop_at(3)):
+        pass
+    assert time.monotonic() - start < 30
+    assert read_holder(path).host == "node7"
+
+
+def test_waiting_for_another_machine_is_said_once(path, held_elsewhere, monkeypatch, caplog):
+    monkeypatch.setattr(locks, "WAITING_SECONDS", 0)
+    caplog.set_level("INFO")
+    with pytest.raises(Interrupted), hold_when_free(path, RUN, stop_at(12)):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{RUN}: found a lock; watching whether its holder is alive",
+        f"{RUN}: waiting for {read_holder(path)}",
+    ]
+
+
+def test_everybody_can_read_a_lock_whatever_the_umask_is(path):
+    before = os.umask(0o077)
+    try:
+        with hold(path, RUN):
+            assert path.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.parametrize("jump", [-86400, 86400])
@@ -160,6 +208,26 @@ def test_a_holder_whose_lock_was_taken_over_notices_and_leaves_the_new_one(path)
             with pytest.raises(Interrupted, match="another process took over the lock"):
                 lock.require()
             assert read_holder(path).what == "another run"
+
+
+def test_a_lock_that_another_machine_removed_over_nfs_is_lost(path, monkeypatch):
+    with hold(path, RUN) as lock:
+
+        def stale(descriptor):
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+        monkeypatch.setattr(os, "fstat", stale)
+        time.sleep(0.2)
+        assert lock.lost
+        monkeypatch.undo()
+
+
+def test_a_holder_that_lost_its_lock_does_not_touch_the_new_one(path, monkeypatch):
+    with hold(path, RUN) as lock:
+        path.write_text("taken by another process")
+        lock.lost = True
+        monkeypatch.setattr(locks, "_remove", lambda *_: pytest.fail("it is not ours"))
+    assert path.read_text() == "taken by another process"
 
 
 def test_a_lock_that_was_taken_anew_in_between_is_given_back(path):
