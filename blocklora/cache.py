@@ -1,7 +1,7 @@
-"""The cache: files that several studies can use, found by a digest of all that they depend on.
+"""The cache, which keeps files for several studies under a digest of all that they depend on.
 
 An entry is a folder `<root>/<kind>/<key>/` with some files and `entry.json`, which describes them.
-It is made under a lock in a hidden folder, which gets its name when the entry is complete, and it
+It is made under a lock in a hidden folder, which gets its final name when the entry is complete. It
 never changes afterwards. In a study's folder, large files are links to entries and small ones are
 copies. If an entry is removed, the workflow sees a broken link, that is, a missing file.
 """
@@ -24,12 +24,14 @@ from blocklora.locks import hold_when_free, is_alive, read_holder
 
 ENTRY = "entry.json"
 UNFINISHED = "unfinished"
-"""The folder below the root for checkpoints and for the locks of runs."""
-# The names that this package gives: keys, and what is not finished or not yet removed.
+"""The folder below the root for checkpoints and for the locks of fits and tests."""
+# The names that this package gives to entries, and to files that are unfinished or being removed.
+_KEY = "[0-9a-f]{64}"
 OWN_NAME = re.compile(
-    r"[0-9a-f]+(\.safetensors)?|\.[0-9a-f]+\.(partial|lock(\.[0-9a-f]+)?)"
-    r"|\.[0-9a-f]+-.*\.safetensors|\.removed-.*"
+    rf"{_KEY}(\.safetensors)?|\.{_KEY}\.(partial|lock(\.[0-9a-f]+)?)"
+    rf"|\.(?P<written>{_KEY})-.*\.safetensors|\.removed-.*"
 )
+SECONDS_PER_DAY = 86400
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +42,10 @@ class Entry:
 
     Attributes:
         folder: The folder with its files.
-        used: When it was made or last used, in seconds since the epoch.
-        kind: The sort of entry, such as "weights".
+        used: The time at which it was made or last used, in seconds since the epoch.
+        kind: The kind of entry, such as "weights".
         key: The digest of all that it depends on.
-        about: A name for people.
+        about: A description for people.
         files: The facts "bytes" and "sha256" about each file, by its name.
     """
 
@@ -81,14 +83,15 @@ class Cache:
         except (OSError, UserError) as error:
             logger.warning("%s; it is made again", error)
             return None
-        with suppress(OSError):  # another user's entry
+        with suppress(OSError):  # the entry may belong to another user
             os.utime(folder / ENTRY)
         return entry
 
     def obtain(self, kind: str, key: str, about: str, write: Callable[[Path], None]) -> Entry:
-        """Return an entry; if it is missing, `write` makes its files in the folder it is given.
+        """Return an entry, after making it if it is missing.
 
-        If another process is making the same entry, this one waits for it.
+        `write` is called with a folder and writes the files of the entry there. If another process
+        is making the same entry, this process waits for it.
 
         Raises:
             UserError: The entry cannot be written.
@@ -100,7 +103,7 @@ class Cache:
             return self.find(kind, key) or self._make(kind, key, about, write)
 
     def add(self, kind: str, key: str, about: str, files: Mapping[str, Path]) -> bool:
-        """Copy files into an entry and return True, or say in the log why that failed."""
+        """Copy files into an entry and return True, or log the reason and return False."""
 
         def copy(folder: Path) -> None:
             for name, path in files.items():
@@ -131,10 +134,10 @@ class Cache:
         If the cache cannot be written to, the file is written to `output` directly.
 
         Args:
-            kind: The sort of entry, such as "pixels".
-            digest: The digest of its definition and of the code that decides it.
-            contents: Further JSON values that it depends on, such as digests of input files.
-            about: A name for people.
+            kind: The kind of entry, such as "pixels".
+            digest: The digest of the definition of the file and of the code that decides it.
+            contents: Further JSON values that the file depends on, such as digests of its inputs.
+            about: A description for people.
             output: The path of the file in the study's folder.
             write: A function that writes the file to the path that it is given.
             link: True puts a link to the entry at `output`, False a copy.
@@ -155,7 +158,7 @@ class Cache:
     def can_keep(self, kind: str) -> bool:
         """Make the folder of a kind and return True if entries can be made in it.
 
-        If not, the log says why.
+        If they cannot, the reason is logged.
         """
         folder = self.root / kind
         try:
@@ -169,24 +172,25 @@ class Cache:
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry that is not damaged."""
-        for path in sorted(self.root.glob(f"*/*/{ENTRY}")):
+        for path in sorted(self.root.glob(f"*/[!.]*/{ENTRY}")):
             with suppress(UserError):
                 yield read_entry(path.parent)
 
     def prune(self, days: int) -> tuple[int, int]:
         """Remove entries that were not used for `days` days, and return their number and bytes.
 
-        The same goes for checkpoints that no process works on, for what killed processes left, and
-        for damaged entries. Files and folders that the cache has not made are never touched.
+        Damaged entries, checkpoints that no process works on, and the remains of killed processes
+        are removed after the same time. Files that the cache has not made are never touched.
 
         Raises:
             UserError: Something cannot be removed.
         """
-        latest = time() - days * 86400
-        unused = [entry for entry in self.entries() if entry.used <= latest]
+        latest = time() - days * SECONDS_PER_DAY
+        whole = list(self.entries())
+        unused = [entry for entry in whole if entry.used <= latest]
         for entry in unused:
             remove(entry.folder)
-        damaged = [path for path in self.root.glob("*/*/") if not (path / ENTRY).exists()]
+        damaged = {*self.root.glob("*/[!.]*/")} - {entry.folder for entry in whole}
         unfinished = [*self.root.glob("*/.*"), *self.root.glob(f"{UNFINISHED}/*.safetensors")]
         for path in [*damaged, *unfinished]:
             if OWN_NAME.fullmatch(path.name) and not _is_locked(path):
@@ -227,19 +231,21 @@ def read_entry(folder: Path) -> Entry:
     facts = read_json(folder / ENTRY)
     try:
         entry = Entry(folder, (folder / ENTRY).stat().st_mtime, **facts)
-        sizes = {folder / name: file["bytes"] for name, file in entry.files.items()}
+        for name, file in entry.files.items():
+            path, size = folder / name, file["bytes"]
+            if not path.is_file():
+                raise UserError(f"{path}: is gone from the cache")
+            if path.stat().st_size != size:
+                raise UserError(f"{path}: has {path.stat().st_size} bytes instead of {size}")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / ENTRY}: does not describe an entry ({error})") from None
-    for path, size in sizes.items():
-        if not path.is_file():
-            raise UserError(f"{path}: is gone from the cache")
-        if path.stat().st_size != size:
-            raise UserError(f"{path}: has {path.stat().st_size} bytes instead of {size}")
+    except OSError as error:  # another process has just removed it
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return entry
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder, if it exists; nobody sees a folder in part.
+    """Remove a file or folder if it exists. Other processes never see a part of a folder.
 
     Raises:
         UserError: It cannot be removed.
@@ -260,7 +266,8 @@ def remove(path: Path) -> None:
 def place(path: Path, output: Path, *, link: bool) -> None:
     """Put a link to the file of an entry, or a copy of it, at `output`.
 
-    If it is already there, `output` is not touched. A copy is also made if links cannot be.
+    If the right file is already there, `output` is not touched. If no link can be made, the file is
+    copied.
 
     Raises:
         UserError: `output` cannot be written.
@@ -273,7 +280,7 @@ def place(path: Path, output: Path, *, link: bool) -> None:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file; for a link into the cache, the entry has it.
+    """Return the SHA-256 of a file, which is read from the entry if the file is a link to one.
 
     Raises:
         UserError: The file is missing or cannot be read.
@@ -281,7 +288,10 @@ def content_digest(path: Path) -> str:
     target = path.resolve()
     with suppress(OSError, UserError, KeyError):
         if path.is_symlink() and (target.parent / ENTRY).is_file():
-            return read_entry(target.parent).files[target.name]["sha256"]
+            digest = read_entry(target.parent).files[target.name]["sha256"]
+            with suppress(OSError):  # the entry may belong to another user
+                os.utime(target.parent / ENTRY)
+            return digest
     try:
         return file_digest(target)
     except FileNotFoundError:
@@ -292,11 +302,13 @@ def content_digest(path: Path) -> str:
 
 def _link(path: Path, output: Path) -> bool:
     """Make `output` a link to `path` and return True, or return False if that fails."""
-    target = path if path.is_absolute() else Path(os.path.relpath(path, output.parent))
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # The system follows `..` from the folder that `output` is really in.
+        folder = output.parent.resolve()
+        target = path if path.is_absolute() else Path(os.path.relpath(path.resolve(), folder))
         if output.is_symlink() and output.readlink() == target:
             return True
-        output.parent.mkdir(parents=True, exist_ok=True)
         temporary = output.with_name(f".{output.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)
@@ -308,6 +320,8 @@ def _link(path: Path, output: Path) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock of a checkpoint or of an unfinished entry."""
+    """Return True if a process may hold the lock of a checkpoint or of an unfinished entry."""
+    if (name := OWN_NAME.fullmatch(path.name)) and name["written"]:
+        path = path.with_name(name["written"])  # the checkpoint that is being written
     holder = read_holder(path.with_suffix(".lock"))
     return holder is not None and is_alive(holder) is not False

@@ -17,7 +17,7 @@ from blocklora.cli import main
 from blocklora.errors import UserError
 from blocklora.files import file_digest
 
-KIND, KEY = "pixels", "0123abcd"
+KIND, KEY = "pixels", "0123abcd" * 8
 
 
 @pytest.fixture
@@ -77,6 +77,26 @@ def test_links_follow_a_folder_that_is_moved_with_its_cache(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").rename(tmp_path / "there")
     assert (tmp_path / "there/results/study/pixels.npy").read_text() == "pixels"
+
+
+def test_links_work_in_a_folder_that_is_itself_a_link(tmp_path, monkeypatch):
+    (tmp_path / "big/deep/results").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/results").symlink_to("../big/deep/results")
+    monkeypatch.chdir(tmp_path / "work")
+    provide(Cache("cache"), Path("results/study/pixels.npy"))
+    assert Path("results/study/pixels.npy").read_text() == "pixels"
+    assert not Path("results/study/pixels.npy").readlink().is_absolute()
+
+
+def test_reading_through_a_link_counts_as_a_use(cache, tmp_path):
+    output = tmp_path / "pixels.npy"
+    provide(cache, output)
+    (entry,) = cache.entries()
+    os.utime(entry.folder / ENTRY, (0, 0))
+    content_digest(output)
+    assert cache.prune(30) == (0, 0)
+    assert output.read_text() == "pixels"
 
 
 def test_an_entry_that_was_removed_leaves_a_link_that_counts_as_missing(cache, tmp_path):
@@ -262,23 +282,50 @@ def test_the_command_lists_entries_and_makes_room(cache, tmp_path, capsys):
 
 def test_pruning_spares_what_is_in_work_and_removes_what_killed_processes_left(cache):
     partial = cache.root / KIND / f".{KEY}.partial"
-    checkpoint = cache.root / "unfinished" / "a.safetensors"
-    for path in (partial / "content.npy", checkpoint):
+    checkpoint = cache.root / "unfinished" / f"{KEY}.safetensors"
+    written = checkpoint.with_name(f".{KEY}-random.safetensors")
+    for path in (partial / "content.npy", checkpoint, written):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
     locked = (locks.hold(path.with_suffix(".lock"), "work") for path in (partial, checkpoint))
     with next(locked), next(locked):
         cache.prune(0)
-        assert checkpoint.exists()
-        assert partial.exists()
+        assert all(path.exists() for path in (partial, checkpoint, written))
     cache.prune(0)
-    assert not checkpoint.exists()
-    assert not partial.exists()
+    assert not any(path.exists() for path in (partial, checkpoint, written))
+
+
+def test_pruning_spares_an_entry_that_is_being_completed(cache):
+    """Its description is written before its folder gets the final name."""
+    partial = cache.root / KIND / f".{KEY}.partial"
+    partial.mkdir(parents=True)
+    facts = {"kind": KIND, "key": KEY, "about": "some pixels", "files": {}}
+    (partial / ENTRY).write_text(json.dumps(facts))
+    with locks.hold(partial.with_suffix(".lock"), "work"):
+        assert cache.prune(0) == (0, 0)
+        assert partial.exists()
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, lambda entry: (entry.folder / ENTRY).write_text("{")]
+)
+def test_pruning_removes_damaged_entries(cache, tmp_path, damage):
+    provide(cache, tmp_path / "pixels.npy")
+    (entry,) = cache.entries()
+    damage(entry)
+    cache.prune(0)
+    assert not entry.folder.exists()
 
 
 def test_pruning_touches_nothing_that_is_not_of_the_cache(cache):
     """Somebody may name a folder that has other things in it."""
-    for name in ("project/source", "project/.git", "unfinished/notes"):
+    for name in (
+        "project/source",
+        "project/.git",
+        "unfinished/notes",
+        "photos/2024",
+        "photos/cafe",
+    ):
         (cache.root / name).mkdir(parents=True)
     (cache.root / "unfinished/own.safetensors").write_text("a file of somebody")
     before = sorted(cache.root.rglob("*"))
