@@ -20,14 +20,15 @@ from blocklora.errors import UserError
 T = TypeVar("T")
 
 NAME_OF_KEY = "[key]"
-"""The name that pydantic gives to the place of a wrong key of a mapping."""
+"""The last part of pydantic's location of a fault if the name of a key is wrong."""
 
 
 class Section(BaseModel):
-    """A mapping in a document, without unknown keys and without conversions of types.
+    """A mapping in a document, in which unknown keys are refused and types are not converted.
 
     Attributes:
-        words: If it is a whole document, a description that completes "it must be ...".
+        words: A description that completes "it must be ..." if the section is a whole document, or
+            else an empty string.
     """
 
     words: ClassVar[str] = ""
@@ -43,15 +44,15 @@ class PlainSchema(GenerateJsonSchema):
         return False
 
     def model_schema(self, schema: Any) -> dict[str, Any]:
-        """Describe a section of a document."""
+        """Return the schema of a section, described by its `words` alone."""
         return self._plain(super().model_schema(schema), schema["cls"].words)
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
-        """Describe a configuration by its fields alone."""
+        """Return the schema of a configuration, described by its fields alone."""
         return self._plain(super().dataclass_schema(schema), "")
 
     def dict_schema(self, schema: Any) -> dict[str, Any]:
-        """Say in the schema that keys whose names are not allowed are refused."""
+        """Return the schema of a mapping, which refuses keys whose names are not allowed."""
         found = super().dict_schema(schema)
         return found | ({"additionalProperties": False} if "patternProperties" in found else {})
 
@@ -68,7 +69,7 @@ def validated(kind: type[T], document: Any, where: Any) -> T:
     """Return a document as an instance of a type.
 
     Args:
-        kind: A subclass of `Section`, or a dataclass or another type of values.
+        kind: The type, which is a subclass of `Section`, a dataclass or any other annotation.
         document: The content of a YAML or JSON file.
         where: The name of the document in messages, such as the path of the file.
 
@@ -76,11 +77,16 @@ def validated(kind: type[T], document: Any, where: Any) -> T:
         UserError: The document has faults. Each fault is a line that begins with `where`.
     """
     try:
+        text = json.dumps(document)
+    except ValueError:
+        raise UserError(f"{where}: not allowed: an alias refers to a part that it is in") from None
+    try:
         # Validating JSON accepts lists for tuples and mappings for classes; a strict validation of
         # Python objects would not.
-        return _adapter(kind).validate_json(json.dumps(document), strict=True, extra="forbid")
+        return _adapter(kind).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
-        lines = fault_lines(error, document, json_schema(kind))
+        # Keys of YAML may be numbers, but those of JSON and of the faults are strings.
+        lines = fault_lines(error, json.loads(text), json_schema(kind))
         raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
@@ -91,13 +97,13 @@ def json_schema(kind: type) -> dict[str, Any]:
 
 
 def closest(word: Any, allowed: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the nearest allowed word, or nothing."""
+    """Return "; did you mean X?" for the nearest allowed word, or "" if none is similar."""
     nearest = difflib.get_close_matches(str(word), list(allowed), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def show(value: Any) -> str:
-    """Return a value as JSON, shortened to 60 characters."""
+    """Return a value as JSON, cut to at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -105,7 +111,7 @@ def show(value: Any) -> str:
 def fault_lines(error: ValidationError, document: Any, schema: dict[str, Any]) -> list[str]:
     """Return the lines about the faults that pydantic found in a document, sorted by key.
 
-    A fault below another one is left out, because it is about an alternative that was not meant.
+    A fault below another one is left out, because it is about only one of the alternative types.
     """
     found = {}
     for fault in error.errors(include_url=False):
@@ -137,7 +143,10 @@ def _key(fault: Any, document: Any) -> tuple:
 
 
 def _nodes(schema: dict[str, Any], key: tuple, value: Any) -> list[dict[str, Any]]:
-    """Return the parts of a JSON schema along the keys that lead to a fault."""
+    """Return the parts of a JSON schema along the keys to a fault, beginning with the whole schema.
+
+    `value` is the document, in which discriminators choose between alternative parts.
+    """
 
     def resolved(node: dict[str, Any]) -> dict[str, Any]:
         name = node.get("$ref", "").rpartition("/")[2]
@@ -149,7 +158,7 @@ def _nodes(schema: dict[str, Any], key: tuple, value: Any) -> list[dict[str, Any
         if "discriminator" in node:
             mapping = node["discriminator"]["mapping"]
             kind = value.get(node["discriminator"]["propertyName"])
-            if kind in mapping:
+            if isinstance(kind, str) and kind in mapping:
                 node = resolved({"$ref": mapping[kind]})
             else:
                 kinds = {"description": f"one of {', '.join(mapping)}", "enum": list(mapping)}
@@ -172,7 +181,7 @@ def _below(node: dict[str, Any], part: Any) -> dict[str, Any]:
 
 
 def _explain(fault: Any, key: tuple, nodes: list[dict[str, Any]]) -> list[str]:
-    """Return the line for a fault, or several lines if a check of several fields made them."""
+    """Return the line about a fault, or several lines if a check of several fields wrote them."""
     words = next((n["description"] for n in nodes[::-1] if "description" in n), "a mapping")
     value = fault["input"]
     match fault["type"]:
@@ -186,7 +195,7 @@ def _explain(fault: Any, key: tuple, nodes: list[dict[str, Any]]) -> list[str]:
             lines = (f"{_dotted(key)}.{line}" for line in checked.splitlines())
             return [line.removeprefix(".") for line in lines]
         case "union_tag_invalid":
-            value = fault["ctx"]["tag"]
+            value = value[key[-1]]
     if NAME_OF_KEY in key:
         key = key[:-2]
     hint = closest(value, nodes[-1].get("enum", ()))

@@ -1,8 +1,8 @@
-"""Reading YAML files strictly, and telling what is wrong with them.
+"""Reading YAML files strictly, with an error that names the place of a fault, and writing YAML.
 
-PyYAML follows YAML 1.1, in which `1e-6` is a string, `on` is a boolean, and the second of two equal
-keys silently wins. Any of these can spoil a night of training. So scalars are read as in YAML 1.2
-here, and duplicate keys are errors.
+PyYAML follows YAML 1.1, in which `1e-6` is a string and `on` is a boolean, and it silently keeps
+the last of two equal keys. Any of these can spoil a night of training, so scalars are read as in
+YAML 1.2 here, and duplicate keys are errors.
 """
 
 import re
@@ -15,13 +15,26 @@ from blocklora.errors import UserError
 
 
 class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Reads what JSON can express: YAML 1.2 scalars, lists, and mappings without duplicate keys.
+    """Reads the values of JSON: YAML 1.2 scalars, lists, and mappings without duplicate keys.
 
-    It uses libyaml if PyYAML has it.
+    It uses libyaml if PyYAML was built with it.
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of `node`, in which each key must be a scalar and unique."""
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flat: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge the mappings under `<<` into `node`, whose keys must be scalars and unique.
+
+        A node with several aliases is merged and checked once, because merging changes it.
+
+        Raises:
+            ConstructorError: A key is a list or a mapping, or occurs twice.
+        """
+        if node in self._flat:
+            return
+        self._flat.add(node)
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -32,18 +45,23 @@ class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
                 seen.add(key_node.value)
                 continue
             raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)
 
 
-# Other tags, such as !!binary, have no constructor, so they are refused with their place.
+# Other tags, such as !!binary, have no constructor, so an error names the place of such a tag.
 TYPES = ("null", "bool", "int", "float", "str", "seq", "map")
 StrictLoader.yaml_constructors = {
     tag: StrictLoader.yaml_constructors[tag]
     for tag in (None, *(f"tag:yaml.org,2002:{name}" for name in TYPES))
 }
+# PyYAML would read 010 as an octal number.
+StrictLoader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node))
+)
 
-# The core schema of YAML 1.2.2, section 10.3.2, and the merge key of YAML 1.1, which lets studies
-# define methods that differ in a value or two in a line each.
+# The patterns are those of the core schema of YAML 1.2.2 (section 10.3.2), except for octal and
+# hexadecimal numbers, infinity and NaN. The merge key is from YAML 1.1: it lets a study define
+# methods that differ in a value or two in one line each.
 StrictLoader.yaml_implicit_resolvers = {}
 for tag, pattern, first in (
     ("null", r"null|Null|NULL|~|", "nN~"),
@@ -61,7 +79,7 @@ def read_yaml(path: str | Path) -> Any:
     """Return the document in the YAML file `path`.
 
     Raises:
-        UserError: The file is missing, cannot be read, is not YAML or has a key twice.
+        UserError: The file is missing, cannot be read, is not valid YAML or has a key twice.
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), StrictLoader)
@@ -72,18 +90,21 @@ def read_yaml(path: str | Path) -> Any:
         mark = error.problem_mark
         place = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise UserError(f"{place}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes parts that occur several times out in full."""
+    """Writes a part that occurs several times in full each time, and not as an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def yaml_text(document: Any, flow_style: bool | None = False) -> str:
-    """Return a document as YAML with its keys in their order; `flow_style` is that of PyYAML."""
+    """Return a document as YAML that keeps the order of keys.
+
+    `flow_style` is the argument `default_flow_style` of PyYAML.
+    """
     how = {"sort_keys": False, "allow_unicode": True, "width": 100}
     return yaml.dump(document, Dumper=_PlainDumper, default_flow_style=flow_style, **how)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
 from typing import Annotated, Any, get_type_hints
 
@@ -33,31 +33,36 @@ class BackboneSource:
 
 @dataclass(frozen=True)
 class OwnDataset:
-    """A dataset of the user's own: a folder of images, with sub-folders or a CSV file of labels.
+    """A dataset of the user's own, which is a folder of images.
+
+    The labels of the images are the names of sub-folders, or are in a CSV file.
 
     Attributes:
         images: The path of the folder.
-        csv: The path of the CSV file that lists the images; empty if there is none.
+        csv: The path of the CSV file that lists images and labels; empty if there is none.
     """
 
     images: text("the path of a folder of images")
     csv: text("the path of a CSV file with the columns path, label, split") = ""
 
-    @property
+    @cached_property
     def state(self) -> str:
-        """A digest of the names, sizes and times of all files; it changes when a file does."""
-        listed = file_digest(self.csv) if os.path.exists(self.csv) else None
+        """A digest of the content of the CSV file and of the names, sizes and times of the images.
+
+        It changes whenever one of these files does. The file and the folder may be missing.
+        """
+        listed = file_digest(self.csv) if os.path.isfile(self.csv) else None
         return json_digest([folder_state(self.images), listed])
 
     def absent(self) -> Iterator[str]:
-        """Yield a message for each path that does not exist."""
+        """Yield a message if the folder is missing, and one if the CSV file is."""
         if not os.path.isdir(self.images):
             yield f"images: {self.images} is not a folder"
         if self.csv and not os.path.isfile(self.csv):
             yield f"csv: {self.csv} is not a file"
 
 
-# The fields of a recipe, all optional: a method may override some of the study's values.
+# All fields of a recipe are optional here, because a method may override any of the study's values.
 OwnRecipe = create_model(
     "OwnRecipe",
     __base__=Section,
@@ -69,7 +74,7 @@ class Method(Section):
     """A method of a study; `_method_of` adds the fields of the configuration of its kind.
 
     Attributes:
-        kind: The name of the kind of method in `METHODS`.
+        kind: The name of the method's kind in `METHODS`.
         own_recipe: The hyperparameters that override those of the study.
     """
 
@@ -88,12 +93,12 @@ class Method(Section):
 
     @property
     def config(self) -> Any:
-        """The configuration of the method, of the type in `METHODS`; None if it has none."""
+        """The configuration, of the type in `METHODS`, or None if the kind of method has none."""
         return self._config
 
     @property
     def recipe(self) -> Recipe:
-        """The hyperparameters of the study, overridden by the method's own."""
+        """The hyperparameters of the study, overridden by the method's own; `Study` sets them."""
         return self._recipe
 
     @property
@@ -103,12 +108,12 @@ class Method(Section):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The kind and the configuration, as they are written in a study file."""
+        """The kind and the fields of the configuration, as they are written in study files."""
         return {"kind": self.kind, **({} if self.config is None else to_values(self.config))}
 
 
 def _method_of(kind: str) -> type[Method]:
-    """Return the type of methods of a kind, with the fields of its configuration."""
+    """Return the type of the methods of a kind, which has the fields of its configuration."""
     config = METHODS[kind].config
     hints = {} if config is None else get_type_hints(config, include_extras=True)
     required = {name: (hint, ...) for name, hint in hints.items()}

@@ -9,7 +9,7 @@ from blocklora.yamlfiles import read_yaml
 
 
 def find_study(study: str | Path, folder: str | Path = "studies") -> Path:
-    """Return the path of a study file, given its name in `folder` or its path.
+    """Return the path of the study file that `study` names, which is a name in `folder` or a path.
 
     Raises:
         UserError: There is no such file.
@@ -30,18 +30,22 @@ def read_study(path: Path) -> tuple[Any, str]:
 
     A file with `extends: other` inherits from the study `other` in the same folder, or from the
     study file with that path, which is relative to the working directory like all paths in studies.
-    Its methods are added to the inherited ones, and replace those of the
-    same name. Every other key replaces the inherited key. A method or key that is null is removed.
+    Its methods are added to the inherited ones and replace those of the same name. Every other key
+    replaces the inherited key. A method or key that is null is removed.
 
     Raises:
-        UserError: A file is missing or not valid YAML, or studies extend each other in a circle.
+        UserError: A file is missing or not valid YAML, or the value of `extends` is not a study, or
+            studies extend each other in a circle.
     """
     document, chain = _resolved(path, ())
     return document, str(path) + "".join(f", which extends {base}" for base in chain[1:])
 
 
 def _resolved(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:
-    """Return the content of a study file, and the chain of files that extend each other."""
+    """Return the content of a study file, and the chain of files from it to the last one extended.
+
+    `above` has the files that extend this one, directly or over several steps.
+    """
     if path in above:
         circle = " extends ".join(map(str, (*above, path)))
         raise UserError(f"{above[0]}: extends: {circle}; studies may not extend each other")
@@ -50,7 +54,8 @@ def _resolved(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...
         return document, (path,)
     name = document.pop("extends")
     if not isinstance(name, str):
-        raise UserError(f"{path}: extends: {show(name)} is not allowed; it must be a name")
+        words = "the name or the path of a study"
+        raise UserError(f"{path}: extends: {show(name)} is not allowed; it must be {words}")
     try:
         base = find_study(name, path.parent)
     except UserError as error:

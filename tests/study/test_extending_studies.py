@@ -78,7 +78,7 @@ def test_a_study_extends_another_over_several_steps_and_by_path(extend, tmp_path
     ("keys", "line"),
     [
         ({"extends": "smal"}, "{path}: extends: .*smal is neither a file nor .* mean small?"),
-        ({"extends": 3}, "{path}: extends: 3 is not allowed; it must be a name"),
+        ({"extends": 3}, "{path}: extends: 3 is not allowed; it must be the name or"),
         (
             {"extends": "mine"},
             "{path}: extends: .*mine.yaml extends .*mine.yaml; .* not extend each",

@@ -186,6 +186,41 @@ def test_broken_yaml_is_reported_with_its_line(write):
         load_study(write("name: small\nshots: [1\n"))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("name: small", "name: small\n1: foo", ": 1: unknown key (allowed: extends, "),
+        ("name: small", "name: small\nnull: foo", ": null: unknown key (allowed: extends, "),
+        ("  batch_size:", "  5: x\n  batch_size:", ": recipe.5: unknown key (allowed: prompt, "),
+        ("kind: zero_shot", "kind: [zero_shot]", '.kind: ["zero_shot"] is not allowed; it must'),
+        ("kind: zero_shot", "kind: {a: 1}", '.kind: {"a": 1} is not allowed; it must be one of'),
+        ("kind: zero_shot", "kind: 3", ".kind: 3 is not allowed; it must be one of"),
+        ("kind: zero_shot", "kind: null", ".kind: null is not allowed; it must be one of"),
+        ("title: Small", "title: !!bool maybe", ": not valid YAML: 'maybe'"),
+        ("title: Small", "title: &a [*a]", ": not allowed: an alias refers to a part that it is"),
+    ],
+)
+def test_a_value_of_an_odd_type_is_one_line(write, document, old, new, line):
+    document["title"] = "Small"
+    text = yaml.safe_dump(document, sort_keys=False)
+    assert old in text
+    path = write(text.replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        load_study(path)
+    assert line in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_number_with_leading_zeros_is_decimal(write, document):
+    text = yaml.safe_dump(document | {"seeds": "HERE"}).replace("HERE", "[1, 010, 011]")
+    assert load_study(write(text)).seeds == (1, 10, 11)
+
+
+def test_a_merged_mapping_that_overrides_a_key_has_no_key_twice():
+    text = "a: &a {x: 1}\ndeep: {deeper: {b: &b {<<: *a, x: 2}}}\nc: {<<: *b, y: 3}\n"
+    assert yaml.load(text, StrictLoader)["c"] == {"x": 2, "y": 3}
+
+
 @pytest.mark.parametrize("content", ["", "- 1\n", "small\n"])
 def test_a_file_that_is_no_mapping_is_a_fault(write, content):
     with pytest.raises(
