@@ -1,4 +1,4 @@
-"""The files of a fit and its record `fit.json`: are they complete, and are they up to date?"""
+"""The files of a fit and its record `fit.json`, which count only if they are up to date."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ HISTORY_COLUMNS = ("step", "loss", "train_accuracy", "learning_rate", "seconds")
 
 
 def fit_files(study: Study, run: Run) -> list[str]:
-    """Return the names of the files of a fit, the record last; a method may have no fit."""
+    """Return the names of the files of a fit, the record last; none if the method has no fit."""
     method = METHODS[study.methods[run.method].kind]
     return [*method.files, HISTORY, RECORD] if method.trained else []
 
@@ -44,7 +44,7 @@ def key_of_fit(study: Study, run: Run, runs: Path, digest: str) -> str | None:
 
 
 def key_of_test(path: Path) -> str | None:
-    """Return the key of a file of predictions, or None if there is no such file."""
+    """Return the key of a file of predictions, or None if the file is missing or damaged."""
     try:
         return read_test_facts(path)["key"]
     except (UserError, KeyError):
@@ -54,8 +54,8 @@ def key_of_test(path: Path) -> str | None:
 def why_missing(study: Study, run: Run, runs: Path, precision: str, engine: str) -> str | None:
     """Return the reason why a run in the folder `runs` has to be computed, or None.
 
-    A run is up to date if its files are those of the study and of the configuration. The files that
-    it was computed from may be gone, so they are not checked.
+    A run is up to date if its files were made as the study and the configuration say. The files
+    that it was computed from may be gone, so they are not checked.
     """
     if fit_files(study, run):
         digest = fit_digest(study, run, precision, engine)
@@ -92,14 +92,14 @@ def _why_not_fitted(study: Study, run: Run, runs: Path, precision: str, engine: 
         return _damage(study, run, runs, record) or (
             "its images, or the code that reads and draws them, have changed"
         )
-    except UserError:
+    except (OSError, UserError):
         return "not fitted"
     except (KeyError, TypeError):
         return "its record was written by another version"
 
 
 def _damage(study: Study, run: Run, runs: Path, record: dict) -> str | None:
-    """Return what is wrong with the files beside the record of a fit, or None."""
+    """Return the fault of the files beside the record of a fit in words, or None."""
     *learned, history, _ = (runs / run.folder / name for name in fit_files(study, run))
     if not all(path.exists() for path in (*learned, history)):
         return "not fitted"

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from blocklora.cache import UNFINISHED
+from blocklora.engine.engines import ENGINES
 from blocklora.errors import UserError
 from blocklora.files import read_json
 from blocklora.locks import Holder, is_alive, read_holder
@@ -24,6 +26,7 @@ from blocklora.study.study import Study
 from blocklora.tensorfiles import read_tensors
 
 STATES = ("done", "running", "failed", "missing")
+NOT_BEGUN = "not begun"
 ERROR = re.compile(r"^blocklora ([a-z-]+): error: ", re.MULTILINE)
 
 
@@ -56,7 +59,8 @@ class RunStatus:
 def study_status(study: Study, results: Path, cache: Path) -> list[RunStatus]:
     """Return the status of every run, in the study's order.
 
-    Locks and checkpoints are in the folder of the cache, all other files in that of the results.
+    Locks and checkpoints are in the folder of the cache, or in that of the results if the cache
+    cannot be written to. All other files are in the folder of the results.
     """
     found = {run: _time_or_reason(study, results / places.RUNS, run) for run in study.runs()}
     times: dict[tuple, list[float]] = defaultdict(list)
@@ -64,7 +68,8 @@ def study_status(study: Study, results: Path, cache: Path) -> list[RunStatus]:
         if isinstance(value, float):
             for kind in _kinds(run):
                 times[kind].append(value)
-    holders, checkpoints = _holders(cache / UNFINISHED), _checkpoints(cache / UNFINISHED)
+    folders = [results / UNFINISHED, cache / UNFINISHED]
+    holders, checkpoints = _holders(folders), _checkpoints(folders)
     errors = _errors(results / "logs")
     status = []
     for run, value in found.items():
@@ -76,14 +81,18 @@ def study_status(study: Study, results: Path, cache: Path) -> list[RunStatus]:
         step, spent = checkpoints.get(run.folder, (0, 0.0))
         if step:
             steps = study.methods[run.method].recipe.iterations_per_shot * run.shots
-            why += f"; at step {step} of {steps}"
+            progress = f"at step {step} of {steps}"
+            why = f"interrupted {progress}" if why == NOT_BEGUN else f"{why}; {progress}"
         left = None if expected is None else max(0.0, expected - spent)
         status.append(RunStatus(run, state, why, spent, expected, left))
     return status
 
 
 def what_is_missing(study: Study, runs: Path, precision: str, engine: str) -> str:
-    """Count the finished runs of a study, and the reasons why others have to be computed."""
+    """Return in words how many runs of a study are finished, and why the others are not.
+
+    The others are counted by method and reason.
+    """
     reasons = Counter(
         (run.method, why_missing(study, run, runs, precision, engine)) for run in study.runs()
     )
@@ -94,7 +103,7 @@ def what_is_missing(study: Study, runs: Path, precision: str, engine: str) -> st
 
 
 def status_text(status: list[RunStatus]) -> str:
-    """Return a table of the status of a study, and the reasons of running and failed runs."""
+    """Return a table of the states of runs, followed by the reasons of running and failed ones."""
     cells: dict[tuple[str, ...], list[RunStatus]] = defaultdict(list)
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for entry in status:
@@ -109,7 +118,7 @@ def status_text(status: list[RunStatus]) -> str:
         disable_numparse=True,
         colalign=("left",) * 3 + ("right",) * (len(STATES) + 2),
     )
-    # The running ones come first.
+    # In reverse order, running runs come before failed ones.
     for (state, why), folders in sorted(reasons.items(), key=lambda e: e[0][0], reverse=True):
         more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
         text += f"\n\n{state}: {folders[0]}{more}\n  {why}"
@@ -117,13 +126,16 @@ def status_text(status: list[RunStatus]) -> str:
 
 
 def _kinds(run: Run) -> list[tuple]:
-    """Return keys that runs of about the same duration share, the most similar runs first."""
+    """Return keys that runs of similar duration share, first that of the most similar runs."""
     like = (run.backbone, run.method, run.shots)
     return [(*like, run.dataset), like]
 
 
 def _time_or_reason(study: Study, runs: Path, run: Run) -> float | str | None:
-    """Return the seconds that a finished run took, or why it does not count, or None."""
+    """Return the seconds that a run took, or the reason why it does not count as finished.
+
+    Returns None if one of its files is missing.
+    """
     paths = [runs / file for file in files_of_row(run)]
     if not all(path.exists() for path in paths):
         return None
@@ -136,37 +148,43 @@ def _time_or_reason(study: Study, runs: Path, run: Run) -> float | str | None:
             how = tests[0]["precision"], tests[0]["engine"]
     except UserError as error:
         return str(error)
+    if how[1] not in ENGINES:
+        return f"its engine {how[1]} is not known to this version"
     return why_missing(study, run, runs, *how) or float(seconds)
 
 
-def _holders(folder: Path) -> dict[str, Holder]:
-    """Return the holder of each lock, which may be dead, by the folder of the run."""
-    holders = filter(None, map(read_holder, sorted(folder.glob("*.lock"))))
+def _holders(folders: Sequence[Path]) -> dict[str, Holder]:
+    """Return the holder of each lock, whose process may be dead, by the folder of the run."""
+    holders = [read_holder(path) for folder in folders for path in folder.glob("*.lock")]
+    # Killed processes leave their locks behind, and those of living ones replace them.
+    holders = sorted(filter(None, holders), key=lambda holder: is_alive(holder) is not False)
     # A lock is for "run <folder>" or for "test of <folder>/tests/...".
     return {found.what.split()[-1].partition("/tests/")[0]: found for found in holders}
 
 
-def _checkpoints(folder: Path) -> dict[str, tuple[int, float]]:
-    """Return the steps and seconds in each checkpoint, by the folder of the run."""
-    found = {}
-    for path in sorted(folder.glob("[!.]*.safetensors")):
-        with suppress(UserError, KeyError, TypeError, ValueError):
+def _checkpoints(folders: Sequence[Path]) -> dict[str, tuple[int, float]]:
+    """Return the finished steps and their seconds in the newest checkpoint of each run folder."""
+    found: dict[str, tuple[float, int, float]] = {}
+    for path in (path for folder in folders for path in folder.glob("[!.]*.safetensors")):
+        with suppress(OSError, UserError, KeyError, TypeError, ValueError):
             facts, _ = read_tensors(path, "checkpoint", "", facts_only=True)
-            found[facts["run"]] = int(facts["step"]), float(facts["seconds"])
-    return found
+            entry = path.stat().st_mtime, int(facts["step"]), float(facts["seconds"])
+            found[facts["run"]] = max(entry, found.get(facts["run"], entry))
+    return {run: (step, seconds) for run, (_, step, seconds) in found.items()}
 
 
 def _errors(logs: Path) -> list[tuple[float, set[str], str]]:
-    """Return the errors that logs end with, newest first: time, names concerned, and message.
+    """Return the errors that logs end with, newest first, as (time, names, message).
 
-    The path of a log, such as `decode_test/dtd-224px.log`, has the step and then the names of what
-    the step is for. A job of fits is for many runs, so it writes a log for each run that fails; see
+    The time is in seconds since the epoch. The path of a log, such as `decode_test/dtd-224px.log`,
+    consists of the step and the names that it is for, such as a backbone and a dataset. A job of
+    fits is for many runs, so its own log is left out, and each run that fails has a log; see
     `failure_log`.
     """
     found = []
     for path in logs.glob("*/**/*.log"):
         step, *names = path.relative_to(logs).with_suffix("").parts
-        with suppress(FileNotFoundError):  # the run has just been started again
+        with suppress(OSError):  # it was just removed by a new start, or belongs to another user
             if step != "fit" and (error := _error(path)):
                 found.append((path.stat().st_mtime, set(names), error))
     return sorted(found, key=lambda entry: entry[0], reverse=True)
@@ -190,7 +208,10 @@ def _state(
     holder: Holder | None,
     errors: list[tuple[float, set[str], str]],
 ) -> tuple[str, str]:
-    """Return the state of a run that is not done, and why; `reason` is of outdated files."""
+    """Return the state of a run that is not done, and the reason for it.
+
+    `reason` says why its files, if it has all of them, do not count.
+    """
     if holder and is_alive(holder) is not False:
         return "running", str(holder)
     size = study.image_size(run.backbone)
@@ -202,11 +223,11 @@ def _state(
         return "missing", reason
     if holder:
         return "failed", f"{holder}, ended without a message: the job was probably killed"
-    return "missing", "not begun"
+    return "missing", NOT_BEGUN
 
 
 def _summary(entries: list[RunStatus]) -> tuple[str, ...]:
-    """Return the cells of a row: how many runs are in each state, the time spent and left."""
+    """Return the cells of a row: the numbers of runs in each state, the time spent and left."""
     counts = Counter(entry.state for entry in entries)
     known = [entry.left_seconds for entry in entries if entry.left_seconds is not None]
     left = _duration(sum(known)) if known else "?"

@@ -129,16 +129,55 @@ def test_a_locked_run_is_running_and_its_checkpoint_says_how_far(results):
     assert (status.spent_seconds, status.left_seconds) == (30, 70)
 
 
-def test_a_killed_process_leaves_a_lock_that_says_which_run_failed(results):
+def leave_lock(results, name):
+    """Leave the lock of a killed process behind, and return its number."""
     lock = results.unfinished("key-1.lock")
     with results.hold():
         facts = json.loads(lock.read_text())
     process = subprocess.Popen(["true"])
     process.wait()
-    lock.write_text(json.dumps(facts | {"pid": process.pid}))
+    results.unfinished(name).write_text(json.dumps(facts | {"pid": process.pid}))
+    return process.pid
+
+
+@pytest.mark.parametrize("name", ["key-0.lock", "key-2.lock"])
+def test_the_lock_of_a_killed_process_does_not_hide_a_running_one(results, name):
+    leave_lock(results, name)
+    with results.hold():
+        assert results.of().state == "running"
+
+
+def test_locks_and_checkpoints_beside_the_results_count_if_the_cache_is_read_only(results):
+    results.cache = results.folder
+    with results.hold():
+        results.cache = results.folder.with_name("cache")
+        assert results.of().state == "running"
+
+
+def test_the_newest_checkpoint_of_an_interrupted_run_says_how_far_it_is(results):
+    for name, step, age in (("b", 120, 0), ("a", 60, 100), ("c", 480, 200)):
+        facts = {"run": results.run().folder, "step": step, "seconds": 30.0}
+        path = results.unfinished(f"{name}.safetensors")
+        write_tensors(path, {"x": np.zeros(1)}, facts)
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    status = results.of()
+    assert (status.state, status.why) == ("missing", "interrupted at step 120 of 500")
+
+
+def test_predictions_of_an_engine_that_is_not_there_do_not_count(results):
+    results.finish(100)
+    test = results.run().own_tests[0]
+    facts = {"precision": "fp32", "engine": "warp", "seconds": 1}
+    path = results.folder / "runs" / test.file
+    write_predictions(path, Predictions(np.zeros(1), np.zeros(1), np.ones(1), facts))
+    assert results.of().why == "its engine warp is not known to this version"
+
+
+def test_a_killed_process_leaves_a_lock_that_says_which_run_failed(results):
+    number = leave_lock(results, "key-1.lock")
     status = results.of()
     assert status.state == "failed"
-    assert status.why.startswith(f"process {process.pid} on ")
+    assert status.why.startswith(f"process {number} on ")
     assert "the job was probably killed" in status.why
     assert results.of(seed=2).state == "missing"
 
