@@ -1,4 +1,4 @@
-"""The benchmark of the engines: all settings, and their results as the content of a JSON file."""
+"""The benchmark of the engines in all settings, with its results as the content of a JSON file."""
 
 import logging
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from blocklora.engine.plan import USABLE_SHARE
 from blocklora.performance.machine import Machine, facts
 from blocklora.performance.measure import Facts, describe, measure, setting_name, settings
 
-# What is measured by default: minutes on a small CPU, the paper's settings on a GPU. The reference
-# engine is run with few classes on a CPU, where more would take hours.
+# The default settings take minutes on a small CPU; on a GPU they include those of the paper. The
+# reference engine is run with up to `reference_classes` classes. On a CPU these are few, because
+# more would take hours.
 DEFAULTS = {
     "cpu": {
         "classes": [10, 50],
@@ -50,22 +51,23 @@ def bench(
     in bytes. This function does not need the packages of the command line.
 
     Raises:
-        UserError: The device is not available, or memory is too small for the fast engine.
+        UserError: The device is not available, the model is unknown, its file cannot be read, or
+            memory is too small for the fast engine.
     """
     usual, machine = DEFAULTS[device], Machine(device, threads)
     if model.endswith(".safetensors"):
-        from blocklora.theory.sources import read_shape  # which needs what study files need
+        from blocklora.theory.sources import read_shape  # imports the packages for study files
 
         shape = read_shape(Path(model))
     else:
         shape = published_config(model)
-    precisions = list(map(str, precisions or usual["precisions"]))
+    precisions = list(dict.fromkeys(map(str, precisions or usual["precisions"])))
     chosen = list(
         settings(
             shape,
             sorted(set(classes or usual["classes"])),
-            batch_sizes or usual["batch_sizes"],
-            towers or usual["towers"],
+            list(dict.fromkeys(batch_sizes or usual["batch_sizes"])),
+            list(dict.fromkeys(towers or usual["towers"])),
             precisions,
         )
     )
@@ -85,7 +87,7 @@ def bench(
 
 
 def document(entries: Sequence[Facts], facts: Facts) -> Facts:
-    """Return the content of the JSON file; `facts` are about the machine and the versions."""
+    """Return the content of the JSON file; `facts` describe the machine and the versions."""
     settings = []
     for entry in entries:
         reference = reference_seconds(entry, entries)
@@ -99,7 +101,7 @@ def document(entries: Sequence[Facts], facts: Facts) -> Facts:
 
 
 def reference_seconds(entry: Facts, entries: Sequence[Facts]) -> float | None:
-    """Return the time of a step of the reference engine, measured or extrapolated.
+    """Return the seconds of a step of the reference engine, measured or extrapolated.
 
     If it was not measured, it is extrapolated linearly in the number of classes, from the two
     largest settings among `entries` with a measurement that differ in nothing else. The result is

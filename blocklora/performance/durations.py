@@ -1,7 +1,7 @@
 """Rough estimates of how long fits take, which decide the fits that share a job of the workflow.
 
 They are made in an instant, before any file of a study exists. (`forecast.py` counts exactly, which
-takes minutes.) The prompts of a dataset have a typical length here, and the speed of a device is a
+takes minutes.) All prompts are assumed to have a typical length, and the speed of a device is a
 guess.
 """
 
@@ -14,12 +14,13 @@ from blocklora.study.entries import Method
 from blocklora.study.study import Study, registry
 from blocklora.theory.flops import step_flops
 
-# Guesses of the operations per second of a training step. They do no harm if they are too high: a
+# Guesses of the operations per second in a training step. A guess that is too high does no harm: a
 # job that takes longer is stopped, and continues from its checkpoint when it is tried again.
 RATES = {"cuda": 30e12, "cpu": 50e9}
 START_SECONDS = 5.0  # time of a fit before its first step
-PROMPT_TOKENS = 9
-UNKNOWN_CLASSES = 100
+PROMPT_TOKENS = 9  # a typical number of tokens in a class prompt
+MARGIN = 2  # a fit may take this many times as long as expected
+UNKNOWN_CLASSES = 100  # assumed of a dataset that is not in the registry
 
 UNITS = ("dataset", "shots", "run")
 """A job fits all runs on a dataset, all of them with one number of shots, or a single run."""
@@ -27,25 +28,26 @@ UNITS = ("dataset", "shots", "run")
 
 @dataclass(frozen=True)
 class Unit:
-    """Which fits share a job, for a backbone, a dataset and a number of shots.
+    """The unit of work of a job, chosen for a backbone, a dataset and a number of shots.
 
     Attributes:
         name: One of `UNITS`.
-        longest_seconds: An estimate of the time of the longest of these fits.
+        longest_seconds: An estimate of the time of the longest fit with these three.
     """
 
     name: str
     longest_seconds: float
 
     def job_minutes(self, hours: float) -> int:
-        """Return the time limit of a job: `hours`, or more if a single fit needs more."""
-        return ceil(max(60 * hours, self.longest_seconds / 30))
+        """Return the time limit of a job: `hours`, or twice the longest fit if that is more."""
+        return ceil(max(60 * hours, MARGIN * self.longest_seconds / 60))
 
 
 def fit_units(study: Study, device: str, hours: float) -> dict[tuple[str, str, int], Unit]:
     """Return the largest units whose fits are expected to take at most `hours`.
 
-    The keys are (backbone, dataset, shots); `device` is "cpu" or "cuda".
+    A single run is a unit however long it takes. The keys are (backbone, dataset, shots); `device`
+    is "cpu" or "cuda".
     """
     units = {}
     for backbone, dataset in product(study.backbones, study.datasets):
@@ -71,7 +73,7 @@ def fit_units(study: Study, device: str, hours: float) -> dict[tuple[str, str, i
 def expected_seconds(
     shape: ClipConfig, method: Method, classes: int, shots: int, device: str
 ) -> float:
-    """Return an estimate of the time of a fit; `device` is "cpu" or "cuda"."""
+    """Return an estimate of the seconds that a fit takes; `device` is "cpu" or "cuda"."""
     if method.adapter is None:
         return START_SECONDS
     prompts = [(classes, PROMPT_TOKENS)]

@@ -1,7 +1,8 @@
-"""Predicts the memory and time of every kind of run of a study, before anything is run.
+"""A forecast of the memory and time of every kind of run of a study, before anything is run.
 
-A kind of run is a backbone, a dataset and a method. The planner predicts memory and chunks, and a
-closed formula the operations. The time is the operations divided by a measured rate.
+A kind of run is a backbone, a dataset and a method that learns an adapter. The planner predicts
+memory and chunks, and a closed formula predicts the operations. The time is the number of
+operations divided by a measured rate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,14 +35,15 @@ def forecast(
     """Return the needs of every kind of run with an adapter as a JSON-serialisable dictionary.
 
     The `test_flops` of a kind are the operations of one test, or None if the number of test images
-    is unknown. The `total_flops` are those of all its runs, with the tests if they are known.
+    is unknown. The `total_flops` are those of all its runs, including the tests if that number is
+    known.
 
     Args:
         study: The study.
         shapes: The shapes of its backbones.
         prompts: The token ids of the prompt of each class, by template and dataset.
         precision: The precision of matrix products.
-        budget_bytes: The memory that tensors may take.
+        budget_bytes: The memory that the tensors of a step may take.
         rate: Operations per second; None to predict no times.
 
     Raises:
@@ -63,7 +65,7 @@ def forecast(
         flops_per_step = planned_flops(setting, chosen.chunks)
         steps_per_shot = seeds * recipe.iterations_per_shot
         training = {
-            shots: steps_per_shot * shots * mean_flops(setting, chosen.chunks, shots)
+            shots: steps_per_shot * shots * flops_of_shots(setting, chosen.chunks, shots)
             for shots in study.shots
         }
         runs = [
@@ -104,7 +106,7 @@ def forecast(
 
 
 def planned_flops(setting: Setting, chunks: Chunks) -> int:
-    """Return the operations of a training step, including those that chunks make run twice."""
+    """Return the operations of a training step, including those that chunks make it repeat."""
     groups = pack(setting.prompts)[0][0].groups
     again = [chunk.groups for chunk in pack(setting.prompts, chunks.tokens)[0][:-1]]
     sizes = chunk_sizes(setting.batch_size, chunks.images)
@@ -117,13 +119,10 @@ def planned_flops(setting: Setting, chunks: Chunks) -> int:
     return step_flops(*inputs, groups, recomputed).total
 
 
-def mean_flops(setting: Setting, chunks: Chunks, shots: int) -> int:
-    """Return the mean operations of a step over an epoch, whose last batch may be smaller."""
-    images = shots * len(setting.prompts)
-    batch = setting.batch_size
-    sizes = [min(batch, images - start) for start in range(0, images, batch)]
-    costs = {size: planned_flops(replace(setting, batch_size=size), chunks) for size in set(sizes)}
-    return sum(costs[size] for size in sizes) // len(sizes)
+def flops_of_shots(setting: Setting, chunks: Chunks, shots: int) -> int:
+    """Return the operations of a step on a GPU, where an epoch's last batch is filled up."""
+    images = min(setting.batch_size, shots * len(setting.prompts))
+    return planned_flops(replace(setting, batch_size=images), chunks)
 
 
 def forward_flops(clip: ClipConfig, config: AdapterConfig) -> int:

@@ -14,13 +14,13 @@ from blocklora.runs.device import device_name, require_device
 
 @dataclass(frozen=True)
 class Machine:
-    """A device ("cpu" or "cuda") and a number of threads (None: PyTorch chooses)."""
+    """A device ("cpu" or "cuda") and a number of threads; if that is None, PyTorch chooses it."""
 
     device: str
     threads: int | None = None
 
     def prepare(self, precision: str) -> None:
-        """Set up this process.
+        """Set up this process to compute in a precision.
 
         Raises:
             UserError: The device is not available or cannot compute in the precision.
@@ -30,7 +30,7 @@ class Machine:
             torch.set_num_threads(self.threads)
 
     def seconds(self, work: Callable[[], object], repeats: int = 1) -> float:
-        """Return the mean time of `work` over `repeats` calls, until the device has finished."""
+        """Return the mean seconds of `repeats` calls of `work`, until the device finishes them."""
         self._wait()
         start = perf_counter()
         for _ in range(repeats):
@@ -44,7 +44,7 @@ class Machine:
 
 
 def facts(machine: Machine, rounds: int) -> dict[str, Any]:
-    """Return the facts about the machine and the measurement that reports state."""
+    """Return the facts about the machine and the measurement that a report states."""
     return {
         "device": machine.device,
         "device_name": device_name(machine.device),

@@ -27,7 +27,7 @@ from blocklora.theory.counting import flop_counter
 Facts = dict[str, Any]
 
 PROMPT = "a photo of a {}."
-# The adapter in the paper.
+# The adapter of CLIP-LoRA, with the settings of its paper.
 ADAPTER = AdapterConfig(
     rank=2,
     blocks=1,
@@ -39,10 +39,11 @@ ADAPTER = AdapterConfig(
     towers=("vision", "text"),
 )
 TOWERS = {"both": ("vision", "text"), "vision": ("vision",), "text": ("text",)}
+# By device: the steps before the first round, the steps in each round, and the batches of a test.
 WARM_UPS = {"cpu": 1, "cuda": 5}
 STEPS_PER_ROUND = {"cpu": 1, "cuda": 20}
 TEST_BATCHES = {"cpu": 1, "cuda": 64}
-# Training on ImageNet with 16 shots by the protocol, and testing.
+# The training on ImageNet with 16 shots by the protocol, and the images of its test.
 IMAGENET_CLASSES, IMAGENET_BATCH, IMAGENET_STEPS, IMAGENET_TEST = 1000, 32, 8000, 50_000
 
 
@@ -53,7 +54,10 @@ def settings(
     towers: Sequence[str],
     precisions: Sequence[str],
 ) -> Iterator[Setting]:
-    """Yield every combination; the class names are the first ones of ImageNet."""
+    """Yield the setting of every combination; its class names are the first ones of ImageNet.
+
+    `towers` holds keys of `TOWERS`.
+    """
     names = list(read_classes(PACKAGED / "imagenet_classes.txt").values())
     prompts = tokenize(class_prompts(names, PROMPT), clip.context_length)
     for precision, tower, batch_size, count in product(precisions, towers, batch_sizes, classes):
@@ -68,12 +72,19 @@ def measure(
     memory_bytes: int | None,
     with_reference: bool,
 ) -> Facts:
-    """Measure a setting in turns of all processes, and return its entry in the JSON file.
+    """Measure a setting, with all processes taking turns, and return its entry in the JSON file.
 
-    The tensors of the fast engine may take `memory_bytes`; with None it encodes without chunks.
+    Args:
+        setting: The setting of the training.
+        machine: The device and the number of threads.
+        rounds: The number of turns of each process.
+        memory_bytes: The memory that the tensors of the fast engine may take. If it is None, the
+            engine encodes everything at once.
+        with_reference: True to measure the reference engine as well.
 
     Raises:
-        UserError: The device is not available, or memory is too small for the fast engine.
+        UserError: The device is not available or cannot compute in the precision, memory is too
+            small for the fast engine, or a process has ended unexpectedly.
     """
     if memory_bytes is None:
         chosen = Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
@@ -133,7 +144,7 @@ def describe(setting: Setting) -> Facts:
 
 
 def setting_name(entry: Facts) -> str:
-    """Return the setting of an entry in words."""
+    """Return the setting of an entry, such as "50 classes, batch 8, vision and text, fp32"."""
     towers = " and ".join(entry["towers"])
     return (
         f"{entry['classes']} classes, batch {entry['batch_size']}, {towers}, {entry['precision']}"
@@ -146,7 +157,8 @@ def figures(
     """Return the measurements of one engine as a JSON-serialisable dictionary.
 
     `rounds` are the seconds per step in each round, `peak_memory` the bytes allocated on the GPU or
-    resident in the process, and `flops` the operations that PyTorch counts in a step.
+    resident in the process, `flops` the operations that PyTorch counts in a step, and `first_loss`
+    the loss of the first step, which should be the same for both engines.
     """
     return {
         "step_seconds": median(rounds),
@@ -175,8 +187,9 @@ def entry(
         engines: The figures of the engine "fast" and, if it was measured, of "reference".
         ran_out: True if the reference engine ran out of memory.
         product_rate: Operations per second of a large matrix product.
-        parts: Seconds per step by part; empty if only one tower is adapted.
-        test_seconds: The seconds for encoding the prompts and for testing one image.
+        parts: Seconds per step by part. If only one tower is adapted, no part but the launch gaps
+            of a GPU is known.
+        test_seconds: The seconds for preparing a test, and for testing one image.
     """
     fast, reference = engines["fast"], engines.get("reference")
     flops = planned_flops(setting, chosen.chunks)
@@ -205,10 +218,10 @@ def entry(
 
 
 def _reductions(setting: Setting) -> dict[str, Setting]:
-    """Return smaller settings; the differences of their times are the times of parts of a step.
+    """Return smaller settings by name; the differences between their times give those of parts.
 
-    They have one low-rank path, in the first layer of a tower, which makes the gradients pass
-    through the whole tower.
+    Each adapted tower has a single low-rank path, in its first layer, so that the gradients still
+    pass through the whole tower. There are no such settings if only one tower is adapted.
     """
     if len(setting.adapter.towers) < 2:
         return {}
@@ -220,7 +233,10 @@ def _reductions(setting: Setting) -> dict[str, Setting]:
 def _parts(
     seconds: Mapping[str, float], trials: Mapping[str, Worker], bare: Worker
 ) -> dict[str, float]:
-    """Return the seconds of the parts of a step; `seconds` are the times of all trials."""
+    """Return the seconds of the parts of a step, or nothing if only one tower is adapted.
+
+    `seconds` holds the time of a step of each trial.
+    """
     if "towers" not in seconds:
         return {}
     optimizer = trials["fast"].ask("optimizer_seconds", 20)

@@ -11,7 +11,11 @@ from blocklora.performance.measure import IMAGENET_STEPS, IMAGENET_TEST, Facts, 
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """Return the tables of a document and what they were measured on, as Markdown."""
+    """Return the results of the benchmark as Markdown.
+
+    The page has the tables, their explanations, the machine and the versions. `found` is the
+    document that `bench.document` returns.
+    """
     entries = found["settings"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     memory = "allocated on the GPU" if found["device"] == "cuda" else "of the engine's process"
@@ -82,7 +86,7 @@ def _part_table(entries: Sequence[Facts]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows, by the names of columns, as a Markdown table that is also readable as text."""
+    """Return rows, which map headings to texts, as Markdown that also reads well as plain text."""
     aligned = ("left", *["right"] * (len(rows[0]) - 1))
     return tabulate(rows, "keys", "pipe", disable_numparse=True, colalign=aligned)
 

@@ -1,7 +1,7 @@
 """The measurements of the benchmark: trainings on random weights, and the bare device.
 
-The values of weights do not change the speed, so random ones do, and nothing has to be downloaded.
-Each object runs in a process of its own; see `worker.py`.
+The speed does not depend on the values of the weights, so random ones are good enough, and nothing
+has to be downloaded. Each object lives in a process of its own; see `worker.py`.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ LOGIT_SCALE = 100.0
 LEARNING_RATE = 2e-4
 # Height, width and channels of a typical image of ImageNet.
 IMAGE_SHAPE = (375, 500, 3)
-# Width of the square matrices whose product measures the rate; smaller ones would be slower.
+# Width of the square matrices whose product measures the rate, which smaller ones would not reach.
 PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 
 
@@ -39,7 +39,11 @@ class Training:
     """A training whose steps are measured, with AdamW as in a run and always the same batch."""
 
     def __init__(self, machine: Machine, setting: Setting, engine: str, chunks: Chunks) -> None:
-        """Prepare the first step; `engine` is "fast" or "reference"."""
+        """Prepare the first step; `engine` is "fast" or "reference".
+
+        Raises:
+            UserError: The device is not available or cannot compute in the precision.
+        """
         machine.prepare(setting.precision)
         reset_peak_memory(machine.device)
         self.machine, self.setting = machine, setting
@@ -74,7 +78,7 @@ class Training:
         return self._do_step().item()
 
     def step_seconds(self, steps: int) -> float:
-        """Return the mean time of `steps` steps; nothing waits for the device between them."""
+        """Return the mean seconds of `steps` steps; nothing waits for the device between them."""
         return self.machine.seconds(self._do_step, steps)
 
     def _do_step(self) -> torch.Tensor:
@@ -94,13 +98,13 @@ class Training:
         return peak_memory(self.machine.device)["peak_memory_bytes"]
 
     def optimizer_seconds(self, steps: int) -> float:
-        """Return the time of the optimizer in a step."""
+        """Return the mean seconds of an update by the optimizer, over `steps` updates."""
         for parameter in self.adapter.parameters():
             parameter.grad = torch.zeros_like(parameter)
         return self.machine.seconds(self.optimizer.step, steps)
 
     def busy_seconds(self, steps: int) -> float:
-        """Return how long kernels run during a step on a GPU; the rest of the step are gaps."""
+        """Return the mean seconds per step for which a GPU runs kernels; the rest is gaps."""
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             self.step_seconds(steps)
         kernels = (
@@ -111,7 +115,10 @@ class Training:
         return sum(kernels) / 1e6 / steps
 
     def test_seconds(self, images: int) -> tuple[float, float]:
-        """Return the seconds for encoding the prompts of a test, and for testing one image."""
+        """Return the seconds for preparing a test, and for testing one of `images` images.
+
+        The preparation merges the adapter into the weights and encodes the prompts.
+        """
         prepared: list[Classifier] = []
 
         def prepare() -> None:
@@ -122,7 +129,7 @@ class Training:
         prompts = self.machine.seconds(prepare)
         pixels = np.resize(self.images.cpu().numpy(), (images, *self.images.shape[1:]))
         (classifier,) = prepared
-        classifier.predict(pixels[: len(pixels) // 2])
+        classifier.predict(pixels[: (len(pixels) + 1) // 2])
         return prompts, self.machine.seconds(lambda: classifier.predict(pixels)) / images
 
 
@@ -130,7 +137,11 @@ class Device:
     """The speed of the device and of the CPU, apart from training."""
 
     def __init__(self, machine: Machine, precision: str, image_size: int, batch_size: int) -> None:
-        """Prepare matrices and a batch of images."""
+        """Prepare matrices and a batch of images.
+
+        Raises:
+            UserError: The device is not available or cannot compute in the precision.
+        """
         machine.prepare(precision)
         self.machine, self.image_size = machine, image_size
         generator = np.random.default_rng(0)
@@ -149,7 +160,7 @@ class Device:
         return 2 * len(self.left) ** 3 / seconds
 
     def augmentation_seconds(self) -> float:
-        """Return the time that one thread of the CPU needs to augment a batch."""
+        """Return the seconds that one thread of the CPU needs to augment a batch."""
         sizes = np.array([image.shape[:2] for image in self.images])
         crops = draw_crops(sizes, (0.08, 1.0), 0.5, np.random.default_rng(0))
         start = perf_counter()

@@ -1,6 +1,6 @@
-"""Processes that hold an object each and call its methods on request.
+"""Processes that each hold an object and call its methods on request.
 
-So the memory of each measurement is separate, and the measurements can take turns.
+This keeps the memory of each measurement separate and lets the measurements take turns.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ class Worker:
     """An object in a process of its own."""
 
     def __init__(self, build: Callable[..., Any], *arguments: Any) -> None:
-        """Start the process, where `build(*arguments)` makes the object at the first request."""
+        """Start the process, which makes the object by `build(*arguments)` at the first request."""
         self._pipe, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(
             target=_serve, args=(theirs, build, arguments), daemon=True
@@ -42,7 +42,7 @@ class Worker:
 
         Raises:
             OutOfMemory: There was not enough memory.
-            UserError: The method or the making of the object raised it, or the process has ended.
+            UserError: The method or `build` raised it, or the process has ended.
         """
         try:
             self._pipe.send((method, arguments))
@@ -58,7 +58,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """End the process; closing the pipe asks it to."""
+        """Ask the process to end by closing the pipe, and kill it if it takes too long."""
         self._pipe.close()
         self._process.join(GRACE_SECONDS)
         self._process.kill()
@@ -66,7 +66,10 @@ class Worker:
 
 
 def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Answer requests until the other end of the pipe is closed."""
+    """Answer requests until the other end of the pipe is closed.
+
+    A `UserError` and a lack of memory are answers, too; any other error ends the process.
+    """
     from blocklora.engine.memory import is_out_of_memory
 
     # Ctrl-C reaches all processes of the terminal, but the parent ends this one.

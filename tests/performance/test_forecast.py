@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,12 +11,12 @@ from blocklora.adapters.adapter import Adapter
 from blocklora.backbones.weights import save_backbone
 from blocklora.cli import main
 from blocklora.data.manifest import LabelledImage, write_manifest
-from blocklora.engine.batches import batch_indices
+from blocklora.engine.batches import Batches
 from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.engine.plan import Setting, planned_peak_bytes
-from blocklora.performance.forecast import forward_flops, mean_flops, planned_flops
+from blocklora.performance.forecast import flops_of_shots, forward_flops, planned_flops
 from blocklora.theory.counting import flop_counter
-from tests.tiny import LORA, SHAPE, tiny_backbone
+from tests.tiny import LORA, RECIPE, SHAPE, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("red cat", "house", "blue_bird", "an old tram")
@@ -39,13 +40,27 @@ def test_planned_operations_are_what_torch_counts(chunks):
     assert planned_flops(SETTING, chunks) == counted_flops(SETTING, chunks)
 
 
+class SameImage(list):
+    """So many images, all of them black."""
+
+    def __init__(self, count):
+        super().__init__(range(count))
+
+    def image(self, index):
+        return np.zeros((40, 40, 3), np.uint8)
+
+
 @pytest.mark.parametrize("shots", [1, 2, 4])
-def test_mean_operations_are_those_of_an_epoch_of_real_batches(shots):
-    images = shots * len(PROMPTS)
-    steps = -(-images // SETTING.batch_size)
-    sizes = [len(batch_indices(step, images, SETTING.batch_size, 0)) for step in range(steps)]
-    costs = [planned_flops(replace(SETTING, batch_size=size), Chunks()) for size in sizes]
-    assert mean_flops(SETTING, Chunks(), shots) == sum(costs) // steps
+def test_operations_of_shots_are_those_of_batches_for_a_gpu(shots, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # needs a GPU
+    images = SameImage(shots * len(PROMPTS))
+    recipe = replace(RECIPE, batch_size=SETTING.batch_size)
+    labels = torch.zeros(len(images), dtype=torch.long)
+    batches = Batches(images, labels, recipe, 32, seed=0, workers=0, for_gpu=True)
+    steps = -(-len(images) // recipe.batch_size)
+    (size,) = {len(pixels) for pixels, _ in batches.iterate(0, steps)}
+    expected = planned_flops(replace(SETTING, batch_size=size), Chunks())
+    assert flops_of_shots(SETTING, Chunks(), shots) == expected
 
 
 def test_testing_an_image_costs_a_forward_pass():
