@@ -112,6 +112,28 @@ def test_confusion_matrices_are_shares_of_the_images_of_a_class(results):
     assert data.loc[("dtd", "clip_lora", 0, "a dog"), "share"] == pytest.approx(1 / 3)
 
 
+def test_a_class_without_images_that_others_are_taken_for_has_its_column(results):
+    write_predicted(results, lambda test, labels: np.full_like(labels, 3), LABELS, NAMES)
+    drawing = confusions_figure(results)
+    matrix = np.asarray(drawing.figure.axes[0].images[0].get_array())
+    assert matrix.tolist() == [[0, 0, 0, 1]] * 3 + [[0, 0, 0, 0]]
+
+
+def test_confusions_need_predictions_of_the_backbone_and_its_name(tmp_path):
+    backbones = {BACKBONE: {"source": "openai"}, "ViT-B-32-quickgelu": {"source": "openai"}}
+    made = load_results(write_study(tmp_path / "made.yaml", backbones=backbones), tmp_path)
+    others = [run for run in made.study.runs() if run.backbone != BACKBONE]
+    write_predicted(made, predicted, LABELS, NAMES, missing=others)
+    assert set(confusions_figure(made, BACKBONE).data["dataset"]) == {"dtd", "eurosat"}
+    for name, message in {
+        "ViT-B-32-quickgelu": "has no predictions of ViT-B-32-quickgelu; finish its runs",
+        "ViT-B-9": f"has no backbone ViT-B-9, only {BACKBONE}, ViT-B-32-quickgelu",
+        None: "name one backbone with --backbone",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            confusions_figure(made, name)
+
+
 def test_confusions_of_many_classes_are_listed(results, tmp_path):
     names = [f"class_{number}" for number in range(30)]
     labels = np.arange(30).repeat(4)

@@ -13,8 +13,8 @@ from blocklora.publish.tables.ablation import ablation_frame
 def ablation_figure(results: Results, backbone: str | None = None) -> Drawing:
     """Draw average accuracy over blocks: a panel per shot count, a line per rank and partition.
 
-    If the study has the LoRA that a Block-LoRA is after merging its arms, it is an open circle at
-    that Block-LoRA.
+    A LoRA that equals a Block-LoRA of the study with merged arms is drawn as an open circle, at the
+    number of blocks of that Block-LoRA.
     """
     study, frame = results.study, ablation_frame(results)
     frame = frame[frame["backbone"] == choose_backbone(study, backbone)]

@@ -35,7 +35,11 @@ DATA_COLUMNS = [
 def accuracy_figure(
     results: Results, backbone: str | None = None, published: bool = False
 ) -> Drawing:
-    """Draw accuracy over shots, with `published` beside the published values of some methods."""
+    """Draw accuracy over shots and, if `published` is true, the published values of some methods.
+
+    Raises:
+        UserError: The study has more methods than can be told apart.
+    """
     study, cells = results.study, measured_cells(results)
     backbone = choose_backbone(study, backbone)
     cells = cells[cells["backbone"] == backbone]

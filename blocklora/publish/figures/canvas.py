@@ -1,4 +1,4 @@
-"""What all figures share: style, size, the looks of methods, and how files are written."""
+"""The style and the size of all figures, the looks of methods, and the writing of files."""
 
 import logging
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from blocklora.publish.render import escape_latex, frame_csv, write_forms
 from blocklora.study.study import Study
 
 STYLE_FILE = Path(__file__).parents[1] / "figure.mplstyle"
-WIDTH = 6.25  # inches: within the text of an A4 page with margins of an inch
+WIDTH = 6.25  # inches, which fits the text of an A4 page with margins of an inch
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
@@ -54,21 +54,22 @@ def choose_backbone(study: Study, backbone: str | None) -> str:
         UserError: The study does not have this backbone, or has several and none is named.
     """
     known = list(study.backbones)
-    if backbone is None and len(known) == 1:
-        return known[0]
-    if backbone not in known:
+    if backbone is None and len(known) > 1:
         raise UserError(f"{study.path}: name one backbone with --backbone: {', '.join(known)}")
-    return backbone
+    chosen = backbone or known[0]
+    if chosen not in known:
+        raise UserError(f"{study.path}: has no backbone {chosen}, only {', '.join(known)}")
+    return chosen
 
 
 @contextmanager
 def panels(
     study: Study, height: float, rows: int, columns: int, **grid: Any
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Yield a figure as wide as the text and its axes in reading order, to be drawn on.
+    """Yield a figure as wide as the text, and its axes in reading order, to be drawn on.
 
-    Afterwards the figure gets a legend of its first panel. The picture of a miniature says that it
-    is one, because pictures are often shown without their captions.
+    Afterwards the figure gets the legend of its first panel. The picture of a miniature study says
+    that it is one, because pictures are often shown without their captions.
 
     Args:
         study: The study that is shown.
@@ -90,7 +91,10 @@ def panels(
 
 
 def looks(position: int) -> dict[str, object]:
-    """Return the colour, marker and dashes of a series; the first 7 have no two in common."""
+    """Return the colour, marker and dashes of a series; the first 7 series differ in all three.
+
+    The colours are those of the style in force, so this is called within `style`.
+    """
     colors = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
     return {
         "color": colors[position % len(colors)],
@@ -113,7 +117,7 @@ def draw_methods(
 
     Args:
         axes: The panel.
-        study: The study of the methods.
+        study: The study, which decides the order and the looks of the methods.
         rows: The numbers, with the name of the method in the column "method".
         along: The column of the horizontal axis.
         fields: The columns of the curve and of the lower and upper edge of its band.
@@ -145,7 +149,7 @@ def write_drawing(drawing: Drawing, outputs: list[Path]) -> None:
     """Write a figure to each path: .pdf, .png, .csv (its numbers) or .tex (a figure environment).
 
     Raises:
-        UserError: A suffix is none of these.
+        UserError: A suffix is none of these, or a file cannot be written.
     """
     save = partial(_save, drawing)
     writers = {
@@ -169,7 +173,7 @@ def _save(drawing: Drawing, path: Path) -> None:
         },
         ".png": {"Software": None, "Title": drawing.name, "Description": drawing.caption},
     }[path.suffix]
-    image = BytesIO()  # matplotlib cannot close a PDF file on a full disk
+    image = BytesIO()  # because matplotlib cannot close a PDF file on a full disk
     with style():
         drawing.figure.savefig(image, format=path.suffix[1:], metadata=metadata)
     with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""The figure of confusions: matrices, or the most frequent ones where there are many classes."""
+"""The figure of confusions: a matrix, or a list of the most frequent pairs for many classes."""
 
 from itertools import product
 
@@ -16,14 +16,17 @@ from blocklora.publish.results import Results, caption_of
 from blocklora.publish.tables.classes import final_predictions, untested_runs
 
 FEW_CLASSES = 20  # the most classes that a matrix of this size can show
-LISTED = 5  # confusions of a dataset with more classes
+LISTED = 5  # the number of confusions that are listed for a dataset with more classes
 
 
 def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
-    """Return how many images of each class were taken for each class, over all seeds.
+    """Return the numbers of images of each class that were taken for each class, over all seeds.
 
     Columns: backbone, dataset, method, label, class, predicted_label, predicted, images, share (of
-    the images of the class). Pairs of classes that do not occur are left out.
+    the images of the class, a fraction). Pairs of classes that do not occur are left out.
+
+    Raises:
+        UserError: No test has predictions, or a file of predictions is not valid.
     """
     tests = []
     for test, predictions, names in final_predictions(results):
@@ -39,6 +42,8 @@ def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
                 "predicted": classes[predictions.predicted],
             }
             tests.append(pd.DataFrame(facts))
+    if not tests:
+        raise UserError(f"{results.folder}: has no predictions of {backbone}; finish its runs")
     images = pd.concat(tests, ignore_index=True)
     matrices = images.groupby(["dataset", "method"], sort=False)
     counts = [matrix.groupby(list(images)).size() for _, matrix in matrices]
@@ -48,7 +53,7 @@ def confusion_frame(results: Results, backbone: str) -> pd.DataFrame:
 
 
 def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
-    """Draw a row of panels per dataset and a panel per method, for the largest number of shots.
+    """Draw a row of panels per dataset, with a panel per method, for the largest number of shots.
 
     Raises:
         UserError: The study has more methods than fit side by side, or there are no predictions.
@@ -62,7 +67,8 @@ def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
             "of confusions; the table per-class shows any number"
         )
     frame = confusion_frame(results, backbone)
-    classes = (frame.groupby("dataset")["label"].max() + 1).to_dict()
+    labels = frame.groupby("dataset")[["label", "predicted_label"]].max()
+    classes = (labels.max(axis=1) + 1).to_dict()
     datasets = [name for name in study.datasets if name in classes]
     heights = [1.45 if classes[name] <= FEW_CLASSES else 0.75 for name in datasets]
     image, size = None, (len(datasets), len(methods))
@@ -90,7 +96,10 @@ def confusions_figure(results: Results, backbone: str | None = None) -> Drawing:
 
 
 def _matrix(axis: Axes, cells: pd.DataFrame, size: int, named: bool) -> AxesImage:
-    """Draw a row per class and a column per class that it was taken for."""
+    """Draw a row per class and a column per class that it was taken for, and return the image.
+
+    `size` is the number of classes, whose names are written if `named` is true.
+    """
     shares = np.zeros((size, size))
     shares[cells["label"], cells["predicted_label"]] = cells["share"]
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -107,7 +116,7 @@ def _matrix(axis: Axes, cells: pd.DataFrame, size: int, named: bool) -> AxesImag
 
 
 def _list(axis: Axes, cells: pd.DataFrame) -> None:
-    """Draw the most frequent confusions as bars with the text on them."""
+    """Draw the most frequent confusions as bars, each with its classes and its share on it."""
     wrong = cells[cells["label"] != cells["predicted_label"]]
     listed = wrong.sort_values("share", ascending=False, kind="stable")[:LISTED]
     axis.barh(range(len(listed)), listed["share"], height=0.86, color="#c6dbef")

@@ -46,7 +46,7 @@ def cost_figure(results: Results, backbone: str | None = None) -> Drawing:
 def efficiency_figure(results: Results, backbone: str | None = None) -> Drawing:
     """Draw parameters, FLOPs and planned memory over blocks, with a line per rank and partition.
 
-    The dataset with the most classes is shown.
+    The figure shows the dataset with the most classes.
     """
     study = results.study
     backbone = choose_backbone(study, backbone)

@@ -66,10 +66,11 @@ def _over_shots(axis: Axes, data: pd.DataFrame, quantity: str, study: Study) -> 
 
 
 def spectra_figure(results: Results, backbone: str | None = None) -> Drawing:
-    """Draw effective rank and norm of the trained updates over layers, with a column per tower."""
+    """Draw the effective rank and spectral norm of trained updates over layers, for each tower."""
     study, frame = results.study, results.theory("spectra")
     frame = frame[frame["backbone"] == choose_backbone(study, backbone)]
-    updates = frame.astype(dict.fromkeys(SPECTRA, float))  # without rows they have no type
+    # Without rows, these columns are of type object, which has no quantiles.
+    updates = frame.astype(dict.fromkeys(SPECTRA, float))
     updates = updates.groupby(["method", "tower", "layer"], sort=False)
     quartiles = {"low": 0.25, "median": 0.5, "high": 0.75}
     data = pd.concat(
