@@ -1,4 +1,4 @@
-"""`python -m blocklora`, for machines where the package is not installed."""
+"""Runs the command line as `python -m blocklora`, which needs no installation of the package."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Reading and writing CSV files row by row, where pandas would take too long to import."""
+"""Reading and writing small CSV files without pandas, which takes long to import."""
 
 import csv
 import io
@@ -11,10 +11,13 @@ from blocklora.files import write_text
 
 
 def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV; `None` becomes an empty cell, booleans become `true` and `false`.
+    """Write rows as CSV, with a header.
+
+    `None` or a missing value becomes an empty cell, and booleans become `true` and `false`.
 
     Raises:
         ValueError: A row has a column that is not among `columns`.
+        UserError: The file cannot be written; see `atomic_path`.
     """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -30,10 +33,11 @@ def read_rows(
 ) -> list[dict[str, str]]:
     """Return the rows of a CSV file, which must have at least `columns`.
 
-    Messages end with `remedy`. A byte order mark, which spreadsheets may write, is skipped.
+    A byte order mark, which spreadsheets may write, is skipped.
 
     Raises:
-        UserError: The file is missing, lacks a column or has a row of another length.
+        UserError: The file is missing, is not CSV in UTF-8, lacks a column or has a row of another
+            length. Unless the file is missing, the message ends with `remedy`.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as stream:

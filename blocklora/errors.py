@@ -12,9 +12,10 @@ class UserError(Exception):
 
 
 class Interrupted(UserError):
-    """The process was asked to stop and saved its work; the same command will continue it.
+    """The process stopped before its work was done; the same command will continue it.
 
-    The exit status is EX_TEMPFAIL of sysexits.h, a temporary failure that is worth a new attempt.
+    A signal asked the process to stop, or another process took over its lock. The exit status is
+    EX_TEMPFAIL of sysexits.h, a temporary failure that is worth a new attempt.
     """
 
     exit_status = 75

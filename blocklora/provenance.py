@@ -1,9 +1,10 @@
 """Digests of the code that a result depends on, and the versions of packages that it ran with.
 
-If such a digest changes, results are stale and have to be computed again. It covers the modules in
-which a computation starts and what they import, as far as `DECIDING` names it. Modules are read as
-syntax trees. Comments, docstrings, layout, type annotations, calls of a logger and the texts of
-errors change no number, so they do not count.
+If the digest of a result changes, the result is stale and has to be computed again. The digest
+covers the modules in which the computation starts, and those that they import directly or
+indirectly, as far as `DECIDING` names them. Modules are read as syntax trees. Comments, docstrings,
+layout, type annotations, calls of a logger and the texts of errors change no number, so they do not
+count.
 """
 
 import ast
@@ -42,7 +43,7 @@ DECIDING = (
     "blocklora.study.pairs",
     "blocklora.theory",
 )
-# Exceptions inside these packages, which only write files or describe other modules.
+# Modules within these packages that do not count, because they only write files or describe others.
 PLUMBING = (
     "blocklora.adapters.store",
     "blocklora.engine.recipe",
@@ -64,7 +65,8 @@ def code_digest(*entries: str, data: Sequence[str] = (), without: str = "") -> s
         entries: Full names of the modules or packages in which its computation starts. Of
             `module:function`, only the module counts.
         data: Glob patterns of data files below the package that count as code.
-        without: A function in these modules that does not count, with what it alone imports.
+        without: The name of a function in these modules that does not count, and neither do
+            the imports inside it.
 
     Raises:
         LookupError: An entry is not in the package.
@@ -89,7 +91,7 @@ def package_versions() -> dict[str, str]:
 
 
 def decides(module: str) -> bool:
-    """Return whether a module of this package belongs to the digests of those that import it."""
+    """Return whether a module of this package counts in the digests of those that import it."""
     return _is_within(module, DECIDING) and not _is_within(module, PLUMBING)
 
 
@@ -111,7 +113,11 @@ def _modules() -> dict[str, Path]:
 
 
 def _expand(entry: str) -> list[str]:
-    """Return the names of the module, or of all modules in the package, that an entry names."""
+    """Return the name of the module, or those of all modules of the package, that an entry names.
+
+    Raises:
+        LookupError: The entry is not in the package.
+    """
     name = entry.partition(":")[0]
     found = [module for module in _modules() if _is_within(module, (name,))]
     if not found:
@@ -126,7 +132,7 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _imports(module: str, without: str) -> frozenset[str]:
-    """Return the modules in `DECIDING` that `module` imports outside the function `without`."""
+    """Return the modules that count and that `module` imports outside the function `without`."""
     names = set()
     for node in _nodes(_tree(module), without):
         if isinstance(node, ast.Import):
@@ -147,7 +153,7 @@ def _nodes(node: ast.AST, without: str) -> Iterator[ast.AST]:
 
 
 def _is_left_out(node: Any, without: str) -> bool:
-    """Return whether a node is the function `without`, or only there for type checkers."""
+    """Return whether a node is the function `without`, or is there only for type checkers."""
     match node:
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
@@ -185,9 +191,9 @@ def _structure(node: Any, without: str) -> Any:
 
 
 def _counts(statement: Any, without: str) -> bool:
-    """Return whether a statement can change a number.
+    """Return whether a statement, or another item of a list in a tree, can change a number.
 
-    Imports within the package do not count, because the imported modules themselves do.
+    Imports within the package do not count, because the imported modules count themselves.
     """
     match statement:
         case ast.ImportFrom(module=str(module)):

@@ -12,19 +12,20 @@ from blocklora.errors import UserError
 from blocklora.files import atomic_path
 
 ENTRY = "blocklora"
+"""The key of the facts in the metadata of a file."""
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write NumPy arrays, or contiguous torch tensors on the CPU, and `facts` atomically.
+    """Write NumPy arrays, or contiguous PyTorch tensors on the CPU, and `facts` atomically.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: There is no room for the file, or no permission to write it.
     """
     if all(isinstance(value, np.ndarray) for value in tensors.values()):
         from safetensors.numpy import save_file
     else:
         from safetensors.torch import save_file
-    # A single metadata entry, because safetensors writes several in no fixed order.
+    # The facts are a single entry, because safetensors writes several entries in no fixed order.
     with atomic_path(path) as temporary:
         save_file(dict(tensors), temporary, {ENTRY: json.dumps(facts, sort_keys=True)})
 
@@ -38,18 +39,18 @@ def read_tensors(
     facts_only: bool = False,
     facts_needed: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the facts and the tensors in a file.
+    """Return the facts in a file, and its tensors by name.
 
     Args:
         path: The path of the file.
         kind: What messages call such a file, for example "adapter file".
         remedy: What messages advise if the file cannot be read.
-        framework: "numpy" or "pt" for arrays of NumPy or tensors of PyTorch.
-        facts_only: True returns no tensors, which saves the time to read them.
-        facts_needed: False accepts files of other programs, which have no facts.
+        framework: "numpy" for NumPy arrays, or "pt" for PyTorch tensors.
+        facts_only: True to return no tensors, which saves the time of reading them.
+        facts_needed: False to accept files of other programs, which have no facts.
 
     Raises:
-        UserError: The file is missing, cut short, or has no facts although they are needed.
+        UserError: The file is missing or damaged, or has no facts although they are needed.
     """
     try:
         with safe_open(path, framework=framework) as file:

@@ -15,6 +15,8 @@ from blocklora.adapters.config import AdapterConfig
 class Factors:
     """The factors A and B of a tower, stacked over its adapted layers and matrices.
 
+    `blocklora.adapters.algebra` explains the shapes.
+
     Attributes:
         first: Index of the first adapted layer.
         down: A, shape (layers, matrices, inner, inputs).
@@ -28,7 +30,12 @@ class Factors:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """LoRA or Block-LoRA on the attention layers of a CLIP model; `towers` has their factors."""
+    """LoRA or Block-LoRA for the attention layers of a CLIP model.
+
+    Attributes:
+        config: The configuration of the adapter.
+        towers: The factors of each adapted tower, "vision" or "text".
+    """
 
     config: AdapterConfig
     towers: dict[str, Factors]
@@ -43,13 +50,13 @@ class Adapter:
     ) -> "Adapter":
         """Make an adapter that does not change the model yet, because B is zero.
 
-        A is Kaiming uniform with a = sqrt(5), so its entries are uniform within ±1/sqrt(fan_in)
+        A is Kaiming uniform with a = sqrt(5), so its entries are uniform within ±1/sqrt(inputs)
         (MaxZanella/CLIP-LoRA@358f0d7:loralib/layers.py).
 
         Args:
             config: The configuration of the adapter.
-            shapes: (layers, width) of each tower.
-            generator: CPU generator for A, so that values do not depend on the device.
+            shapes: The number of layers and the width of each tower.
+            generator: A generator on the CPU for A, so that its values do not depend on the device.
             device: The device to put the parameters on.
 
         Raises:
@@ -75,16 +82,19 @@ class Adapter:
 
     @property
     def trainable_parameters(self) -> int:
-        """Number of trainable parameters."""
+        """The number of trainable parameters."""
         return sum(tensor.numel() for tensor in self.parameters())
 
     @property
     def adapted_matrices(self) -> int:
-        """Number of weight matrices that have an update."""
+        """The number of weight matrices that have an update."""
         return sum(tower.down.shape[0] * tower.down.shape[1] for tower in self.towers.values())
 
     def matrices(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield (name, A, B) of every adapted matrix; a name looks like `vision.3.q`."""
+        """Yield (name, A, B) of every adapted matrix, with names such as `vision.3.q`.
+
+        A has the shape (inner, inputs), and B the shape (arms, width, inner).
+        """
         for tower, factors in self.towers.items():
             for layer in range(factors.down.shape[0]):
                 for index, matrix in enumerate(self.config.matrices):
@@ -92,7 +102,7 @@ class Adapter:
                     yield name, factors.down[layer, index], factors.up[layer, index]
 
     def updates(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, s·ΔW) of every adapted matrix as a dense float64 matrix."""
+        """Yield (name, s·ΔW) of every adapted matrix; s·ΔW is dense, float64 (width, width)."""
         for name, down, up in self.matrices():
             dense = delta(down.detach().double(), up.detach().double(), self.config)
             yield name, self.config.scale * dense

@@ -5,9 +5,10 @@ they can process a whole tower at once. The shapes below omit these leading dime
 
     down A: (inner, inputs)      up B: (arms, d_out, inner)
 
-All adapters have the form ΔW = (B_1 + … + B_arms)·tile(A). LoRA has one arm, and A has full width.
-The rank partition has n arms that share A. The input partition has one arm, and A has the width
-d_in/n and is repeated n times, so ΔW x = B·A·(x_1 + … + x_n) for an input cut into n slices.
+All adapters have the form ΔW = (B_1 + … + B_arms)·tile(A). LoRA has one arm, inner = r and
+inputs = d_in. The rank partition has n arms that share A, and inner = r/n. The input partition has
+one arm, and A has only inputs = d_in/n columns and is repeated n times, so ΔW x is
+B·A·(x_1 + … + x_n) for an input x that is cut into n slices.
 """
 
 from torch import Tensor

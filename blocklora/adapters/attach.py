@@ -39,7 +39,8 @@ def tower_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
             if not isinstance(attention, nn.MultiheadAttention) or not attention.batch_first:
                 raise UserError(
                     f"{prefix} uses {type(attention).__name__}, but adapters need a batch-first "
-                    "nn.MultiheadAttention; please install open_clip_torch 3.x"
+                    "nn.MultiheadAttention; detach the adapter that the model has, or install "
+                    "open_clip_torch 3.x"
                 )
         shapes[tower] = (len(attentions), attentions[0].embed_dim)
     return shapes
@@ -49,7 +50,8 @@ class AdaptedAttention(nn.Module):
     """A self-attention with low-rank updates that replaces an `nn.MultiheadAttention`.
 
     It uses the frozen tensors of the original under the same names, so state dicts stay
-    compatible. The factors belong to the `Adapter` and are not in the state dict.
+    compatible. The factors belong to the `Adapter` and are not in the state dict. `layer` is the
+    position of the layer in the factors, which counts only adapted layers.
     """
 
     def __init__(
@@ -61,7 +63,10 @@ class AdaptedAttention(nn.Module):
         self.num_heads, self.batch_first = attention.num_heads, True
         self.config, self.factors, self.layer = config, factors, layer
         self.masks: Tensor | None = None
-        """If set, replaces random dropout: 1 keeps an input, (matrices, batch, length, width)."""
+        """Masks that replace random dropout if they are set, (matrices, batch, length, width).
+
+        A 1 keeps an input, and a 0 drops it.
+        """
 
     def forward(
         self,
@@ -71,7 +76,9 @@ class AdaptedAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Return the self-attention of `query`, shape (batch, length, width), without its weights.
+        """Return the self-attention of `query`, and None in place of the attention weights.
+
+        The query and the result have the shape (batch, length, width).
 
         Raises:
             ValueError: Cross-attention or the attention weights are requested.
@@ -103,7 +110,13 @@ class AdaptedAttention(nn.Module):
 
 
 class Attachment:
-    """An adapter that is attached to an open_clip model."""
+    """An adapter that is attached to an open_clip model.
+
+    Attributes:
+        model: The model, whose adapted attention layers are replaced.
+        adapter: The adapter.
+        attentions: The new attention layers by their names, such as `vision.3`.
+    """
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
         """Freeze `model` and attach `adapter` to its attention layers.
@@ -136,7 +149,7 @@ class Attachment:
                 self.attentions[f"{tower}.{factors.first + layer}"] = block.attn
 
     def detach(self) -> nn.Module:
-        """Restore the original attention and `requires_grad` of the model, and return the model."""
+        """Restore the attention layers and `requires_grad` of the model, and return the model."""
         for block, attention in self._originals:
             block.attn = attention
         for parameter in self._trainable:

@@ -24,7 +24,7 @@ class Cut:
     """The dimensions that a partition cuts into n blocks.
 
     Attributes:
-        rank: True if A and B have the rank r/n, and n arms B share A.
+        rank: True if A and B have the rank r/n, and n arms B share one A.
         inputs: True if A has the width d_in/n and is repeated n times.
     """
 
@@ -52,14 +52,14 @@ class AdapterConfig(Checked):
     `blocks` = 1, both are LoRA, whose ΔW is B A.
 
     Attributes:
-        rank: r; the rank partition needs a multiple of `blocks`.
-        blocks: n, the number of blocks.
+        rank: The rank r. The rank partition needs a multiple of `blocks`.
+        blocks: The number n of blocks.
         partition: The way in which the adapter is cut into blocks, one of `PARTITIONS`.
-        alpha: Numerator of the scale (1 in CLIP-LoRA).
-        dropout: Probability of zeroing an input of the low-rank path in training.
-        matrices: Any of q, k, v, o of an attention layer.
-        layers: "all", or the first and last adapted layer (from 0, inclusive) of each tower.
-        towers: "vision", "text" or both.
+        alpha: The numerator of the scale s, which is 1 in CLIP-LoRA.
+        dropout: The probability that training zeroes an input of the low-rank path.
+        matrices: The adapted matrices of an attention layer, any of "q", "k", "v" and "o".
+        layers: "all", or the first and last adapted layer of each tower, counted from 0.
+        towers: The adapted towers, "vision", "text" or both.
     """
 
     rank: Count
@@ -82,7 +82,7 @@ class AdapterConfig(Checked):
             yield f"layers: {list(self.layers)} is not allowed; it must ascend"
 
     def misfits(self, tower_shapes: Mapping[str, tuple[int, int]]) -> Iterator[str]:
-        """Yield why a backbone cannot have this adapter.
+        """Yield the reasons why a backbone cannot have this adapter.
 
         Args:
             tower_shapes: The number of layers and the width of each tower of the backbone.
@@ -104,20 +104,20 @@ class AdapterConfig(Checked):
 
     @property
     def arms(self) -> int:
-        """Number of arms, which are the up-projections B of one matrix."""
+        """The number of arms, which are the up-projections B of one matrix."""
         return self.blocks if PARTITIONS[self.partition].rank else 1
 
     @property
     def tiles(self) -> int:
-        """How many times the down-projection A of a matrix is repeated over the input."""
+        """The number of times that the down-projection A of a matrix is repeated over the input."""
         return self.blocks if PARTITIONS[self.partition].inputs else 1
 
     @property
     def merged(self) -> "AdapterConfig":
-        """The equivalent adapter with a single arm, as all arms stay equal in training.
+        """The adapter with a single arm that is equivalent, because arms stay equal in training.
 
-        Block-LoRA(r, n, α) by rank is LoRA(r/n, α√n), because n equal arms of scale α/√r are one
-        arm of scale α√n/√(r/n).
+        With the rank partition, Block-LoRA(r, n, α) is LoRA(r/n, α√n), because n equal arms of
+        scale α/√r are one arm of scale α√n/√(r/n).
         """
         if self.arms == 1:
             return self
@@ -129,7 +129,7 @@ class AdapterConfig(Checked):
         """Return the shapes of A (inner, inputs) and of the stacked B (arms, d_out, inner).
 
         Raises:
-            UserError: The input is cut, but `d_in` is not a multiple of the blocks.
+            UserError: The input is cut, but `d_in` is not a multiple of `blocks`.
         """
         if d_in % self.tiles:
             raise UserError(
@@ -140,7 +140,7 @@ class AdapterConfig(Checked):
         return (inner, d_in // self.tiles), (self.arms, d_out, inner)
 
     def adapted_layers(self, layers: int, tower: str) -> tuple[int, int]:
-        """Return the first and last adapted layer (inclusive) of a tower with `layers` layers.
+        """Return the first and last adapted layer, from 0, of a tower with `layers` layers.
 
         Raises:
             UserError: The configured range exceeds the tower.

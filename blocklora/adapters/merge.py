@@ -12,8 +12,8 @@ from blocklora.errors import UserError
 def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
     """Return CLIP weights with all updates added, under the same (open_clip) names.
 
-    Sums are computed in float64 and rounded once. `weights` is not changed, so you can go back to
-    the exact original. Tensors without an update are shared.
+    Sums are computed in float64 and rounded once. `weights` does not change, so you can go back to
+    the exact original. Tensors that have no update are shared with it.
 
     Raises:
         UserError: The adapter does not fit the model.
@@ -31,7 +31,7 @@ def merge(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
         if rows.shape != update.shape:
             raise UserError(
                 f"the adapter's {name} is {tuple(update.shape)}, but the model's matrix is "
-                f"{tuple(rows.shape)}, so it was trained on another backbone"
+                f"{tuple(rows.shape)}, so the adapter was trained on another backbone"
             )
         rows.copy_(rows.double() + update.to(rows.device))
     return merged

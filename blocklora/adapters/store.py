@@ -20,6 +20,9 @@ def save_adapter(
 
     The metadata has the configuration, the name and the SHA-256 of the backbone file on which the
     adapter was trained, and the JSON-serialisable values of `record`, such as dataset and shots.
+
+    Raises:
+        UserError: The file cannot be written.
     """
     tensors = {}
     for name, down, up in adapter.matrices():
@@ -47,10 +50,16 @@ def read_adapter_record(path: str | Path) -> dict[str, Any]:
 def load_adapter(
     path: str | Path, backbone_sha256: str | None = None, config: AdapterConfig | None = None
 ) -> Adapter:
-    """Read an adapter file and, if these are given, compare its backbone and configuration.
+    """Return the adapter in a file.
+
+    Args:
+        path: The path of the adapter file.
+        backbone_sha256: The SHA-256 that the adapter's backbone file must have, or None for any.
+        config: The configuration that the adapter must have, or None for any.
 
     Raises:
-        UserError: The file is missing or damaged, or has another backbone or configuration.
+        UserError: The file is missing, damaged, or not an adapter of this project, or the adapter
+            has another backbone or configuration.
     """
     from blocklora.validation import validated
 
@@ -60,7 +69,7 @@ def load_adapter(
         wanted = config.to_json()
         differing = [key for key, value in found.to_json().items() if value != wanted[key]]
         raise UserError(
-            f"{path}: the adapter does not have the requested configuration; they differ in "
+            f"{path}: the adapter does not have the requested configuration; it differs in "
             + ", ".join(f"{key} ({facts['config'][key]}, not {wanted[key]})" for key in differing)
         )
     if backbone_sha256 is not None and facts["backbone_sha256"] != backbone_sha256:
@@ -86,7 +95,7 @@ def load_adapter(
 
 def _read(path: str | Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     kind = "adapter file"
-    remedy = "it may have been cut short, so please delete it and train the run again"
+    remedy = "name an adapter file; if this one was cut short, delete it and fit the run again"
     facts, tensors = read_tensors(path, kind, remedy, framework="pt", facts_only=not with_tensors)
     if missing := {"format", "config", "backbone", "backbone_sha256"} - facts.keys():
         raise UserError(f"{path}: not a readable {kind} (it lacks {min(missing)}); {remedy}")

@@ -21,15 +21,23 @@ from blocklora.errors import UserError
 from blocklora.files import read_json
 from blocklora.tensorfiles import read_tensors
 
-# Scalars in OpenAI's archive that open_clip has in the configuration instead.
+# OpenAI's archive has these scalars among its tensors. In open_clip the configuration has them.
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
 
+# A message lists at most this many tensors for each kind of fault.
 NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors in a file, and the activation, which is None if the file does not tell it."""
+    """The content of a checkpoint file.
+
+    Attributes:
+        path: The path of the file.
+        tensors: The tensors by the names that they have in the file.
+        quick_gelu: True if the model was trained with QuickGELU, False for the exact GELU, and None
+            if the file does not tell.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
@@ -43,7 +51,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     of a safetensors file that this project wrote, or in an `open_clip_config.json` beside the file.
 
     Raises:
-        UserError: The file is missing, damaged, or contains more than tensors.
+        UserError: The file is missing, damaged, or contains more than tensors, or the
+            configuration beside it is malformed.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +82,8 @@ def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, T
     """Return the checkpoint's tensors in fp32 under open_clip's names for the model `config`.
 
     Raises:
-        UserError: The activation, a name or a shape does not fit; the message has all faults.
+        UserError: The activation or the name, shape or dtype of a tensor does not fit. The message
+            has all kinds of faults.
     """
     found = {
         name.removeprefix("module."): value
@@ -102,7 +112,8 @@ def canonical_weights(checkpoint: Checkpoint, config: ClipConfig) -> dict[str, T
             f"{checkpoint.path}: not a checkpoint of {config.name}: {'; '.join(faults)}. "
             "Use the checkpoint of this model, or name the model of this checkpoint in the study"
         )
-    # Copied because tensors in a file may share memory, which safetensors refuses to write.
+    # The tensors are copied because those of a file may share memory, and safetensors refuses to
+    # write such tensors.
     return {
         name: found[name].reshape(shape).to(torch.float32, copy=True).contiguous()
         for name, shape in expected.items()

@@ -14,7 +14,13 @@ from blocklora.errors import UserError
 
 @dataclass(frozen=True)
 class Backbone:
-    """A CLIP model, with `weights` in fp32 by open_clip's parameter names."""
+    """A CLIP model.
+
+    Attributes:
+        config: The configuration of the model.
+        weights: The fp32 tensors by open_clip's names.
+        sha256: The SHA-256 of the backbone file.
+    """
 
     config: ClipConfig
     weights: dict[str, Tensor]
@@ -22,7 +28,7 @@ class Backbone:
 
 
 def tensor_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of each tensor of `open_clip.model.CLIP`."""
+    """Return the shape of each tensor of `open_clip.model.CLIP` by its name."""
     vision, text = config.vision, config.text
     tokens = (config.image_size // config.patch_size) ** 2 + 1
     return {
@@ -66,7 +72,7 @@ def build_open_clip(config: ClipConfig, weights: dict[str, Tensor] | None = None
     """Return the open_clip module in eval mode, with `weights` if they are given.
 
     Raises:
-        UserError: A tensor is missing, left over or of the wrong shape.
+        UserError: A tensor is missing, left over or has the wrong shape.
     """
     from open_clip.model import CLIP
 

@@ -1,4 +1,4 @@
-"""Class prompts, and the token ids that CLIP's text tower reads."""
+"""Making class prompts and the token ids that CLIP's text tower reads."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -10,9 +10,9 @@ from blocklora.errors import UserError
 
 
 def class_prompts(classnames: Iterable[str], template: str) -> list[str]:
-    """Return a prompt for each class, with spaces for underscores in class names.
+    """Return a prompt for each class, in which spaces replace the underscores of the class name.
 
-    Source: MaxZanella/CLIP-LoRA@358f0d7:lora.py.
+    The template has `{}` in the place of the name. Source: MaxZanella/CLIP-LoRA@358f0d7:lora.py.
     """
     return [template.format(name.replace("_", " ")) for name in classnames]
 
@@ -21,7 +21,7 @@ def tokenize(texts: Sequence[str], context_length: int) -> list[list[int]]:
     """Return CLIP's token ids of each text, with start and end of text but without padding.
 
     Raises:
-        UserError: A text has more than `context_length` tokens; open_clip would silently cut it.
+        UserError: A text has more than `context_length` tokens, which open_clip would silently cut.
     """
     tokenizer = _tokenizer()
     tokens = []
@@ -30,7 +30,8 @@ def tokenize(texts: Sequence[str], context_length: int) -> list[list[int]]:
         if len(ids) > context_length:
             raise UserError(
                 f"the prompt {text!r} has {len(ids)} tokens, but the text tower reads at most "
-                f"{context_length}; shorten the class name or the template"
+                f"{context_length}; shorten the class name or the template or, for a miniature, "
+                "choose a larger context_length"
             )
         tokens.append(ids)
     return tokens

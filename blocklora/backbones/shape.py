@@ -54,7 +54,7 @@ class ClipConfig:
 
     @property
     def tower_shapes(self) -> dict[str, tuple[int, int]]:
-        """The numbers of layers and channels of both towers."""
+        """The number of layers and the width of each tower."""
         return {
             "vision": (self.vision.layers, self.vision.width),
             "text": (self.text.layers, self.text.width),
@@ -113,18 +113,23 @@ class ClipConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "ClipConfig":
-        """Return the configuration that `to_json` wrote."""
+        """Return the configuration that `to_json` wrote.
+
+        Raises:
+            KeyError: A tower is missing.
+            TypeError: Another field is missing, or there is an unknown one.
+        """
         towers = {key: TowerConfig(**value[key]) for key in ("vision", "text")}
         return from_values(cls, value | towers)
 
 
 def open_clip_file(name: str) -> Path:
-    """Return the path of a file in the installed open_clip, whose import would take 6 s.
+    """Return the path of a file of the installed open_clip, whose import would take 6 s.
 
     Raises:
         UserError: open_clip is not installed.
     """
     package = find_spec("open_clip")
     if package is None or package.origin is None:
-        raise UserError("open_clip_torch is not installed")
+        raise UserError("open_clip_torch is not installed; install the packages of this project")
     return Path(package.origin).parent / name

@@ -18,7 +18,11 @@ from blocklora.tensorfiles import read_tensors, write_tensors
 def save_backbone(
     path: str | Path, config: ClipConfig, weights: dict[str, Tensor], source: str
 ) -> None:
-    """Write a backbone file; `source` describes for people where the weights came from."""
+    """Write a backbone file; `source` describes the origin of the weights for people.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
     write_tensors(path, tensors, {"config": config.to_json(), "source": source})
 
@@ -29,7 +33,8 @@ def load_backbone(path: str | Path) -> Backbone:
     Raises:
         UserError: The file is missing, cut short or not a backbone file.
     """
-    kind, remedy = "backbone file", "delete it and run again"
+    kind = "backbone file"
+    remedy = "name a backbone file; if this one was cut short, delete it and run again"
     facts, weights = read_tensors(path, kind, remedy, framework="pt")
     try:
         config = ClipConfig.from_json(facts["config"])

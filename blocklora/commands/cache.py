@@ -1,4 +1,4 @@
-"""The command that lists what studies share, and removes what is not used any more."""
+"""The command that lists the cache and removes entries that are no longer used."""
 
 from typing import Annotated, Any
 
@@ -12,14 +12,14 @@ def cache(
     entries: bool = False,
     prune: Annotated[int | None, Option(min=0, metavar="DAYS")] = None,
 ) -> None:
-    """List what studies share, and make room.
+    """List the files that studies share, or remove old ones.
 
-    What is removed is made again when it is needed: a study whose links point to it finds it
-    missing in its next run. Finished runs stay in the folders of their studies.
+    A study whose links point to removed files makes them again if it needs them. Finished runs stay
+    in the folders of their studies.
 
     Args:
         entries: List every entry.
-        prune: Remove what was not used for so many days; 0 removes everything.
+        prune: Remove entries that were not used for this many days; 0 removes all entries.
 
     Example: blocklora cache
     Example: blocklora cache --prune 30

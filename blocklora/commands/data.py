@@ -1,4 +1,4 @@
-"""Commands from the source of a dataset to decoded pixels."""
+"""Commands that lead from the source of a dataset to decoded pixels."""
 
 import sys
 from itertools import product
@@ -22,11 +22,11 @@ def fetch_dataset(
     """Find, download or draw the images of a dataset.
 
     A CoOp or CLIP-LoRA tree below --data-root is used as it is. Otherwise the archives are taken
-    from its folder `archives` or downloaded, and then verified and unpacked. The output is a
+    from the folder `archives` there or downloaded, and then verified and unpacked. The output is a
     source.json that says where the images are.
 
     Args:
-        data_root: Folder of all datasets.
+        data_root: Folder that has all datasets.
 
     Example: blocklora fetch-dataset --study paper --dataset eurosat
         --data-root data --output source.json
@@ -56,7 +56,8 @@ def make_manifest(
 ) -> None:
     """List every image with its label, class name and split.
 
-    They come from the dataset's split file, its official lists or its folders.
+    Labels, class names and splits come from the dataset's split file, its official lists or its
+    folders.
 
     Example: blocklora make-manifest --source source.json --output manifest.csv
     """
@@ -85,7 +86,7 @@ def verify_data(
     """Check images and labels before they are used.
 
     The report on the counts, the labels and every image file is printed and written as JSON. The
-    exit status is 1 if something would change results.
+    exit status is 1 if a fault would change or break results.
 
     Args:
         manifest: The manifest.csv to check.
@@ -133,15 +134,16 @@ def shots(
     """Draw the few-shot lists of a dataset.
 
     Training and validation images are drawn in the order of CLIP-LoRA: from a manifest into CSV
-    files, or from a split_zhou file onto the terminal, one path per line.
+    files, or from a split_zhou file to the standard output, one path per line.
 
     Args:
         shots: Training images per class.
         seeds: Random seeds.
         manifest: The manifest.csv to draw from.
-        output: With --manifest, a CSV file for each seed, first those of the first number of shots.
+        output: With --manifest, a CSV file for each number of shots and each seed; those of the
+            first number of shots come first.
         split_file: The split_zhou_*.json to draw from, instead of a manifest.
-        part: With --split-file, the images to print.
+        part: With --split-file, the part whose images are printed.
 
     Example: blocklora shots --manifest manifest.csv --shots 1 2 --seeds 1
         --output 1shot.csv 2shot.csv
@@ -162,11 +164,13 @@ def shots(
             raise UserError("--split-file needs --part, one number of --shots and one of --seeds")
         drawn = draw_shots(read_split_file(split_file), *wanted[0])
         lines = [image.path for image in drawn if image.split == part]
-        # Bytes, so that the list is the same under every locale.
+        # Bytes are written, so that the list is the same under every locale.
         sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
         return
     if part is not None or len(output or ()) != len(wanted):
-        raise UserError(f"--manifest needs {len(wanted)} files of --output, and no --part")
+        raise UserError(
+            f"--manifest needs {len(wanted)} files of --output, one for each list, and no --part"
+        )
     digest, read = content_digest(manifest), remember(read_manifest)
     for (count, seed), file in zip(wanted, output, strict=True):
 
@@ -195,11 +199,11 @@ def decode_images(
 
     Args:
         output: A file for the manifest, or for each list.
-        pixel_budget_gb: If the pixels would take more GB (10^9 bytes), write an empty file, and
-            decode the images when they are needed.
+        pixel_budget_gb: If the pixels would take more than this many GB (10^9 bytes), write a file
+            that only lists the images, which are then decoded when they are needed.
         manifest: Decode the test images of this manifest.csv.
         size: With --manifest, the width and height in pixels.
-        shots_lists: Decode the training images of these lists.
+        shots_lists: Decode the training images of these few-shot lists.
 
     Example: blocklora decode-images --source source.json --manifest manifest.csv
         --size 224 --pixel-budget-gb 16 --output test-224px.npy
@@ -233,4 +237,4 @@ def decode_images(
 
 def _need_one_of(first: str, one: object, second: str, other: object) -> None:
     if (one is None) == (other is None):
-        raise UserError(f"exactly one of {first} and {second} has to be given")
+        raise UserError(f"give either {first} or {second}, but not both")

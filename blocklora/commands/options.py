@@ -31,30 +31,31 @@ Shots = Annotated[int | None, Option(min=1, help="Training images per class.")]
 ManyShots = Annotated[list[int] | None, Option(min=1, help="Training images per class.")]
 Seeds = Annotated[list[int] | None, Option(min=0, help="Random seeds.")]
 Threads = Annotated[int, Option(min=1, help="Number of threads.")]
-# Without `Option()`, typer would take a parameter that has no default for an argument.
+# Without `Option()`, typer would make a parameter that has no default a positional argument.
 RequiredPath = Annotated[Path, Option()]
 Output = Annotated[Path, Option(help="File to write.")]
 JsonOutput = Annotated[Path | None, Option(help="JSON file to write as well.")]
 Outputs = Annotated[
     list[Path] | None,
-    Option(help="Files to write, in the formats of their suffixes (default: as the workflow does)"),
+    Option(help="Files to write, in the formats of their suffixes (default: as in the workflow)"),
 ]
-CacheRoot = Annotated[Path, Option("--cache", help="Folder of what all studies share.")]
+CacheRoot = Annotated[Path, Option("--cache", help="Folder that all studies share.")]
 CACHE = Path("cache")
 Key = Annotated[
-    str | None, Option(help="Digest under which the file is kept in the cache (default: none)")
+    str | None,
+    Option(help="Digest of the file's definition. Without it, the cache does not keep the file."),
 ]
-Device = Annotated[Literal["cpu", "cuda"], Option(help="Device that computes.")]
+Device = Annotated[Literal["cpu", "cuda"], Option(help="Device to compute on.")]
 Precision = Annotated[Literal[*PRECISIONS], Option(help="Precision of matrix products.")]
 Engine = Annotated[Literal[*ENGINES], Option(help="Implementation of the training.")]
 Offline = Annotated[bool, Option(help="Never use the network.")]
 
 
 class Command(TyperCommand):
-    """A command with options of several values, described by the docstring of its function.
+    """A command whose options can have several values, described by its function's docstring.
 
-    The docstring may have a section "Args:" about the options that are not described above. Each
-    line that begins with "Example: " is the start of an example, down to the end.
+    The docstring may have a section "Args:" about the options that are not described above. It ends
+    with examples, each of which begins with "Example: " on a new line.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -105,7 +106,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def open_study(name: str, **how: Any) -> "WholeStudy":
-    """Return a study that is given by its name or path; see `find_study` and `load_study`."""
+    """Return the study with this name or path; see `find_study` and, for `how`, `load_study`."""
     from blocklora.study.study import load_study
     from blocklora.study.study_files import find_study
 
@@ -113,12 +114,15 @@ def open_study(name: str, **how: Any) -> "WholeStudy":
 
 
 def results_of(study: "WholeStudy", results: Path | None) -> Path:
-    """Return the folder of a study's results: `results`, or the usual one if that is None."""
+    """Return `results`, or the usual folder of the study's results if that is None."""
     return results or Path("results", study.name)
 
 
 def provide(cache: Path, key: str | None, kind: str, *entry: Any, link: bool = True) -> None:
-    """Provide a file by way of the cache, as `Cache.provide` does; without a key, just write it."""
+    """Put a file at its place by way of the cache, or just write it if there is no key.
+
+    `entry` has the arguments `contents`, `about`, `output` and `write` of `Cache.provide`.
+    """
     if key is None:
         *_, output, write = entry
         write(output)

@@ -10,8 +10,8 @@ from blocklora.commands.options import CACHE, CacheRoot, Results, Study, open_st
 def check_study(study: Study) -> None:
     """Check a study and print it as a whole.
 
-    Every fault is listed with its place and with what is allowed there. A study that extends
-    another one is printed with everything that it takes from it.
+    Every fault is listed with its place and the values that are allowed there. A study that extends
+    another one is printed with everything that it inherits.
 
     Example: blocklora check-study --study mini
     Example: blocklora check-study --study studies/ablation.yaml
@@ -28,10 +28,10 @@ def check_study(study: Study) -> None:
 def status(
     study: Study, results: Results = None, cache: CacheRoot = CACHE, json: bool = False
 ) -> None:
-    """Show which runs are done, running, failed or missing.
+    """Count the runs that are done, running, failed or missing.
 
-    Failed runs are listed with the reason. For all runs the time spent is shown (h:mm:ss), and the
-    time that is left if they take as long as the finished ones.
+    Runs in progress are listed with their processes, and failed runs with the reasons. Times spent
+    and left are shown as h:mm:ss. The time left assumes that runs take as long as finished ones.
 
     Args:
         json: Print every run as JSON.
@@ -48,11 +48,11 @@ def status(
 
 
 def schema(
-    name: Annotated[Literal["study", "config"], Argument(help="What it describes.")],
+    name: Annotated[Literal["study", "config"], Argument(help="Kind of file that it describes.")],
 ) -> None:
     """Print the schema of study files or of config.yaml.
 
-    It is a JSON schema in YAML, with which editors check the files while they are written.
+    It is a JSON schema, written in YAML, with which editors check a file while you write it.
 
     Example: blocklora schema study
     """

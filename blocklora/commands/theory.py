@@ -1,8 +1,9 @@
 """The command that computes the measures of `blocklora/theory/` and of the experiments."""
 
+from pathlib import Path
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from blocklora.commands import options
 from blocklora.errors import UserError
@@ -20,7 +21,9 @@ def measure(
     results: options.Results = None,
     device: options.Device = "cpu",
     precision: options.Precision = "fp32",
-    output: options.Outputs = None,
+    output: Annotated[
+        list[Path] | None, Option(help="CSV files to write (default: as in the workflow)")
+    ] = None,
 ) -> None:
     """Compute bounds, gaps, spectra, compressed sizes or costs.
 
@@ -44,7 +47,7 @@ def measure(
     if len(output) != len(wanted.tables):
         names = ", ".join(f"{table}.csv" for table in wanted.tables)
         raise UserError(
-            f"--output names {len(output)} files, but {name} writes {len(wanted.tables)}: {names}"
+            f"--output has {len(output)} of the {len(wanted.tables)} files of {name}: {names}"
         )
     if wanted.on_gpu:
         from blocklora.runs.device import require_device
@@ -52,6 +55,6 @@ def measure(
         require_device(device, precision)
     found = resolve_name(wanted.compute)(Context(chosen, folder, device, precision))
     if len(wanted.tables) == 1:
-        found = {name: found}
+        found = dict.fromkeys(wanted.tables, found)
     for file, (table, columns) in zip(output, wanted.tables.items(), strict=True):
         write_rows(file, columns, found[table])

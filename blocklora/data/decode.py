@@ -22,8 +22,8 @@ from blocklora.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-# Lets Pillow reuse this many blocks of memory (of at most 16 MB each). Otherwise the system clears
-# fresh memory for every image, which takes as long as decoding a small one.
+# Pillow keeps up to this many blocks of memory (of at most 16 MB each) for reuse. Otherwise, the
+# system would clear fresh memory for every image, which takes as long as decoding a small one.
 Image.core.set_blocks_max(8)
 
 Item = TypeVar("Item")
@@ -40,8 +40,9 @@ def write_test_store(
 ) -> None:
     """Decode the images `paths` below `image_root` into a test store.
 
-    Only a few images per worker are in memory at a time. If the pixels would take more than
-    `budget` bytes, the store lists the images instead, which are then decoded on the fly.
+    The images become `size` pixels wide and high. They are decoded by `workers` threads, and only
+    a few images per thread are in memory at a time. If the pixels would take more than `budget`
+    bytes, the store lists the images instead, and they are decoded whenever they are needed.
 
     Raises:
         UserError: An image cannot be read, or there is no room for the store.
@@ -69,7 +70,7 @@ def write_shots_store(
 ) -> None:
     """Decode `images` below `image_root` at full resolution into a training store.
 
-    See `write_test_store` for memory, budget and errors.
+    See `write_test_store` for threads, memory, budget and errors.
     """
     files = [Path(image_root, image.path) for image in images]
     shapes = np.array(list(ordered_map(_header_shape, files, workers)), np.int64).reshape(-1, 2)
@@ -92,8 +93,9 @@ def write_shots_store(
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """Map with `workers` threads; yield results in order, with few of them waiting in memory.
+    """Yield the results of `function` for `items` in their order, computed by `workers` threads.
 
+    Only a few results per thread wait in memory. An error of `function` is raised in its turn.
     Threads suffice because Pillow releases the interpreter lock while it decodes and resizes.
     """
     waiting: deque[Future[Result]] = deque()
@@ -110,6 +112,11 @@ def ordered_map(
 
 
 def _fits(output: str | Path, images: int, total: int, budget: float) -> bool:
+    """Return whether `total` bytes are within the budget.
+
+    Raises:
+        UserError: They are, but the disk has no room for them. The message names `output`.
+    """
     size, limit = f"{total / 1e9:.2f} GB", f"{budget / 1e9:.2f} GB"
     if total > budget:
         logger.info("%s: %d images would take %s, which is over the budget of %s, so they are "
@@ -126,11 +133,13 @@ def _fits(output: str | Path, images: int, total: int, budget: float) -> bool:
 
 
 def _header_shape(path: Path) -> tuple[int, int]:
+    """Return the height and width of an image according to its header."""
     with open_image(path) as image:
         return image.height, image.width
 
 
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write the header of a .npy file for a uint8 array of this shape."""
     description = np.lib.format.dtype_to_descr(np.dtype(np.uint8))
     np.lib.format.write_array_header_1_0(
         stream, {"descr": description, "fortran_order": False, "shape": shape}

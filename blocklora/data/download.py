@@ -23,7 +23,7 @@ from blocklora.locks import Lock, hold_when_free
 
 logger = logging.getLogger(__name__)
 
-WORK = ".downloads"  # folder for unfinished downloads and locks, inside the one that is filled
+WORK = ".downloads"  # folder for unfinished downloads and locks, inside the folder to fill
 
 _BLOCK = 2**20
 _PERMANENT = (400, 401, 403, 404, 405, 410, 451)  # asking again would not change the answer
@@ -42,9 +42,12 @@ class Downloader:
     """Settings of downloads.
 
     Attributes:
-        attempts: Attempts per address.
-        backoff: Seconds to wait after the first attempt, doubled after each further one.
-        timeout: Seconds to connect, and seconds without any data.
+        attempts: The number of attempts per address. An attempt that makes progress on a file with
+            a checksum starts the count anew. A failure of Google Drive is final.
+        backoff: Seconds to wait after the first failed attempt. The wait is doubled after each
+            further one.
+        timeout: Seconds to wait for a connection, and seconds to wait for further data. They do not
+            apply to Google Drive.
     """
 
     attempts: int = 5
@@ -54,10 +57,12 @@ class Downloader:
     def fetch(self, file: RemoteFile, target: Path) -> None:
         """Download `file` to `target` from the first address that yields the right bytes.
 
-        If the file has a checksum, an interrupted transfer is continued, also by a later call.
+        If the file has a checksum, an interrupted transfer is continued, also by a later call,
+        except from Google Drive.
 
         Raises:
-            UserError: No address has the file, for reasons that are listed, or the disk is full.
+            UserError: No address yields the right bytes, and the message lists the reasons; or the
+                file cannot be written, for example because the disk is full.
         """
         part = target.with_name(f"{target.name}.part")
         reasons = []
@@ -101,7 +106,13 @@ class Downloader:
                 time.sleep(wait)
 
     def _transfer(self, url: str, file: RemoteFile, part: Path) -> None:
-        """Append to `part` what it lacks, or raise `_BadAddressError` or `_InterruptedError`."""
+        """Append the missing bytes to `part`.
+
+        Raises:
+            _BadAddressError: The server does not have the file.
+            _InterruptedError: The transfer failed for a reason that may pass.
+            UserError: The disk has no room for the file.
+        """
         have = _size(part)
         headers = {
             "User-Agent": f"blocklora/{__version__}",
@@ -138,7 +149,7 @@ class Downloader:
                 stream.write(block)
                 bar.update(len(block))
                 if file.bytes and have > file.bytes:
-                    break  # an endless answer must not fill the disk
+                    break  # an endless response must not fill the disk
 
 
 def _download_from_drive(identifier: str, target: Path) -> None:
@@ -174,7 +185,8 @@ def _check_part(part: Path, file: RemoteFile, resumed: bool) -> None:
         check_file(part, file)
     except UserError as error:
         part.unlink()
-        # If the first part came from elsewhere, downloading all of it may still succeed.
+        # The part that was continued may have come from another file, so a download of the whole
+        # file may still succeed.
         raise (_InterruptedError if resumed else _BadAddressError)(str(error)) from None
 
 
@@ -182,7 +194,8 @@ def check_file(path: Path, file: RemoteFile) -> None:
     """Check that a file has the expected size and checksum.
 
     Raises:
-        UserError: It has not; the message has the expected and the actual value.
+        UserError: The size or the checksum differs. The message has the actual and the expected
+            value.
     """
     size = path.stat().st_size
     if file.bytes and size != file.bytes:
@@ -195,7 +208,10 @@ def check_file(path: Path, file: RemoteFile) -> None:
 
 
 def digest(path: Path, algorithm: str) -> str:
-    """Return the hexadecimal digest of a file; `git-blob-sha1` is git's id of its content."""
+    """Return the hexadecimal digest of a file.
+
+    The algorithm is one of hashlib's, or `git-blob-sha1`, which gives git's id of the content.
+    """
     size = path.stat().st_size
     is_git = algorithm == "git-blob-sha1"
     value = hashlib.new("sha1" if is_git else algorithm, usedforsecurity=False)
@@ -210,7 +226,11 @@ def digest(path: Path, algorithm: str) -> str:
 
 
 def require_space(folder: Path, size: int, what: str) -> None:
-    """Raise `UserError` if the disk of `folder` has less than `size` bytes left."""
+    """Check that the disk of `folder` has room for `size` bytes.
+
+    Raises:
+        UserError: It has less. The message calls the bytes `what`.
+    """
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UserError(

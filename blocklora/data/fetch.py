@@ -1,7 +1,8 @@
 """Finding the images of a dataset, after downloading and unpacking them if they are missing.
 
-Archives are found or downloaded, verified and unpacked, and the images counted. Only then does the
-folder get its name. Image folders and split files that exist already are never written to.
+Archives are found or downloaded, verified and unpacked, and their images are counted. Only then
+does the folder of the dataset get its name. Image folders, archives and split files that the user
+has put below the data root are never changed.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from blocklora.files import file_digest, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-MARKER = ".blocklora.json"  # file in a dataset's folder that lists the archives it was made from
+MARKER = ".blocklora.json"  # file in a dataset's folder that lists the archives unpacked into it
 
 
 def fetch_published(dataset: Dataset, data_root: Path, downloader: Downloader | None) -> Source:
@@ -34,13 +35,14 @@ def fetch_published(dataset: Dataset, data_root: Path, downloader: Downloader | 
     Without a downloader, the network is not used.
 
     Raises:
-        UserError: The images or the split file are missing and cannot be obtained.
+        UserError: The images or the split file are missing and cannot be obtained, or the data root
+            cannot be written to.
     """
     fetcher = _Fetcher(dataset, data_root.absolute(), downloader)
     tree = fetcher.find_tree()
     if tree is None:
         with locked(fetcher.data_root, dataset.name):
-            # Another process may have made it meanwhile.
+            # Another process may have made the tree in the meantime.
             tree = fetcher.find_tree() or fetcher.make_first_tree()
     folder = fetcher.data_root / tree.folder
     split = fetcher.find_split(folder)
@@ -90,6 +92,7 @@ class _Fetcher:
 
     @property
     def cache(self) -> Path:
+        """The folder for downloaded and unpacked files until the dataset is complete."""
         return self.data_root / WORK / self.dataset.name
 
     def find_tree(self) -> Tree | None:
@@ -102,13 +105,14 @@ class _Fetcher:
     def find_split(self, folder: Path) -> Path | None:
         """Return the file that assigns the images in `folder` to labels and splits.
 
-        This is a true copy of the published split file: from the dataset's folder, from the other
-        folders below `data_root`, from the registry, or from the network. A file of the same name
-        with other content is not used. For ImageNet with a flat validation folder it is the devkit.
-        Returns None if folders or lists beside the images tell everything.
+        For most datasets it is an exact copy of the published split file, which is looked for in
+        `folder`, in `archives` and `splits` below `data_root`, in the registry and on the network.
+        A file of the same name with other content is not used. For ImageNet with a flat validation
+        folder it is the devkit. The result is None if folders or lists beside the images give the
+        labels and splits.
 
         Raises:
-            UserError: There is no true copy, or no devkit.
+            UserError: There is no exact copy, or no devkit.
         """
         if self.dataset.layout == "imagenet":
             return self._find_devkit(folder)
@@ -152,13 +156,13 @@ class _Fetcher:
         )
 
     def make_first_tree(self) -> Tree:
-        """Make the first layout of the dataset.
+        """Make a tree in the first layout of the dataset from archives, and return the layout.
 
         Alternative downloads are tried in order, beginning with those whose archives the user has
         put into `archives/` or into the dataset's folder. Offline, only those can work.
 
         Raises:
-            UserError: No alternative worked; the message says why and what to do.
+            UserError: No alternative worked. The message lists the reasons and a remedy.
         """
         places = [self.archives, *(self.data_root / tree.folder for tree in self.dataset.trees)]
         reasons = []
@@ -179,14 +183,19 @@ class _Fetcher:
     def _find_archives(
         self, archives: Sequence[Archive], places: Sequence[Path]
     ) -> dict[Path, Archive]:
-        """Return the archives of one alternative by their paths, after verifying them."""
+        """Return the archives of one alternative by their paths, after verifying them.
+
+        Raises:
+            UserError: An archive is missing or damaged, or there is no room to download and unpack
+                the archives.
+        """
         found = {}
         for archive in archives:
             path = _local(archive, [*places, self.cache])
             if path is None:
                 continue
             if not (self.downloader and archive.addresses):
-                check_file(path, archive)  # there is nothing else to try
+                check_file(path, archive)  # it has to be right, because no other can be had
                 found[path] = archive
             elif _is_sound(path, archive, "not used"):
                 found[path] = archive
@@ -217,7 +226,8 @@ class _Fetcher:
         except OSError as error:
             raise UserError(f"{unpacked}: cannot be written: {error.strerror}") from None
         except UserError:
-            # An archive without a checksum may be damaged, so the next call has to download it.
+            # An archive without a checksum may be damaged, so the next call has to download it
+            # again.
             for path, archive in files.items():
                 if path.parent == self.cache and not archive.checksum:
                     path.unlink()
@@ -229,8 +239,8 @@ class _Fetcher:
             _move_into_place(unpacked, folder)
         except OSError as error:
             raise UserError(
-                f"{folder}: {unpacked} cannot be renamed to it ({error.strerror}); both have to be "
-                "on one file system"
+                f"{folder}: {unpacked} cannot be moved there ({error.strerror}); both have to be "
+                "writable and on one file system"
             ) from None
 
     def _check_complete(self, root: Path, split: Path | None) -> None:
@@ -240,7 +250,9 @@ class _Fetcher:
         counts = Counter(image.split for image in images)
         found = {split: counts[split] for split in SPLITS}
         if found != self.dataset.images:
-            raise UserError(f"{name}: {found} images unpacked, expected {self.dataset.images}")
+            raise UserError(
+                f"{name}: {found} images were unpacked instead of {self.dataset.images}"
+            )
         for image in images:
             if not (root / image.path).exists():
                 raise UserError(f"{name}: {image.path} of the split is not in the archive")
@@ -269,7 +281,7 @@ def _local(archive: Archive, places: Sequence[Path]) -> Path | None:
 
 
 def _is_sound(path: Path, file: RemoteFile, remark: str) -> bool:
-    """Return whether a file is the expected one; if not, log why, followed by the remark."""
+    """Return whether a file is the expected one; if not, log the reason and the remark."""
     try:
         check_file(path, file)
     except UserError as error:
@@ -281,7 +293,7 @@ def _is_sound(path: Path, file: RemoteFile, remark: str) -> bool:
 def _describe(path: Path, verified: str | None = None) -> dict:
     """Return name, sha256 and bytes of a file, as recorded in `source.json`.
 
-    The SHA-256 is not computed again if it is in the checksum `verified`.
+    The SHA-256 is taken from the checksum `verified` if it is there, and computed otherwise.
     """
     algorithm, _, value = (verified or "").partition(":")
     sha256 = value if algorithm == "sha256" else file_digest(path)
@@ -289,6 +301,12 @@ def _describe(path: Path, verified: str | None = None) -> dict:
 
 
 def _move_into_place(unpacked: Path, folder: Path) -> None:
+    """Rename `unpacked` to `folder`; if that exists, move only the children that it lacks.
+
+    Raises:
+        UserError: A folder of a child's name exists.
+        OSError: A file or folder cannot be renamed.
+    """
     if not folder.exists():
         unpacked.rename(folder)
         return

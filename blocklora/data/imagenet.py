@@ -1,6 +1,6 @@
 """Listing the images of ImageNet, whose class folders are named by WordNet ids.
 
-The validation images may also lie in one flat folder. The development kit then tells their classes.
+The validation images may also lie in one flat folder. The development kit then gives their classes.
 """
 
 import io
@@ -32,12 +32,13 @@ def scan_imagenet(
 ) -> Iterator[LabelledImage]:
     """Yield the training images in `train/` and, as test images, the images in `val/`.
 
-    Both come in the order of torchvision's ImageFolder. If `val/` is flat, its images come in the
-    order that they would have in class folders, which the devkit's ground truth gives.
+    Both come in the order of torchvision's ImageFolder. If `val/` is flat, the ground truth in the
+    devkit gives the classes of its images, which come in the order that they would have in class
+    folders. The devkit is a folder or a .tar.gz file.
 
     Raises:
-        UserError: The class folders are not those of `classes`, one is empty, or a flat
-            validation image has no ground truth.
+        UserError: The class folders are not those of `classes`, one is empty, the devkit is missing
+            or damaged, or a flat validation image has no ground truth.
     """
     yield from _scan_folders(root, "train", classes, "train")
     if not is_flat(root / "val"):
@@ -83,7 +84,11 @@ def _scan_folders(
 
 
 def _read_truth(devkit: Path) -> list[str]:
-    """Return the WordNet id of each validation image, in the order of the images' numbers."""
+    """Return the WordNet id of each validation image, in the order of the images' numbers.
+
+    Raises:
+        UserError: The devkit cannot be read.
+    """
     import scipy.io
 
     try:

@@ -14,7 +14,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """Open an image file and read its header.
 
     Raises:
-        UserError: The file is missing, or something in the block cannot read it.
+        UserError: The file is missing or not an image, or decoding it fails in the block.
     """
     try:
         with Image.open(path) as image:

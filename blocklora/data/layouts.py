@@ -27,7 +27,10 @@ def list_images(source: Source, registry: Mapping[str, Dataset]) -> Iterator[Lab
         yield from read_csv_split(split_file) if split_file else scan_image_folder(root)
         return
     if source.dataset not in registry:
-        raise UserError(f"{source.dataset}: not a dataset of the registry; fetch it again")
+        raise UserError(
+            f"{source.dataset}: the registry has no such dataset; if the environment variable "
+            "BLOCKLORA_REGISTRY names another registry, correct it"
+        )
     dataset = registry[source.dataset]
     match dataset.layout:
         case "split_file":

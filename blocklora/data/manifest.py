@@ -4,8 +4,8 @@ A manifest lists all images of a dataset, with the columns `path,label,classname
 then validation, then test images, each in the order of the split. The order matters because
 few-shot sampling visits classes in the order in which they first appear. A shots list, with the
 columns `part,path,label,classname`, lists the images drawn for training and validation. Paths are
-POSIX paths below the `image_root` of `source.json`. Names that are not UTF-8 are kept as surrogate
-escapes.
+POSIX paths below the `image_root` of `source.json`. Names that are not UTF-8 keep their bytes,
+which are surrogate escapes in memory.
 """
 
 import csv
@@ -58,7 +58,11 @@ def read_manifest(path: str | Path) -> list[LabelledImage]:
 
 
 def read_shots(path: str | Path, part: str | None = None) -> list[LabelledImage]:
-    """Return the images of a shots list, or of one part of it, in the order of drawing."""
+    """Return the images of a shots list, or of its part "train" or "val", in the order of drawing.
+
+    Raises:
+        UserError: The file is missing, has other columns or has a malformed row.
+    """
     images = _iterate_csv(path, SHOTS_COLUMNS, "shots")
     return [image for image in images if part in (None, image.split)]
 
@@ -86,7 +90,8 @@ def check_relative(path: str, where: str | Path) -> str:
     """Return `path` if it stays below the image root.
 
     Raises:
-        UserError: It is empty or absolute, or contains `..`.
+        UserError: It is empty or absolute, or contains `..` or a null character. The message begins
+            with `where`.
     """
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\0" in path:
@@ -121,7 +126,7 @@ def _iterate_csv(path: str | Path, columns: Sequence[str], command: str) -> Iter
             for row in reader:
                 if len(row) != len(columns) or row[split] not in SPLITS:
                     raise UserError(f"{path}, line {reader.line_num}: unexpected {row}; {remedy}")
-                # Each name is kept in memory once, not once for each of a million images.
+                # Memory then holds each name once, and not once for each of a million images.
                 names = intern(row[name]), intern(row[split])
                 yield LabelledImage(row[place], int(row[label]), *names)
     except OSError as error:

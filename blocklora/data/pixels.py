@@ -1,10 +1,10 @@
 """Reading the two kinds of files with decoded images, called pixel stores.
 
-**Test store**, `test-<size>px.npy`: the test images of a manifest in its order, after
-`evaluation_transform`, as an uncompressed NumPy array, RGB, uint8 (images, size, size, 3).
+A **test store**, `test-<size>px.npy`, holds the test images of a manifest in its order, after
+`evaluation_transform`, as one uncompressed RGB array, uint8 (images, size, size, 3).
 
-**Training store**, `seed<s>.npz`: the training images of a shots list in the order of drawing, at
-full resolution. It is an uncompressed zip file of
+A **training store**, `seed<s>.npz`, holds the training images of a shots list in the order of
+drawing, at full resolution. It is an uncompressed zip file of
 
 - `pixels.npy`, uint8 (bytes): the RGB pixels (height, width, 3) of all images one after the other,
 - `index.npy`, int64 (images, 3): offset into `pixels`, height and width,
@@ -13,10 +13,10 @@ full resolution. It is an uncompressed zip file of
 
 `pixels` is memory-mapped inside the zip file, which works because members are not compressed.
 
-If the pixels are **over the pixel budget**, the files only have what is needed to decode images on
-the fly, and the objects that are returned here behave in the same way. The `.npy` file is then
-one-dimensional uint8, the UTF-8 JSON of `{"image_root", "size", "paths"}`. The `.npz` file has
-`image_root.npy` (UTF-8 JSON) instead of `pixels` and `index`.
+If the pixels are **over the pixel budget**, a store only lists the paths of the images. They are
+then decoded on the fly, and the objects that are returned here behave in the same way. The array in
+the `.npy` file is then one-dimensional uint8, the UTF-8 JSON of `{"image_root", "size", "paths"}`.
+The `.npz` file has `image_root.npy` (UTF-8 JSON) instead of `pixels` and `index`.
 """
 
 import json
@@ -34,7 +34,10 @@ from blocklora.errors import UserError
 
 
 class LazyTestPixels:
-    """Test images that are decoded when they are indexed, like an array (n, size, size, 3)."""
+    """Test images that are decoded when they are indexed, like an array (n, size, size, 3).
+
+    Indexing decodes with `workers` threads, and raises `UserError` if an image cannot be read.
+    """
 
     dtype = np.dtype(np.uint8)
 
@@ -64,8 +67,9 @@ class ShotImages:
 
     Attributes:
         paths: Paths relative to the image root, in the order of drawing.
-        labels: int64 (images,).
-        image: Returns the image with an index as RGB, uint8 (height, width, 3), maybe read-only.
+        labels: The labels, int64 (images,).
+        image: A function that returns the image with a given index as RGB, uint8 (height, width,
+            3). The array may be read-only.
     """
 
     paths: Sequence[str]
@@ -95,7 +99,7 @@ def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTes
 
 
 def open_shot_images(path: str | Path) -> ShotImages:
-    """Open a training store; images are memory-mapped, or decoded on the fly.
+    """Open a training store, whose images are memory-mapped or decoded on the fly.
 
     Raises:
         UserError: The file is missing, cut short or not a training store.
@@ -122,7 +126,7 @@ def open_shot_images(path: str | Path) -> ShotImages:
 
 
 def pack_json(value: object) -> np.ndarray:
-    """Return the JSON of `value` as uint8, which NumPy can load without unpickling."""
+    """Return the JSON of `value` as uint8 (bytes,), which NumPy can load without unpickling."""
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
@@ -132,7 +136,12 @@ def unpack_json(array: np.ndarray) -> object:
 
 
 def _map_member(path: str | Path, name: str) -> np.ndarray:
-    """Memory-map an uncompressed one-dimensional uint8 array of a zip file."""
+    """Return an uncompressed one-dimensional uint8 array in a zip file as a memory map.
+
+    Raises:
+        KeyError: The zip file has no member of that name.
+        ValueError: The member is compressed, cut short or another array.
+    """
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:

@@ -1,6 +1,6 @@
-"""The registry of datasets: what is known about each, read from `registry/*.yaml`.
+"""The registry of datasets, whose definitions are read from `registry/*.yaml`.
 
-Each key of such a file is the name of a dataset, and `Entry` lists what may be said about it.
+Each key of such a file is the name of a dataset, and `Entry` describes its definition.
 """
 
 import os
@@ -18,7 +18,7 @@ PACKAGED = Path(__file__).with_name("registry")
 # for tests or for a site with mirrors of its own.
 VARIABLE = "BLOCKLORA_REGISTRY"
 
-# What a dataset needs beside the required fields of `Entry`, by its layout.
+# The fields that a dataset needs besides the required ones of `Entry`, by its layout.
 PUBLISHED = ("template", "class_names", "trees", "downloads", "citation")
 NEEDED_FIELDS = {
     "split_file": (*PUBLISHED, "split_file"),
@@ -33,7 +33,7 @@ def _matching(words: str, pattern: str) -> Any:
 
 
 def _checked(kind: Any, words: str, is_right: Any) -> Any:
-    """Return the type of values about which a function says True."""
+    """Return the type of the values for which the function `is_right` returns True."""
 
     def check(value: Any) -> Any:
         if not is_right(value):
@@ -78,9 +78,10 @@ class RemoteFile:
     """A file to download from the first of its addresses that works.
 
     Attributes:
-        bytes: The expected size, or None if it is unknown.
-        checksum: `sha256:`, `md5:` or `git-blob-sha1:` and the digest. None if none has been
-            published; an archive is then verified by the images that the split needs.
+        bytes: The expected size in bytes, or None if it is unknown.
+        checksum: `sha256:`, `md5:` or `git-blob-sha1:`, followed by the digest. It is None if none
+            has been published, and an archive is then verified by the images that the split needs.
+        addresses: The addresses in the order in which they are tried.
     """
 
     name: _matching("the name of a file, without folders", "^[^/]+$")
@@ -132,17 +133,18 @@ class Entry(Checked):
     """The definition of a dataset in a file of the registry.
 
     Attributes:
-        layout: What tells the label and split of each image: a split_zhou file, the official lists
+        layout: The source of each image's label and split: a split_zhou file, the official lists
             of FGVC-Aircraft, the folders of ImageNet, or an image folder that `blocklora.miniature`
             draws.
-        images: Expected numbers of images; without `val`, validation shots are drawn from `train`.
+        images: The expected numbers of images. If `val` is 0, validation shots are drawn from
+            `train`.
         template: A prompt tailored to the dataset, with one `{}` for the class name.
-        class_names: Where the class names come from, for people.
+        class_names: The origin of the class names, for people.
         classes_file: A file beside the definition with the folder and name of each class.
         same_names: Groups of labels that are known to share a class name.
         trees: Known layouts of the unpacked images; downloads are unpacked into the first one.
         downloads: Alternatives in the order in which they are tried.
-        gated: What users have to do to get the archives, if they cannot simply be downloaded.
+        gated: Instructions for getting the archives if they cannot simply be downloaded.
     """
 
     layout: one_of(*NEEDED_FIELDS)
@@ -151,7 +153,7 @@ class Entry(Checked):
     images: Images
     licence: text("the licence in words")
     template: _matching("a text with one {} for the class name", r"^[^{}]*\{\}[^{}]*$") = ""
-    class_names: text("where the class names come from") = ""
+    class_names: text("the origin of the class names") = ""
     classes_file: text("the name of a file beside this one") = ""
     same_names: tuple[
         _checked(tuple[Natural, ...], "two or more labels", lambda labels: len(labels) > 1), ...
@@ -159,11 +161,11 @@ class Entry(Checked):
     trees: tuple[Tree, ...] = ()
     split_file: described(RemoteFile, "the split file") = None
     downloads: tuple[Download, ...] = ()
-    gated: text("what users have to do to get the archives") = ""
+    gated: text("instructions for getting the archives") = ""
     citation: text("a reference") = ""
 
     def faults(self) -> Iterator[str]:
-        """Yield the values that do not fit together."""
+        """Yield a line for each missing field and for fields that do not fit together."""
         for name in NEEDED_FIELDS[self.layout]:
             if not getattr(self, name):
                 yield f"{name}: missing; the layout {self.layout} needs it"
@@ -176,8 +178,8 @@ class Dataset(Entry):
     """A dataset of the registry.
 
     Attributes:
-        name: Its key in the file.
-        registry: The folder of the file.
+        name: The dataset's key in the file that defines it.
+        registry: The folder of that file.
     """
 
     name: str
@@ -201,7 +203,7 @@ def load_registry(folder: Path | None = None) -> dict[str, Dataset]:
     `BLOCKLORA_REGISTRY` names, or else from the package.
 
     Raises:
-        UserError: There are no files, or they have faults, which are listed one a line.
+        UserError: There are no files, or they have faults, which the message lists one per line.
     """
     from blocklora.validation import validated
 

@@ -20,12 +20,12 @@ VALIDATION_SHOTS = 4  # at most; CLIP-LoRA draws min(shots, 4) validation images
 def draw_shots(images: Iterable[LabelledImage], shots: int, seed: int) -> list[LabelledImage]:
     """Return the few-shot validation images followed by the training images.
 
-    Both are drawn from one new generator, the validation images first. There is one draw per class,
-    in the order in which classes first appear in the list. It is without replacement, unless a
-    class has too few images. A dataset without validation images is treated like ImageNet in
-    CLIP-LoRA: there is one draw per class in ascending label order, whose first `shots` images are
-    for training and the others for validation. The `split` of a returned image is "train" or "val"
-    accordingly.
+    Both are drawn from one new generator with this seed, the validation images first. There is one
+    draw per class, in the order in which classes first appear in the list. It is without
+    replacement, unless a class has too few images. A dataset without validation images is treated
+    like ImageNet in CLIP-LoRA: there is one draw per class in ascending label order, whose first
+    `shots` images are for training and the others for validation. The `split` of a returned image
+    is "train" or "val" accordingly.
 
     Raises:
         UserError: `shots` is below 1, there are no training images, or a class of a dataset

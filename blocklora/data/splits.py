@@ -18,10 +18,12 @@ IMAGE_SUFFIXES = (
 
 
 def read_split_file(path: str | Path) -> list[LabelledImage]:
-    """Read a `split_zhou_*.json` file (or `.json.xz`), which lists (path, label, class name).
+    """Return the images in a `split_zhou_*.json` file (or `.json.xz`): training, validation, test.
+
+    The file lists (path, label, class name) for each split.
 
     Raises:
-        UserError: The file is missing or of another form.
+        UserError: The file is missing or of another form, or a path leads out of the image folder.
     """
     path = Path(path)
     try:
@@ -44,13 +46,15 @@ def read_split_file(path: str | Path) -> list[LabelledImage]:
 
 
 def read_aircraft_lists(folder: str | Path) -> list[LabelledImage]:
-    """Read the official variant-level lists of FGVC-Aircraft in `folder`, beside `images/`.
+    """Return the images in the official lists of FGVC-Aircraft, which are in `folder`.
 
-    The label is the line number of the variant in `variants.txt`, and the class name is the text
-    after the image id (MaxZanella/CLIP-LoRA@358f0d7 `datasets/fgvc.py`).
+    Classes are variants. The label is the line number of the variant in `variants.txt`, counted
+    from 0, and the class name is the text after the image id (MaxZanella/CLIP-LoRA@358f0d7
+    `datasets/fgvc.py`).
 
     Raises:
-        UserError: A list is missing or names an unknown variant.
+        UserError: A list is missing or unreadable, names an unknown variant, or has an image id
+            that leads out of the folder.
     """
     folder = Path(folder)
     labels = {name: label for label, name in enumerate(_lines(folder / "variants.txt"))}
@@ -90,7 +94,11 @@ def scan_image_folder(root: str | Path) -> Iterator[LabelledImage]:
 
 
 def class_folders(folder: str | Path) -> list[str]:
-    """Return the sorted names of the class folders in `folder`, without hidden ones."""
+    """Return the sorted names of the class folders in `folder`, without hidden ones.
+
+    Raises:
+        UserError: The folder is missing or has no class folders.
+    """
     try:
         with os.scandir(folder) as entries:
             names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
@@ -123,13 +131,14 @@ def scan_images(folder: str | Path) -> list[str]:
 
 
 def read_csv_split(path: str | Path) -> list[LabelledImage]:
-    """Read a user's CSV file with the columns `path`, `label`, `split` and maybe `classname`.
+    """Return the images in a user's CSV file: training, validation, test.
 
-    With a `classname` column, labels are integers. Without, a label is the class name itself, and
-    sorted class names are numbered.
+    The columns are `path`, `label`, `split` and optionally `classname`. With a `classname` column,
+    labels are integers. Without one, a label is itself the class name, and the sorted class names
+    are numbered from 0.
 
     Raises:
-        UserError: A column is missing or a row has a fault.
+        UserError: The file or a column is missing, or a row has a fault.
     """
     rows = read_rows(path, ("path", "label", "split"), "correct it")
     numbers = {}

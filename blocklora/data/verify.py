@@ -1,7 +1,7 @@
 """Checking the images and labels of a dataset before they are used, for `verify-data`.
 
-An error would change or break results, so it stops the workflow. A warning is worth knowing, and
-some published datasets have warnings. `docs/datasets.md` explains each code.
+An error is a fault that would change or break results, so it stops the workflow. A warning does
+not stop it, and some published datasets have warnings. `docs/datasets.md` explains each code.
 """
 
 import filecmp
@@ -21,13 +21,21 @@ from blocklora.data.registry import Dataset
 from blocklora.data.source import Source
 from blocklora.errors import UserError
 
-EXAMPLES = 5
-_EDGE = 4096  # bytes at either end of a file, which differ between most different files
+EXAMPLES = 5  # shown for each finding
+_EDGE = 4096  # bytes at either end of a file; different files rarely have the same ones
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem of the level "error" or "warning", found `count` times, with some examples."""
+    """A kind of problem that was found in a dataset.
+
+    Attributes:
+        level: "error" or "warning".
+        code: The name of the kind in `docs/datasets.md`.
+        message: A description.
+        count: Number of cases; for "counts", the difference from the expected number.
+        examples: The first few images or classes that have it.
+    """
 
     level: str
     code: str
@@ -38,7 +46,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The findings about a dataset, and its expected and actual numbers of images."""
+    """The result of checking a dataset.
+
+    Attributes:
+        source: The place of the images.
+        classes: The number of classes in the manifest.
+        images: The number of images in each split of the manifest.
+        expected: The published numbers of "classes" and of the images in each split, or None for a
+            user's own dataset.
+        findings: The problems that were found.
+    """
 
     source: Source
     classes: int
@@ -56,7 +73,7 @@ class Report:
         return {"dataset": self.source.dataset, "passed": self.passed} | asdict(self)
 
     def text(self) -> str:
-        """Return the report as text to read."""
+        """Return the report as readable text."""
         counts = ", ".join(f"{number} {split}" for split, number in self.images.items())
         lines = [f"{self.source.dataset}: {self.classes} classes, images: {counts}"]
         for finding in self.findings:
@@ -179,9 +196,10 @@ def _check_files(manifest: Sequence[LabelledImage], root: Path, workers: int) ->
 
 
 def _inspect(path: Path) -> str | bytes:
-    """Return the code of what is wrong with an image file, or a fingerprint of it.
+    """Return the code of the fault in an image file, or a fingerprint of the file if it has none.
 
-    Only the header is parsed, because `decode-images` decodes the pixels.
+    The fingerprint covers the size and both ends of the file. Of the image only the header is
+    parsed, because `decode-images` decodes the pixels.
     """
     try:
         with path.open("rb") as stream:

@@ -14,12 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The values of torchvision's `RandomResizedCrop`.
 ATTEMPTS = 10
 ASPECT = (3 / 4, 4 / 3)
 
 
 class Crops(NamedTuple):
-    """The crop box of each image in pixels, and whether it is flipped; arrays of (images,)."""
+    """The crops of a batch, as arrays of shape (images,).
+
+    Attributes:
+        top, left: First row and first column of each box.
+        height, width: Size of each box in pixels.
+        flip: True if the crop is flipped horizontally.
+    """
 
     top: np.ndarray
     left: np.ndarray
@@ -37,8 +44,9 @@ def draw_crops(
     """Draw random crops of images whose heights and widths are `sizes`, shape (images, 2).
 
     A box covers a share of the image that is uniform between the two values of `area`, and its
-    aspect ratio is log-uniform in [3/4, 4/3]. The first of ten boxes that fits is placed uniformly.
-    If none fits, the crop is the largest centred box with an allowed aspect ratio.
+    aspect ratio is log-uniform in [3/4, 4/3]. Of the ten boxes that are drawn for an image, the
+    first one that fits is placed uniformly. If none fits, the crop is the largest centred box with
+    an allowed aspect ratio.
     """
     full = sizes.astype(np.float64)
     height, width = full[:, :1], full[:, 1:]
@@ -60,7 +68,10 @@ def draw_crops(
 
 
 def cut(images: Sequence[np.ndarray], crops: Crops, size: int) -> Tensor:
-    """Cut the crops from uint8 images and resize them to uint8 (images, size, size, 3)."""
+    """Return the crops of images, resized and flipped, as uint8 (images, size, size, 3).
+
+    Each image is uint8 (height, width, 3).
+    """
     batch = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
     rows = zip(batch, images, *crops, strict=True)
     for target, image, top, left, height, width, flip in rows:

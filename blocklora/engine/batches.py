@@ -22,7 +22,7 @@ IGNORED = -100
 
 
 class Images(Protocol):
-    """Decoded images of any sizes: `len()` and `image(i)`, uint8 (height, width, 3)."""
+    """Decoded images, which may differ in size."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -32,7 +32,7 @@ class Images(Protocol):
 
 
 def batch_indices(step: int, images: int, batch_size: int, seed: int) -> np.ndarray:
-    """Return the indices of the images in step `step`, counted from 0.
+    """Return the indices of the images in a step, shape (batch,); steps are counted from 0.
 
     Every epoch is a new permutation of the images, and its last batch may be smaller.
     """
@@ -52,9 +52,9 @@ class Batches:
         size: Side of the crops in pixels.
         seed: The seed of the run.
         workers: Number of threads, each of which prepares one batch ahead; 0 prepares none ahead.
-        for_gpu: True pads smaller batches with black images labelled `IGNORED`, because recorded
-            steps and planned memory need batches of one size, and puts batches in pinned memory,
-            from which a GPU copies asynchronously.
+        for_gpu: True to pad smaller batches with black images labelled `IGNORED`, because recorded
+            steps and planned memory need batches of one size, and to put batches into pinned
+            memory, from which they are copied to a GPU asynchronously.
     """
 
     images: Images
@@ -84,7 +84,7 @@ class Batches:
         return pixels.pin_memory(), labels.pin_memory()
 
     def iterate(self, first: int, last: int) -> Iterator[Batch]:
-        """Yield the batches of steps `first` to `last` − 1."""
+        """Yield the batches of the steps `first` to `last` − 1 in order."""
         if self.workers == 0:
             yield from map(self.batch, range(first, last))
             return

@@ -1,13 +1,13 @@
 """A pre-norm attention block with frozen weights, as two functions with handwritten gradients.
 
-PyTorch's attention runs between the two. For each token, the backward pass keeps the two residual
-inputs, q, k, v, the output of the attention, and the hidden layer of the MLP before its activation:
-ten times the width. The outputs of norms and activations are computed again, which only costs
-another pass over memory.
+PyTorch's attention runs between the two. For each token, the two residual inputs, q, k, v, the
+output of the attention, and the hidden layer of the MLP before its activation are kept for the
+backward pass: ten times the width. The outputs of norms and activations are computed again, which
+only costs another pass over memory.
 
 QuickGELU is x·sigmoid(a x) = silu(a x)/a with a = 1.702, so PyTorch's fused SiLU computes it from a
-hidden layer that is scaled by a. The scale is folded into the weights and biases of norms, the
-MLP's biases, and the factor of the residual sum.
+hidden layer that is scaled by a. The scale is folded into the weight and bias of the second norm,
+the MLP's biases, and the factor of the residual sum.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ class Norm:
     dtype: torch.dtype
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the normalised x, and the mean and reciprocal deviation of each token."""
+        """Return the normalised x, and each token's mean and reciprocal standard deviation."""
         result = torch.native_layer_norm(x, x.shape[-1:], self.weight, self.bias, EPSILON)
         return result[0].to(self.dtype), result[1], result[2]
 
     def backward(self, gradient: Tensor, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return the gradient of x in fp32."""
+        """Return the gradient of x in fp32; `mean` and `deviation` are those from `forward`."""
         return torch.ops.aten.native_layer_norm_backward(
             gradient.to(x.dtype),
             x,
@@ -64,7 +64,8 @@ class Block:
         qkv, q, kv: The input projections; q and kv are views of qkv.
         output: The output projection of the attention.
         hidden, residual: Weight and bias of the MLP's first and second layer.
-        quick: True if the activation is QuickGELU; norm and biases are scaled in this case.
+        quick: True if the activation is QuickGELU; then the second norm and the MLP's biases are
+            scaled.
     """
 
     heads: int
@@ -92,6 +93,8 @@ class Block:
     ) -> Tensor:
         """Return the block's output for every token, or only for the `pooled` tokens.
 
+        It is fp32 and has the shape (tokens, width) or (sequences, width).
+
         Args:
             x: Tokens of all sequences end to end, fp32, shape (tokens, width).
             groups: The number and length of the sequences.
@@ -118,7 +121,10 @@ def _factors(paths: Paths | None, names: str) -> tuple[Tensor | None, Tensor | N
 
 
 class _Heads(torch.autograd.Function):
-    """Norm and input projections, from x to q, k, v of each group (sequences, heads, length, …)."""
+    """The first norm and the input projections, from x to q, k and v of each group in turn.
+
+    Each of them has the shape (sequences, heads, length, head width).
+    """
 
     @staticmethod
     def forward(
@@ -176,7 +182,7 @@ class _Heads(torch.autograd.Function):
 
 
 class _Rest(torch.autograd.Function):
-    """The rest of the block, from x and the attention of each group to the output."""
+    """The rest of the block, from x and the attended values of each group to its output."""
 
     @staticmethod
     def forward(
@@ -258,7 +264,10 @@ def _paths(matrices: tuple[str, ...] | None, tensors: Sequence[Tensor]) -> Paths
 def _stack(
     factors: dict[int, tuple[Tensor, Tensor]], paths: Paths | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Stack the gradients of all factors; those of matrices outside of the product are zero."""
+    """Stack the gradients of all factors, which are zero for matrices without an entry.
+
+    Both results are None if there is no entry at all.
+    """
     if paths is None or not factors:
         return None, None
     zeros = torch.zeros_like(paths.down[0]), torch.zeros_like(paths.up[0])

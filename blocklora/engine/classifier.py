@@ -14,12 +14,13 @@ from blocklora.engine.precisions import dtype_of
 from blocklora.engine.towers import TextTower, VisionTower, embed_prompts
 
 BATCH_SIZES = {"cpu": 64, "cuda": 256}
+"""The number of images in a batch, by the type of the device."""
 
 
 def evaluation_dtype(device: str, precision: str) -> torch.dtype:
-    """Return the dtype for testing a run that was trained in `precision`."""
-    # OpenAI's weights are published in fp16. bf16 would round them from 11 bits to 8, and round
-    # again after an update is added, whereas fp16 holds them exactly and is as fast on a GPU. The
+    """Return the dtype for testing a run of this precision."""
+    # OpenAI's weights are published in fp16, which holds them exactly with its 11 significant bits
+    # and rounds merged weights less than bf16 with its 8. Both are equally fast on a GPU, and the
     # larger range of bf16 only matters for gradients.
     if device == "cuda" and precision == "bf16":
         return torch.float16
@@ -41,7 +42,10 @@ class Classifier:
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        """Encode the prompts, which are the token ids of each class."""
+        """Encode the prompts, which are the token ids of each class.
+
+        The dtype follows from the device and the precision of the run; see `evaluation_dtype`.
+        """
         dtype = evaluation_dtype(device, precision)
         self.device, self.logit_scale = torch.device(device), logit_scale
         self.vision = VisionTower(backbone, device, dtype)
@@ -66,14 +70,14 @@ class Classifier:
             yield F.normalize(self.vision(images.to(self.device)), dim=-1)
 
     def cosines(self, pixels: np.ndarray) -> Tensor:
-        """Return the cosine of each image and class on the CPU, shape (images, classes)."""
+        """Return the cosine of each image and class on the CPU, fp32 (images, classes)."""
         found = (features @ self.class_features.T for features in self.features(pixels))
         return torch.cat([cosines.cpu() for cosines in found])
 
     def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the most likely class of each image, int64, and its probability, float32.
 
-        Probabilities are the softmax of the cosines times `logit_scale`.
+        Both have the shape (images,). Probabilities are the softmax of `logit_scale` × cosine.
         """
         cosines = self.cosines(pixels)
         classes = cosines.argmax(-1)

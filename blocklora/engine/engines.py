@@ -6,9 +6,9 @@ ENGINES = {
     "fast": "blocklora.engine.fast:FastEngine",
     "reference": "blocklora.engine.reference:ReferenceEngine",
 }
-"""Where to find the class of each engine, by the name of the engine."""
+"""The module and the class of each engine, by the name of the engine."""
 
 
 def load_engine(name: str) -> type:
-    """Return the class of an engine."""
+    """Return the class of the engine with this name."""
     return resolve_name(ENGINES[name])

@@ -5,11 +5,12 @@ An engine computes the loss of a batch and the gradients of the adapter. `Refere
 
 - prompts end at their end-of-text token, are packed without padding, and equal ones are encoded
   once;
-- frozen weights are stored once in the compute dtype, and low-rank updates are applied as thin
-  products (`towers.py`);
-- a tower without an adapter gets no gradients, and its text features are computed only once;
+- frozen weights are stored once in the compute dtype (`towers.py`), and low-rank updates are
+  applied as thin products (`products.py`);
+- a tower without an adapter gets no gradients; if it is the text tower, its features are computed
+  only once;
 - prompts and images can be encoded in chunks, of which all but the last are encoded again in the
-  backward pass, so that memory grows with the chunk rather than the number of classes;
+  backward pass, so that memory grows with the size of a chunk rather than the number of classes;
 - on a GPU, the whole step is recorded once and replayed (`graphs.py`).
 """
 
@@ -36,7 +37,7 @@ from blocklora.engine.towers import TextTower, Updates, VisionTower, embed_promp
 
 @dataclass(frozen=True)
 class Chunks:
-    """How many prompt tokens and images to encode at a time; None means all of them."""
+    """The numbers of prompt tokens and of images to encode at a time; None means all of them."""
 
     tokens: int | None = None
     images: int | None = None
@@ -50,10 +51,10 @@ class Engine(Protocol):
         adapter: The adapter that is trained.
         seed: The seed for dropout.
         device: The device it computes on.
-        dtype: The dtype of frozen weights and products.
+        dtype: The dtype of matrix products.
         scaled: True if the loss is scaled up before the backward pass.
-        recorded: True if steps are recorded and replayed, False if recording failed, None if it is
-            not attempted.
+        recorded: True if steps are recorded and replayed, False if recording failed, None if it has
+            not been attempted.
     """
 
     chunked: bool
@@ -67,16 +68,17 @@ class Engine(Protocol):
     def step(
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a batch to the `grad` of the adapter's parameters.
+        """Add the gradients of the scaled loss to the `grad` of the adapter's parameters.
 
         Args:
             images: uint8 (batch, size, size, 3) on the engine's device.
             labels: int64 (batch,) on the engine's device; images labelled −100 are ignored.
             step: Number of the step, which seeds the dropout together with the engine's seed.
-            scaler: Scales the loss before the backward pass (fp16).
+            scaler: Scales the loss before the backward pass, if it is enabled (fp16).
 
         Returns:
-            The mean cross-entropy and the number of correct predictions, both 0-dimensional.
+            The mean cross-entropy, unscaled, and the number of correct predictions, both
+            0-dimensional.
         """
 
 
@@ -85,8 +87,8 @@ def classification_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy of `logit_scale` × cosine, and the number of correct predictions.
 
-    Features have the shapes (images, dim) and (classes, dim) and any norm. Images with the label
-    −100 are ignored.
+    Features have the shapes (images, dim) and (classes, dim) and any norm. The cross-entropy is the
+    mean over the images, except for those with the label −100, which are ignored.
     """
     cosines = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T
     correct = (cosines.argmax(-1) == labels).sum()
@@ -94,7 +96,10 @@ def classification_loss(
 
 
 def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates:
-    """Return the updates of a tower in `dtype`, as functions of the adapter's parameters."""
+    """Return the updates of a tower in `dtype`, as functions of the adapter's parameters.
+
+    There are none if the tower has no adapter.
+    """
     if tower not in adapter.towers:
         return {}
     config, factors = adapter.config, adapter.towers[tower]
@@ -112,7 +117,7 @@ def tower_updates(adapter: Adapter, tower: str, dtype: torch.dtype) -> Updates:
 def restart(engine: Engine, adapter: Adapter, seed: int) -> None:
     """Make an engine train another adapter of the same shapes, with another seed for dropout.
 
-    Values are copied into the engine's own adapter because recorded steps read from there.
+    Values are copied into the engine's own adapter, because recorded steps read from there.
     """
     with torch.no_grad():
         for mine, other in zip(engine.adapter.parameters(), adapter.parameters(), strict=True):
@@ -191,14 +196,15 @@ class FastEngine:
         vision_masks: Tensor | None,
         text_masks: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Return loss, number of correct predictions, and the gradient of each parameter."""
+        """Return the loss, the number of correct predictions, and each parameter's gradient."""
         image_features = self._encode_images(images, vision_masks)
         text_features = self.fixed_text
         if text_features is None:
             text_features = self._encode_text(text_masks)
         loss, correct = classification_loss(image_features, text_features, labels, self.logit_scale)
         gradients = torch.autograd.grad(loss * loss_scale, self.adapter.parameters())
-        # The arms of a matrix share one gradient tensor, which a GradScaler could not write to.
+        # The gradients of a matrix's arms share memory, so a GradScaler could not unscale them in
+        # place.
         return loss.detach(), correct, *(gradient.contiguous() for gradient in gradients)
 
     def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
@@ -223,9 +229,9 @@ class FastEngine:
     ) -> Tensor:
         """Return the features of all chunks, which have `tokens` tokens each.
 
-        All chunks but the last keep only their inputs, and are encoded again with the same dropout
-        masks when their gradient is needed. The backward pass starts with the last chunk, so its
-        activations are freed before those of the others are computed again.
+        For all chunks but the last, only the inputs are kept, and the chunks are encoded again with
+        the same dropout masks when their gradients are needed. The backward pass starts with the
+        last chunk, so its activations are freed before those of the others are computed again.
         """
         updates = tower_updates(self.adapter, tower.name, self.dtype)
         parts = [None] * len(tokens) if masks is None else masks.split(tokens, 1)
@@ -237,7 +243,10 @@ class FastEngine:
         return torch.cat([*again, tower(*last)])
 
     def _masks(self, tower: TextTower | VisionTower, tokens: int, step: int) -> Tensor | None:
-        """Return the masks of a tower for all chunks, uint8 (adapted layers, tokens, width)."""
+        """Return the dropout masks of a tower for all chunks; None if it has no dropout.
+
+        They are uint8 (adapted layers, tokens, width).
+        """
         factors, dropout = self.adapter.towers.get(tower.name), self.adapter.config.dropout
         if factors is None or dropout == 0:
             return None
@@ -247,7 +256,10 @@ class FastEngine:
 
 
 def chunk_sizes(count: int, chunk: int | None) -> list[int]:
-    """Return the sizes of the chunks of `count` images, of which the first may be smaller."""
+    """Return the sizes of the chunks of `count` images, of which the first may be smaller.
+
+    `chunk` is the size of the others; None means that there is a single chunk.
+    """
     if chunk is None or chunk >= count:
         return [count]
     rest = count % chunk

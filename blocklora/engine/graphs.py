@@ -1,8 +1,8 @@
-"""CUDA graphs: recording a whole training step on a GPU and launching it as one piece.
+"""CUDA graphs: recording a whole training step on a GPU and launching it as one unit.
 
 A training step of CLIP consists of thousands of small kernels, and launching one from Python often
-takes longer than running it. A CUDA graph launches them all at once, at fixed addresses: inputs are
-copied to the recorded places, the graph is replayed, and the outputs are copied out.
+takes longer than running it. A CUDA graph launches them all at once, but with fixed addresses:
+inputs are copied to the recorded places, the graph is replayed, and the outputs are copied out.
 """
 
 import logging
@@ -19,7 +19,7 @@ Record = Callable[[Compute, Inputs], tuple[Callable[[], None], tuple[Tensor, ...
 """Records a function of arguments at fixed addresses. Returns a function that replays it, and the
 outputs that a replay writes to."""
 
-WARM_UPS = 2
+WARM_UPS = 2  # calls before a function is recorded
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,13 @@ class Recordings:
     """Records a function of tensors once for each set of shapes, and replays the recordings.
 
     The function must neither depend on values on the host nor draw random numbers. If recording
-    fails, the function is called directly from then on. The function is an argument of each call
-    and is not kept, so an engine that owns its recordings is freed without garbage collection.
+    fails for another reason than a lack of memory, the function is called directly from then on. It
+    is an argument of each call and is not kept, so an engine that owns its recordings is freed
+    without garbage collection.
 
     Attributes:
-        works: True if the function was recorded, False if it could not be, None before the first
-            call.
+        works: True if the function was recorded, False if it could not be recorded, None before the
+            first call.
     """
 
     def __init__(self, record: Record) -> None:
@@ -44,7 +45,11 @@ class Recordings:
         ] = {}
 
     def __call__(self, compute: Compute, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        """Return `compute(*inputs)` in new tensors; `compute` has to be the same in every call."""
+        """Return `compute(*inputs)` in new tensors; `compute` has to be the same in every call.
+
+        Raises:
+            RuntimeError: Memory runs out while the function is recorded.
+        """
         shapes = tuple(None if value is None else value.shape for value in inputs)
         if self.works is not False and shapes not in self._recordings:
             places = [None if value is None else value.clone() for value in inputs]
@@ -70,7 +75,7 @@ class Recordings:
 
 
 class CudaGraphs:
-    """Records functions as CUDA graphs, which share memory because only one runs at a time."""
+    """Records functions as CUDA graphs, which can share memory as only one runs at a time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -87,7 +92,7 @@ class CudaGraphs:
                 compute(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads pin memory for later batches meanwhile, which only this mode allows.
+        # Other threads pin memory for later batches meanwhile, which the default mode forbids.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = compute(*inputs)
         return graph.replay, outputs

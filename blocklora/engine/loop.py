@@ -18,13 +18,14 @@ from blocklora.errors import UserError
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a training, as it is stored in checkpoints.
+    """The progress of the training, as it is stored in checkpoints.
 
     Attributes:
         step: Number of finished steps.
-        seconds: Time spent on them.
+        seconds: Seconds spent on them.
         history: Rows of `history.csv` so far.
-        pending: Loss, correct predictions and images of each step since the last row.
+        pending: Loss and numbers of correct predictions and of images of each step since the last
+            row.
         scaler: State of the loss scaler; empty if losses are not scaled.
     """
 
@@ -40,23 +41,33 @@ Unfinished = tuple[list[Tensor], torch.optim.Optimizer, Progress]
 
 
 class Keeper:
-    """Callbacks of a training; this base class keeps nothing and never stops the training."""
+    """Callbacks during training; this base class keeps nothing and never stops the training."""
 
     run = "training"
     """Name of the run in messages."""
 
     def resume(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> Progress | None:
-        """Restore parameters and optimizer of an earlier attempt in place, if there was one."""
+        """Restore the parameters and the optimizer of an earlier attempt in place.
+
+        Returns:
+            The progress of that attempt, or None if there was none.
+        """
 
     def watch(self, batches: Iterable[Batch], done: int, steps: int) -> Iterable[Batch]:
         """Return the batches of the remaining steps, perhaps wrapped in a progress bar."""
         return batches
 
     def add_row(self, row: Mapping[str, float], steps: int) -> None:
-        """Report a finished row of the history."""
+        """Report a finished row of the history; the training has `steps` steps in all."""
 
     def after_step(self, done: int, steps: int, unfinished: Callable[[], Unfinished]) -> None:
-        """Save a checkpoint, or raise an error to stop the training here."""
+        """Save a checkpoint if one is due, or raise an error to stop the training here.
+
+        Args:
+            done: Number of finished steps.
+            steps: Number of all steps.
+            unfinished: Returns the contents of a checkpoint; this waits for the device.
+        """
 
 
 @dataclass
@@ -65,8 +76,9 @@ class History:
 
     Attributes:
         rows: Finished rows of `history.csv`.
-        pending: Loss, correct predictions and images of each step since the last row. Tensors
-            stay on the device until a row is due, so that steps need not wait for the device.
+        pending: Loss and numbers of correct predictions and of images of each step since the last
+            row. Tensors stay on the device until a row or a checkpoint is due, so that steps need
+            not wait for the device.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -107,7 +119,7 @@ class History:
         return row
 
     def step_seconds(self) -> float:
-        """Return the median over rows of the time of a step."""
+        """Return the time of a step in seconds, as the median over rows."""
         seconds, steps = (
             np.diff([row[name] for row in self.rows], prepend=0) for name in ("seconds", "step")
         )
@@ -141,12 +153,14 @@ def training_step(
 def train(
     engine: Engine, batches: Batches, recipe: Recipe, steps: int, keeper: Keeper | None = None
 ) -> History:
-    """Train the engine's adapter in place until it has done `steps` steps, and return the history.
+    """Train the engine's adapter in place for `steps` steps in all, and return the history.
 
-    The keeper may resume an earlier attempt, and is called after every step.
+    The keeper may resume an earlier attempt, and is called after every step. Its errors end the
+    training.
 
     Raises:
-        UserError: A loss is not finite, or the keeper's checkpoint cannot be used.
+        UserError: A loss is not finite, an image cannot be decoded, or the keeper's checkpoint
+            cannot be used.
     """
     keeper = keeper or Keeper()
     parameters = engine.adapter.parameters()

@@ -9,7 +9,7 @@ see the same masks, and tests can pass the masks to another implementation.
 import torch
 from torch import Tensor
 
-_BITS = 16
+_BITS = 16  # to which probabilities are rounded
 
 
 def draw_masks(

@@ -1,8 +1,8 @@
 """Counting the memory that tensors need, and asking a device how much it has left.
 
 With fake tensors (`torch._subclasses.FakeTensorMode`) nothing is computed or allocated, so the
-memory of a step on a GPU can be computed on a machine without one. Only tensors are counted, not
-what the allocator rounds up nor the context of the device.
+memory of a step on a GPU can be counted on a machine without one. Only tensors are counted, and
+neither the bytes that the allocator adds by rounding nor the context of the device.
 """
 
 import gc
@@ -76,10 +76,11 @@ def release_memory(device: str) -> None:
 
 
 def free_bytes(device: str) -> int:
-    """Return the free bytes of the GPU or, as estimated by the system, of main memory.
+    """Return the free bytes of the GPU or, as estimated by Linux, of main memory.
 
     On a GPU, leftovers of earlier runs are released first, and memory that PyTorch's allocator has
-    reserved but does not use counts as free.
+    reserved but does not use counts as free. On systems other than Linux, all of main memory counts
+    as free.
     """
     if device == "cuda":
         release_memory(device)
@@ -90,5 +91,5 @@ def free_bytes(device: str) -> int:
         facts = dict(line.split(":", 1) for line in lines)
         return 1024 * int(facts["MemAvailable"].split()[0])
     except (OSError, KeyError):
-        # Only Linux reports free memory, so use the total memory on other systems.
+        # Only Linux has this file.
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -36,11 +36,12 @@ class PackedPrompts:
 def pack(
     prompts: Sequence[Sequence[int]], tokens_per_chunk: int | None = None
 ) -> tuple[list[PackedPrompts], Tensor]:
-    """Pack distinct prompts into chunks, and return these and the row of each given prompt.
+    """Pack the distinct prompts into chunks, and return the chunks and the row of each prompt.
 
-    Equal prompts (two ImageNet classes are called "missile") are kept once. Rows are numbered
-    across all chunks. Without `tokens_per_chunk` there is a single chunk. Otherwise each chunk
-    holds as many prompts as fit, but at least one, and the first chunk takes the rest.
+    Equal prompts (two ImageNet classes are called "missile") are kept once. The rows, int64
+    (prompts,), are numbered across all chunks. Without `tokens_per_chunk` there is a single chunk.
+    Otherwise each chunk holds as many prompts as fit, but at least one, and the first chunk takes
+    the rest.
     """
     unique = sorted(dict.fromkeys(tuple(prompt) for prompt in prompts), key=len)
     chunks: list[list[tuple[int, ...]]] = [[]]

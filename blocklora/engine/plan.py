@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that decides how much memory a step needs; `prompts` are token ids by class."""
+    """Everything that the memory of a step depends on; `prompts` are token ids by class."""
 
     clip: ClipConfig
     adapter: AdapterConfig
@@ -53,7 +53,8 @@ def fake_step(setting: Setting, chunks: Chunks) -> int:
     """Run a training step on fake tensors and return the peak memory of all tensors in bytes.
 
     This counts frozen weights in the compute dtype, adapter, gradients, optimizer state, batch,
-    masks and activations, but neither the device's context nor what an allocator rounds up.
+    masks and activations, but neither the device's context nor the bytes that an allocator adds by
+    rounding.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), TensorMemory() as memory:
         clip = setting.clip
@@ -81,7 +82,7 @@ def fake_step(setting: Setting, chunks: Chunks) -> int:
 
 @cache
 def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
-    """Return the result of `fake_step`, which runs only once for each setting."""
+    """Return the result of `fake_step`, which runs only once for the same arguments."""
     return fake_step(setting, chunks)
 
 
@@ -109,8 +110,8 @@ def plan(setting: Setting, budget_bytes: int) -> Plan:
 def candidates(setting: Setting) -> Iterator[Chunks]:
     """Yield chunks from the fastest to the smallest.
 
-    All chunks but the last are encoded twice, so chunks shrink slowly. Prompts are split before
-    images because the text tower is narrower, so that saving a byte costs less arithmetic.
+    All chunks but the last are encoded twice, so chunks shrink in small steps. Prompts are split
+    before images, because the text tower is narrower and saving a byte there costs less arithmetic.
     """
     yield Chunks()
     tokens = total = None
@@ -126,7 +127,7 @@ def candidates(setting: Setting) -> Iterator[Chunks]:
 
 
 def _shares(total: int, least: int) -> list[int]:
-    """Return seven eighths of `total` to one eighth, but at least `least`, without repetition."""
+    """Return 7/8, 6/8, …, 1/8 of `total`, but at least `least`, without repetition."""
     return sorted({max(least, total * eighths // 8) for eighths in range(1, 8)}, reverse=True)
 
 
@@ -140,9 +141,9 @@ def train_within_memory(
     results. If memory runs out, `attempt` is called a second time with smaller chunks.
 
     Args:
-        setting: Decides how much memory a step needs.
+        setting: Everything that the memory of a step depends on.
         device: "cpu" or "cuda".
-        attempt: Trains with the given chunks, from the start or from a checkpoint.
+        attempt: Trains with the given chunks, from the first step or from a checkpoint.
         known: The plan of an earlier training with this setting on this device, if there is one.
 
     Raises:
@@ -157,7 +158,7 @@ def train_within_memory(
         if not is_out_of_memory(error):
             raise
         message = str(error).partition("\n")[0]
-    # Outside of the `except` block, because the error keeps the tensors of the attempt alive.
+    # This is outside the `except` block, because the error keeps the attempt's tensors alive.
     release_memory(device)
     tried = chosen or Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
     smaller = next_smaller(setting, tried)
@@ -178,7 +179,11 @@ def train_within_memory(
 
 
 def next_smaller(setting: Setting, tried: Plan) -> Plan:
-    """Return a plan with at most three quarters of the activations of `tried`, or the smallest."""
+    """Return the plan to try after memory ran out with `tried`.
+
+    Compared with `tried`, its chunks are the largest that save at least a quarter of the bytes that
+    the smallest chunks would save.
+    """
     smallest = list(candidates(setting))[-1]
     floor = planned_peak_bytes(setting, smallest)
     budget = floor + (tried.peak_bytes - floor) * 3 // 4

@@ -16,7 +16,7 @@ class Precision:
         dtype: The name of its torch dtype.
         on_cpu: True if it can be used on a CPU.
         scaled: True if the loss has to be scaled up before the backward pass, because small
-            gradients would underflow.
+            gradients would underflow otherwise.
     """
 
     dtype: str

@@ -11,7 +11,7 @@ import torch
 
 
 def seed_sequence(seed: int, purpose: str, *counters: int) -> np.random.SeedSequence:
-    """Return the seed of one draw; `counters` are numbers such as the step."""
+    """Return the seed of one generator; `counters` are numbers such as that of the step."""
     return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters])
 
 

@@ -30,7 +30,7 @@ class Recipe(Checked):
         betas: Decay rates of AdamW's first and second moments.
         crop_scale: Smallest and largest share of the image area that a random crop covers.
         flip_probability: Probability of a horizontal flip.
-        logit_scale: Factor that multiplies the cosine similarities in the cross-entropy.
+        logit_scale: Factor that turns cosine similarities into logits.
         log_every: Steps between two rows of the history.
     """
 
@@ -57,7 +57,7 @@ class Recipe(Checked):
     log_every: Count
 
     def faults(self) -> Iterator[str]:
-        """Yield the values that do not fit together."""
+        """Yield a message for each value that does not fit the others."""
         if self.final_learning_rate > self.learning_rate:
             yield (
                 f"final_learning_rate: {self.final_learning_rate:g} is not allowed; it must be at "

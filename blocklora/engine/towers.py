@@ -26,7 +26,7 @@ from blocklora.engine.packing import PackedPrompts
 from blocklora.engine.products import Adapted, Paths, product
 
 Updates = Mapping[int, Paths]
-"""The low-rank paths of each updated layer, without dropout masks."""
+"""The low-rank paths of each updated layer by its index, without dropout masks."""
 NO_UPDATES: Updates = {}
 
 
@@ -48,7 +48,7 @@ class _Tower:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Take the weights from `backbone`, with matrices of blocks in `dtype`, norms in fp32."""
+        """Take the weights from `backbone`, the blocks' matrices in `dtype`, the norms in fp32."""
         shape = getattr(backbone.config, self.name)
         self.width, self.causal = shape.width, self.name == "text"
         self.blocks = [
@@ -68,7 +68,8 @@ class _Tower:
             pooled: Index of the token of each sequence whose output is wanted; the last token of
                 the sequence in a causal tower.
             updates: The low-rank updates.
-            masks: Dropout masks, uint8 (updated layers, tokens, width); None applies no dropout.
+            masks: Dropout masks, uint8 (updated layers, tokens, width), in the order of `updates`;
+                None applies no dropout.
         """
         masks_of = {} if masks is None else dict(zip(updates, masks, strict=True))
         for layer, block in enumerate(self.blocks):
@@ -83,6 +84,7 @@ class _Tower:
 def _take_block(
     backbone: Backbone, tower: str, layer: int, device: str | torch.device, dtype: torch.dtype
 ) -> Block:
+    """Return a block of a tower, scaled for QuickGELU as `blocks.py` explains."""
     at, shape = f"{PREFIXES[tower]}.{layer}", getattr(backbone.config, tower)
     quick = backbone.config.quick_gelu
     scale = QUICK_GELU if quick else 1.0

@@ -11,5 +11,5 @@ items = (
 
 
 def by_itself(study: Study) -> bool:
-    """Return whether the study has more than two adapters, LoRA and one Block-LoRA."""
+    """Return whether the study has more adapters than a pair such as LoRA and one Block-LoRA."""
     return len(study.adapter_methods) > 2

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compute:
-    """How to compute; none of this changes results, except for rounding.
+    """The device, precision, engine and threads of a computation.
+
+    They affect results only by rounding and by the random draws of dropout.
 
     Attributes:
         device: "cpu" or "cuda".
         precision: One of `PRECISIONS` in `blocklora/engine/precisions.py`.
         engine: One of `ENGINES` in `blocklora/engine/engines.py`.
-        workers: Number of threads that prepare batches ahead.
+        workers: Number of threads that prepare batches ahead; 0 prepares none ahead.
     """
 
     device: str
@@ -114,7 +116,7 @@ class Method(ABC):
     ) -> "Classifier":
         """Return a classifier for a task, which may differ from the one that was fitted.
 
-        `learned` is that of `Fit`, and None for a method that is not fitted.
+        `learned` is what `FittedMethod.load` returns; it is None for a method that is not fitted.
         """
 
 
@@ -136,16 +138,24 @@ class FittedMethod(Method):
         """Learn from the shots.
 
         `config` has the values of the method in the study file, and `keeper` saves checkpoints.
+
+        Raises:
+            UserError: The fit fails, for example because a loss is not finite.
+            Interrupted: The keeper stopped the fit.
         """
 
     @abstractmethod
     def save(self, fit: Fit, folder: Path, backbone: "Backbone", facts: Mapping[str, Any]) -> None:
-        """Write the `files` of a fit into a folder; `facts` describe its run for their metadata."""
+        """Write the `files` of a fit into a folder, with `facts` about its run as metadata.
+
+        Raises:
+            UserError: A file cannot be written.
+        """
 
     @abstractmethod
     def load(self, folder: Path, backbone: "Backbone", config: Any) -> Any:
         """Load what a fit saved in a folder.
 
         Raises:
-            UserError: A file is missing, damaged, or has another backbone or configuration.
+            UserError: A file is missing or damaged, or is for another backbone or configuration.
         """

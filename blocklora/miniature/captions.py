@@ -16,20 +16,20 @@ FORMS = (
     "the {}.",
     "{}",
 )
-# What captions mention besides the name of the figure. All captions of a batch use the same
-# details, so a caption that is true of another picture equals that picture's caption. The bare name
-# comes twice because with colours, most pairs can be told apart by colour alone.
+# The details that captions mention besides the name of the figure. All captions of a batch use the
+# same details, so a caption that is true of another picture equals that picture's caption. Two of
+# the four choices are the bare name, because colours alone would tell most pairs apart.
 DETAILS = ((), (), ("colour",), ("colour", "texture"))
 MASKS_PER_FIGURE = 60
 TILT = 15  # degrees
-NOISE = 6
+NOISE = 6  # standard deviation, in levels of 255
 
 
 @dataclass(frozen=True)
 class Batch:
     """Pictures, uint8 (n, size, size, 3), and the indices of what they show, each (n,).
 
-    Indices are those of `NAMES`, `COLOURS` and `TEXTURES`.
+    The indices refer to `NAMES`, `painting.COLOURS` and `painting.TEXTURES`.
     """
 
     pictures: np.ndarray
@@ -39,18 +39,18 @@ class Batch:
 
 
 class Pairs:
-    """A source of pairs, which depend only on the size and the random generator."""
+    """A source of pairs, which depend only on the size in pixels and the random generator."""
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         """Draw the masks from which all pictures are made."""
         self.size, self.rng = size, rng
         self._masks = np.stack([draw_masks(n, MASKS_PER_FIGURE, size, TILT, rng) for n in NAMES])
-        # Half of the pictures show filled shapes, although these are few.
+        # Half of the pictures show filled shapes, although few of the figures are filled.
         weights = np.where(FILLED, 1 / FILLED.sum(), 1 / (~FILLED).sum())
         self._weights = weights / weights.sum()
 
     def draw(self, count: int) -> Batch:
-        """Draw `count` new pictures."""
+        """Draw `count` new pictures; only filled figures have a texture."""
         rng = self.rng
         figures = rng.choice(len(NAMES), count, p=self._weights)
         colours = rng.integers(len(painting.COLOURS), size=count)

@@ -13,11 +13,14 @@ COLOURS = {
 }
 PALETTE = np.array(list(COLOURS.values()))
 TEXTURES = ("plain", "striped", "dotted", "checkered")
-SECOND_SHADE = 0.35  # brightness of the dark parts of a texture
+SECOND_SHADE = 0.35  # brightness of the dark parts of a texture, relative to the others
 
 
 def draw_textures(kinds: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw random textures `TEXTURES[kinds[i]]` as bool (n, size, size), True in dark parts."""
+    """Draw a random texture for each of `kinds`, bool (n, size, size), True in dark parts.
+
+    `kinds` are indices into `TEXTURES`, shape (n,).
+    """
     count = len(kinds)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     angle, phase, other_phase = rng.uniform(0, 2 * np.pi, (3, count, 1, 1)).astype(np.float32)
@@ -38,7 +41,7 @@ def paint(
     """Paint pictures, uint8 (n, size, size, 3).
 
     Args:
-        masks: uint8 (n, size, size), 255 inside of the figure.
+        masks: uint8 (n, size, size), 255 inside the figure.
         figure: RGB colour of each figure, (n, 3).
         ground: RGB colour of each background, (n, 3).
         dark: Bool (n, size, size), True where a figure has its second shade.
@@ -54,7 +57,7 @@ def paint(
 
 
 def vary(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return RGB `colours` (n, 3) with a small random shift."""
+    """Return RGB `colours` (n, 3) after a small random shift of each value."""
     return np.clip(colours + rng.normal(0, 12, colours.shape), 0, 255)
 
 

@@ -1,9 +1,9 @@
 """Pretraining a small CLIP for the miniature study on drawn image–caption pairs.
 
-During training, the vocabulary of the text transformer only has the words of the captions, and its
+During training, the vocabulary of the text transformer has only the tokens of the captions, and its
 context has the length of the longest caption. The backbone file has CLIP's full vocabulary and the
 context length of the settings, so that it can encode any class name. Embeddings that no caption
-needed are random, with the standard deviation that the trained ones had initially.
+needs are random, with the standard deviation that the trained ones had initially.
 """
 
 import logging
@@ -28,8 +28,8 @@ from blocklora.miniature.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Large compared to the updates of such a short training, so that words that no caption has differ
-# from each other as much as those that appear in captions.
+# Large compared to the updates of such a short training, so that words that appear in no caption
+# differ from each other as much as those that do.
 EMBEDDING_STD = 0.1
 POSITION_STD = 0.01  # as in open_clip's text transformer
 LOGIT_SCALE = 50.0  # initial value; the usual 1 / 0.07 is too low for so few steps
@@ -45,6 +45,9 @@ def pretrain_backbone(name: str, settings: Settings, path: str | Path) -> None:
     """Pretrain the small CLIP called `name` and write its backbone file.
 
     Equal settings give equal bytes on the same kind of CPU with the same number of threads.
+
+    Raises:
+        UserError: The context is too short for the captions, or the file cannot be written.
     """
     config = clip_config(name, settings)
     weights = pretrain(config, settings)
@@ -56,7 +59,11 @@ def pretrain_backbone(name: str, settings: Settings, path: str | Path) -> None:
 
 
 def pretrain(config: ClipConfig, settings: Settings) -> dict[str, Tensor]:
-    """Return pretrained weights under open_clip's names."""
+    """Return pretrained fp32 weights under open_clip's names.
+
+    Raises:
+        UserError: The context is too short for the captions.
+    """
     torch.manual_seed(settings.seed)
     words = Words(config.context_length)
     model = _initial_model(config, words)
@@ -79,7 +86,7 @@ def pretrain(config: ClipConfig, settings: Settings) -> dict[str, Tensor]:
         if step % log_every == 0 or step == settings.steps:
             right = _zero_shot(model, normalise(held_out.pictures, config), words)
             logger.info(
-                "step %d/%d: loss %.3f, %.1f %% of %d held-out pictures among %d names",
+                "step %d/%d: loss %.3f; recognised %.1f %% of %d held-out pictures among %d names",
                 *(step, settings.steps, np.mean(losses)),
                 *(100 * np.mean(right.numpy() == held_out.figures), HELD_OUT, len(NAMES)),
             )
@@ -108,7 +115,7 @@ class Words:
         self._rows = {token: row for row, token in enumerate(self.used)}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return the renumbered tokens of texts, int64 (texts, length)."""
+        """Return the renumbered tokens of texts, int64 (texts, length), padded with 0."""
         encoded = (
             [self._rows[token] for token in tokens] for tokens in tokenize(texts, self.length)
         )
@@ -116,7 +123,7 @@ class Words:
 
 
 def normalise(pictures: np.ndarray, config: ClipConfig) -> Tensor:
-    """Convert uint8 (n, size, size, 3) to normalised fp32 (n, 3, size, size)."""
+    """Convert pictures, uint8 (n, size, size, 3), to normalised fp32 (n, 3, size, size)."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (config.mean, config.std))
     return (pixels - mean) / std
@@ -128,7 +135,7 @@ def contrastive_loss(
     """Return CLIP's symmetric loss (arXiv 2103.00020, figure 3), adapted to repeated captions.
 
     The target of an image is its caption among the distinct ones, and the target of a caption is an
-    even distribution over its images.
+    even distribution over its images. `images` are normalised, fp32 (n, 3, size, size).
     """
     different = list(dict.fromkeys(captions))
     target = torch.tensor([different.index(caption) for caption in captions])
@@ -163,6 +170,7 @@ def _optimizer(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
 
 
 def _warm_up_and_cosine(steps: int):
+    """Return the factor of the learning rate as a function of the step, counted from 0."""
     warm_up = max(1, round(WARM_UP_SHARE * steps))
     return lambda step: min(1, (step + 1) / warm_up) * (1 + cos(pi * step / steps)) / 2
 

@@ -24,7 +24,7 @@ class Settings(Checked):
         text: Shape of the text transformer.
         steps: Gradient steps of pretraining.
         batch_size: Image–caption pairs per step.
-        learning_rate: Learning rate of AdamW after the warm-up.
+        learning_rate: Learning rate of AdamW, which the warm-up and a cosine schedule scale down.
     """
 
     seed: Seed

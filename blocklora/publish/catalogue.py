@@ -40,8 +40,8 @@ class Item:
         entry: Its name on the command line, and the name of its caption in `workflow/report/`.
         kind: "table" or "figure".
         section: The section of the report that shows it.
-        needs: The inputs that it is made from: "runs" (runs.csv), names of measures of the theory
-            step, or "predictions", the predictions of `tests`.
+        needs: The inputs that it is made from: "runs" (runs.csv), names of CSV files of the theory
+            step (without .csv), or "predictions", the predictions of `tests`.
         make: The function that makes it from `Results` and its options, as "module:function".
         options: The other arguments of the function: "shots" (the workflow makes a table for each
             shot count), "published" (it also shows published numbers), "backbone" (all figures).
@@ -77,17 +77,17 @@ class Item:
 
     @property
     def arguments(self) -> str:
-        """The command-line arguments that the workflow makes it with."""
+        """The arguments of the command by which the workflow makes it, except for the backbone."""
         shots = "" if self.shots is None else f" --shots {self.shots}"
         return f"{self.entry}{shots}{' --published' * ('published' in self.options)}"
 
     def values(self, backbone: str | None = None) -> dict[str, Any]:
-        """Return the options of the function with the values that `arguments` gives them."""
+        """Return the options of the function with the values that they have in the workflow."""
         found = {"shots": self.shots, "published": True, "backbone": backbone}
         return {option: found[option] for option in self.options}
 
     def files(self, study: Study) -> list[str]:
-        """Return the paths of the files that it is made from, below the study's folder."""
+        """Return the paths of the files that it is made from, below the folder of results."""
         found = [evidence_file(name) for name in self.needs if name != PREDICTIONS]
         if PREDICTIONS in self.needs:
             found += [predictions_file(test) for test in self.tests(study)]
@@ -150,4 +150,5 @@ ITEMS = (
     figure("spectra", "Theory", ("spectra",), f"{FIGURES}.theory:spectra_figure", when=few_methods),
     table("overlaps", "Theory", ("overlaps",), f"{TABLES}.theory:overlaps_table"),
 )
+# The CSV files that decide the claims.
 CLAIMS_NEED = ("runs", "bounds", "gaps", "spectra", "compression", "efficiency")

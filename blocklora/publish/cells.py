@@ -24,10 +24,11 @@ CELL_COLUMNS = [
 
 
 def seed_table(results: Results) -> pd.DataFrame:
-    """Return one row per (backbone, method, shots, seed), one column per dataset, in percent.
+    """Return the accuracies in percent, with a row per seed and a column per dataset.
 
-    The column "average" is the mean over all datasets of the study. It is NaN where a dataset is
-    missing, because an average over fewer datasets could not be compared with the others.
+    The index has the levels backbone, method, shots and seed. The column "average" is the mean over
+    all datasets of the study. It is NaN where a dataset is missing, because an average over fewer
+    datasets could not be compared with the others.
     """
     keys = ["backbone", "method", "shots", "seed"]
     table = results.runs.pivot(index=keys, columns="dataset", values="test_accuracy") * 100
@@ -41,8 +42,8 @@ def measured_cells(results: Results) -> pd.DataFrame:
 
     Columns: `CELL_COLUMNS`. `mean` to `high` are in percent; `low` and `high` bound the 95 % t
     interval over seeds; `seeds` counts the runs behind the mean; `kind` is "measured". A cell
-    without runs has a mean of NaN. The average over datasets is taken for each seed first, so its
-    spread is that of an average.
+    without runs has a mean of NaN. The average over datasets is taken for each seed first, and its
+    spread is the spread of these averages.
     """
     study, table = results.study, seed_table(results)
     groups = dict(list(table.groupby(level=["backbone", "method", "shots"])))
@@ -69,10 +70,11 @@ def measured_cells(results: Results) -> pd.DataFrame:
 def published_cells(study: Study, backbone: str) -> pd.DataFrame:
     """Return the published accuracies that are comparable with a backbone of the study.
 
-    Columns: `CELL_COLUMNS`. `text` keeps the digits of the source. There are no rows for a backbone
-    that no publication used. If the study has other datasets than the 11 of the published averages,
-    the average of a method is computed here from its values on the study's datasets, provided that
-    all of them are known. Its `kind` is then "derived" instead of "published".
+    Columns: `CELL_COLUMNS`. `mean` is in percent, and `text` keeps the digits of the source. There
+    are no rows for a backbone that no publication used. If the study has other datasets than the 11
+    of the published averages, the average of a method is computed here from its values on the
+    study's datasets, provided that all of them are known. Its `kind` is then "derived" instead of
+    "published".
     """
     table = load_published()
     kept = {*study.datasets} | ({AVERAGE} if has_paper_datasets(study) else set())

@@ -1,4 +1,4 @@
-"""Descriptions of tables as data: the summary of their rows, and the columns with their fields."""
+"""Descriptions of tables as data: the summary of their rows, and the fields of their columns."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ A cell is a dash if its first field is NaN.
 
 @dataclass(frozen=True)
 class Across:
-    """Columns for the values of one field, which stand right of the others.
+    """Columns to the right of the others, one for each value of a field.
 
     Attributes:
-        key: The field that each of these columns holds one value of.
-        heading: Prints a value as a heading.
+        key: The field whose values have columns of their own.
+        heading: Prints a value of this field as a heading.
         fields: The names of the fields of a cell, separated by spaces.
-        show: Prints these fields; a cell of which the first one is NaN is a dash.
-        marks: The field with the mark of a cell, if there is one.
+        show: Prints these fields. A cell is a dash if its first field is NaN.
+        marks: The field with the mark of a cell; empty if there is none.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Description:
     Attributes:
         name: The name of the table.
         caption: A sentence that says what the table shows.
-        columns: The columns.
+        columns: The columns on the left, or all of them if `across` is None.
         across: Further columns, one for each value of a field. A row of the table then stands for
             all rows of the frame that agree in the fields of `columns`.
         keys: The fields that `summary` groups rows by.
@@ -63,7 +63,7 @@ class Description:
     text_columns: int = 1
 
     def summary(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return one row for each group of the rows of a file, in the order of the file."""
+        """Return one row for each group of rows, in the order in which the groups first appear."""
         return rows.groupby(list(self.keys), sort=False).agg(**self.aggregate).reset_index()
 
     def table(
@@ -82,7 +82,7 @@ class Description:
             study: The study that the caption names.
             frame: All numbers, which become the CSV form.
             by: The fields that divide the table into sections.
-            title: Returns the title of a section from its values of these fields.
+            title: Returns the title of a section, given its values of these fields.
             shown: The rows that the other forms print, `frame` by default.
             across: The values that have columns of their own.
             notes: Further notes; None is left out.

@@ -1,4 +1,4 @@
-"""The parts that quantities are made of: a measured number, and the reason why there is none."""
+"""The result of a quantity that a claim tests: a number, or the reason why there is none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Measured:
 
     Attributes:
         value: The number that a claim compares with its threshold.
-        text: The number with its unit and where it was found, for readers.
+        text: The number for readers, with its unit and the place where it was found.
         numbers: Further numbers behind it, by name.
     """
 
@@ -39,5 +39,10 @@ def require(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
 
 
 def measure(results: Results, name: str) -> pd.DataFrame:
-    """Return the rows of a measure of the theory step, of which there must be some."""
+    """Return the rows of a CSV file of the theory step; `name` has no .csv.
+
+    Raises:
+        NotTestedError: The file has no rows.
+        UserError: The file cannot be used.
+    """
     return require(results.theory(name), f"{results.path(name)} is empty")

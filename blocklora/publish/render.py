@@ -1,6 +1,7 @@
-"""Tables, and how they are written as CSV, Markdown, LaTeX (booktabs) and HTML.
+"""Tables, and the functions that write them as CSV, Markdown, LaTeX (booktabs) and HTML.
 
-The last three are templates in `templates/`. None of them loads anything or runs a script.
+The last three forms have templates in `templates/`. The HTML page loads no other file and runs no
+script.
 """
 
 import html
@@ -21,7 +22,7 @@ BEST, SECOND = "best", "second"
 
 @dataclass(frozen=True)
 class Cell:
-    """The text of one cell, and its mark if it is the best or second best value of its column."""
+    """The text of one cell, and its mark: `BEST` or `SECOND` of its column, or no text."""
 
     text: str
     mark: str = ""
@@ -29,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of a table under one heading; an empty title prints none."""
+    """Rows of a table under one heading, which is left out if the title is empty."""
 
     title: str
     rows: list[list[Cell]]
@@ -59,7 +60,7 @@ class Table:
 
 
 def mark_best(values: pd.Series) -> pd.Series:
-    """Return the mark of each value of a column, which are compared at one decimal.
+    """Return the mark of each value of a column, after rounding the values to one decimal.
 
     NaN gets no mark, and a column with a single value has no best one.
     """
@@ -69,7 +70,11 @@ def mark_best(values: pd.Series) -> pd.Series:
 
 
 def write_table(table: Table, outputs: Sequence[Path]) -> None:
-    """Write a table to each path, in the form that its suffix names."""
+    """Write a table to each path, in the form that its suffix names.
+
+    Raises:
+        UserError: A suffix is not .csv, .md, .tex or .html.
+    """
     write_forms("tables", outputs, dict.fromkeys((".csv", *FORMS), partial(write_form, table)))
 
 
@@ -81,10 +86,15 @@ def write_form(table: Table, path: Path) -> None:
 def write_forms(
     what: str, outputs: Sequence[Path], writers: Mapping[str, Callable[[Path], None]]
 ) -> None:
-    """Call the writer of each output, which its suffix names.
+    """Call the writer of each output.
+
+    Args:
+        what: The kind of the outputs in the plural, for the error message.
+        outputs: The paths to write.
+        writers: The function that writes a path, for each suffix.
 
     Raises:
-        UserError: A suffix has no writer; then nothing is written.
+        UserError: A suffix has no writer. In this case, nothing is written.
     """
     for path in outputs:
         if path.suffix not in writers:
@@ -99,7 +109,7 @@ def frame_csv(frame: pd.DataFrame) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that GitHub's Markdown prints literally."""
+    """Return a text escaped so that GitHub's Markdown prints it literally, on one line."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).replace("\n", " ")
 
 
@@ -116,7 +126,7 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    "[": "{[}",  # after a line break, a bare bracket is an argument
+    "[": "{[}",  # after a line break, a bare bracket would be its argument
     "±": r"$\pm$",
     "−": r"$-$",
     "×": r"$\times$",
@@ -136,11 +146,11 @@ LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Return text that LaTeX prints as it stands."""
+    """Return a text escaped so that LaTeX prints it literally."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
-# For each form: the function that escapes text, and how the best and second best value are set.
+# For each form, the function that escapes text, and the formats of the best and second best value.
 FORMS = {
     ".md": (escape_markdown, "**{}**", "<ins>{}</ins>"),
     ".tex": (escape_latex, r"\textbf{{{}}}", r"\underline{{{}}}"),
@@ -158,7 +168,7 @@ def render(table: Table, suffix: str) -> str:
             text = re.sub(r"\s*\$\\pm\$\s*([0-9.]+)", r"{\\scriptsize$\\pm$\1}", text)
         return {BEST: best, SECOND: second}.get(given.mark, "{}").format(text)
 
-    # Brackets as delimiters are not in the way of LaTeX's braces.
+    # The delimiters are brackets, because braces belong to the syntax of LaTeX.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         variable_start_string="[[",

@@ -18,7 +18,7 @@ KEY = ["backbone", "dataset", "method", "shots", "seed"]
 
 
 class Results:
-    """The files in a study's folder of results, each read when it is needed.
+    """The files in a study's folder of results, each of which is read when it is needed.
 
     Attributes:
         study: The study.
@@ -30,11 +30,11 @@ class Results:
         self.folder = folder
 
     def path(self, name: str) -> Path:
-        """Return the path of the CSV file of "runs" or of a measure of the theory step."""
+        """Return the path of runs.csv or of a CSV file of the theory step; `name` has no .csv."""
         return self.folder / evidence_file(name)
 
     def has(self, name: str) -> bool:
-        """Return whether the CSV file of "runs" or of a measure exists."""
+        """Return whether the CSV file of this name exists; `name` is as for `path`."""
         return self.path(name).exists()
 
     @cached_property
@@ -44,7 +44,7 @@ class Results:
         Runs without a test accuracy have not finished and are left out.
 
         Raises:
-            UserError: The file cannot be used.
+            UserError: The file is missing, is not valid, or lists a run twice.
         """
         path = self.path("runs")
         frame = read_table(path, COLUMNS)
@@ -66,9 +66,12 @@ class Results:
         return tuple(run for run in self.study.runs() if run not in present)
 
     def theory(self, name: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
-        """Return the rows of a measure, which must have `columns`.
+        """Return the rows of a CSV file of the theory step, which must have `columns`.
 
-        By default these are the columns that the theory step writes.
+        By default, these are all columns that the theory step writes.
+
+        Raises:
+            UserError: The file is missing, is not a CSV file or lacks a column.
         """
         return read_table(self.path(name), columns or columns_of(name))
 
@@ -77,11 +80,19 @@ class Results:
         return self.folder / predictions_file(test)
 
     def predictions(self, test: Test) -> Predictions:
-        """Return the predictions of a test."""
+        """Return the predictions of a test.
+
+        Raises:
+            UserError: The file is missing, damaged or not a file of predictions.
+        """
         return read_predictions(self.predictions_path(test))
 
     def missing_note(self, runs: Iterable[Run] | None = None) -> str | None:
-        """Return a sentence that lists missing runs (all by default), or None if there is none."""
+        """Return a sentence that counts missing runs and names the first ones, or None without any.
+
+        Args:
+            runs: The missing runs, by default all that the study misses.
+        """
         folders = [run.folder for run in (self.missing if runs is None else runs)]
         if not folders:
             return None
@@ -91,7 +102,7 @@ class Results:
 
 
 def caption_of(study: Study, text: str) -> str:
-    """Return a caption that names the study, and says so if it is a miniature."""
+    """Return a caption that names the study, and that says so if the study is a miniature."""
     parts = [text, f"Study: {study.title.rstrip('.')}."]
     if study.miniature is not None:
         parts.append("A miniature: its numbers are not comparable with any paper's.")

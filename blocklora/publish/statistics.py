@@ -16,12 +16,12 @@ from scipy.special import ndtr
 
 CONFIDENCE = 0.95
 POWER = 0.8
-RESAMPLES = 10_000  # the Monte Carlo error of a 95 % limit is then about 1 % of the interval
+RESAMPLES = 10_000  # the Monte Carlo error of a 95% limit is about 1% of the interval
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation (n - 1) and t confidence interval of a few values.
+    """The mean of a few values, their standard deviation (n - 1) and the t interval of the mean.
 
     `std`, `low` and `high` are NaN for fewer than two values, and `mean` is NaN without any.
     """
@@ -53,10 +53,11 @@ def critical_t(count: int) -> float:
 
 
 def compare(differences: Sequence[float]) -> dict[str, float]:
-    """Compare two methods by their paired differences, one per dataset; NaN are left out.
+    """Compare two methods by their paired differences, one per dataset; NaN is left out.
 
-    With fewer than two differences only their number and mean are known, and all else is NaN.
-    Equal differences have no spread, hence an interval of no width and an effect size of NaN.
+    With fewer than two differences, only their number and mean are known, and all else is NaN.
+    Equal differences have no spread: their intervals have no width, and `effect_size` and
+    `detectable` are NaN.
 
     Returns:
         datasets, difference, std: The number of differences, their mean and standard deviation.
@@ -65,7 +66,7 @@ def compare(differences: Sequence[float]) -> dict[str, float]:
         effect_size: Cohen's d_z, mean / standard deviation (Cohen 1988, 2.3.5).
         wilcoxon_p: Two-sided p value of Wilcoxon's signed-rank test.
         permutation_p: Two-sided p value of the test that flips the signs of the differences.
-        detectable: see `detectable_difference`, given the observed spread.
+        detectable: The `detectable_difference`, given the observed spread.
     """
     data = _known(differences)
     summary = summarise(data)
@@ -112,9 +113,14 @@ def detectable_difference(std: float, count: int) -> float:
     """Return the smallest mean of `count` differences that is found with probability `POWER`.
 
     The test is the paired two-sided t-test at 1 - `CONFIDENCE`, where `std` is taken for the true
-    spread. Its statistic is (Z + shift) / (chi / sqrt(count - 1)) (Cohen 1988, 2.2). The power is
-    computed as the mean over chi of a normal probability, because scipy's noncentral t returns NaN
-    in the tails that two or three datasets need.
+    spread. Its statistic is (Z + shift) / (chi / sqrt(count - 1)) (Cohen 1988, 2.2), where Z is
+    standard normal, `shift` is the mean in standard errors, and chi has count - 1 degrees of
+    freedom. The power is computed as the mean over chi of a normal probability, because scipy's
+    noncentral t returns NaN in the tails that two or three datasets need.
+
+    Args:
+        std: The standard deviation of the differences.
+        count: The number of differences, at least 2.
     """
     freedom = count - 1
     critical = critical_t(count)
@@ -127,15 +133,15 @@ def detectable_difference(std: float, count: int) -> float:
 
         return spread.expect(found) - POWER
 
-    # The upper limit exceeds the solution for every count: 17.5 and 16.3 for two differences, 3.55
-    # and 2.80 for infinitely many.
+    # The upper limit exceeds the solution for every count: they are 17.5 and 16.3 for two
+    # differences, and 3.55 and 2.80 for infinitely many.
     return brentq(shortfall, 0.1, 1.3 * critical + 1) * std / sqrt(count)
 
 
 def _bootstrap_interval(data: np.ndarray) -> tuple[float, float]:
     """Return the bias-corrected and accelerated (BCa) interval, or else the percentile interval.
 
-    BCa divides by zero if the means of all resamples lie on the same side of the mean.
+    BCa gives NaN if the means of all resamples lie on the same side of the mean.
     """
     for method in ("BCa", "percentile"):
         with np.errstate(all="ignore"):
@@ -154,13 +160,16 @@ def _bootstrap_interval(data: np.ndarray) -> tuple[float, float]:
 
 
 def _wilcoxon(data: np.ndarray) -> float:
-    """Return the p value of Wilcoxon's test without differences of zero; it is 1 without others."""
+    """Return the p value of Wilcoxon's test, which leaves out zeros; without others, it is 1."""
     data = data[data != 0]
     return float(stats.wilcoxon(data).pvalue) if data.size else 1.0
 
 
 def _sign_flips(data: np.ndarray) -> float:
-    """Return the p value of the mean over all flips of signs, or a sample of them from 14 on."""
+    """Return the p value of the mean over all flips of signs.
+
+    From 14 differences on, there are more than `RESAMPLES` flips, and a sample of them is used.
+    """
     result = stats.permutation_test(
         (data,),
         np.mean,

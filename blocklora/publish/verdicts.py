@@ -72,7 +72,7 @@ def write_verdicts(study: Study, verdicts: Sequence[Verdict], outputs: Sequence[
     """Write the verdicts to each path, in the form that its suffix names.
 
     Raises:
-        UserError: A suffix is not .json, .csv, .md or .html.
+        UserError: A suffix is not .json, .csv, .md or .html, or a file cannot be written.
     """
 
     def as_table(path: Path) -> None:
@@ -83,7 +83,10 @@ def write_verdicts(study: Study, verdicts: Sequence[Verdict], outputs: Sequence[
 
 
 def claims_table(study: Study, verdicts: Sequence[Verdict]) -> Table:
-    """Return the table of claims: statement, verdict, number, test and source of each."""
+    """Return the table of claims, with a section for each group.
+
+    Its CSV form leaves out the caveats, the files and the criteria.
+    """
     frame = pd.DataFrame(
         {
             "group": verdict.claim.group,

@@ -1,4 +1,4 @@
-"""The device that a run computes on: checking it, naming it, and measuring what a run costs."""
+"""The device that a run computes on: checking it, naming it, and measuring the cost of a run."""
 
 import os
 import platform
@@ -19,10 +19,12 @@ from blocklora.runs.energy import energy_joules, energy_since
 
 
 class Meter:
-    """Checks the device, and measures the memory and the energy that it takes from then on."""
+    """Checks a device, and measures peak memory and energy from then on."""
 
     def __init__(self, compute: Compute, resumed: bool = False) -> None:
-        """Start to measure; the energy of a `resumed` fit is unknown.
+        """Check the device and start to measure.
+
+        The energy of a `resumed` fit is unknown, because earlier attempts drew a part of it.
 
         Raises:
             UserError: The device is not available or cannot compute in the precision.
@@ -34,12 +36,15 @@ class Meter:
         self._energy = None if resumed else energy_joules(self.device)
 
     def cost(self) -> dict[str, float | None]:
-        """Return memory in bytes and energy in joules, by the names of columns of runs.csv."""
+        """Return the peak memory in bytes and the energy in joules, by their columns in runs.csv.
+
+        Unknown values are None.
+        """
         energy = energy_since(self._energy, self.device)
         return {**peak_memory(self.device), "energy_joules": energy}
 
     def identity(self) -> dict[str, Any]:
-        """Return the device and the time of the start, for records."""
+        """Return the device, its name and the time of the start in UTC, for records."""
         return {
             "device_name": device_name(self.device),
             "device": self.device,
@@ -65,12 +70,15 @@ def require_device(device: str, precision: str) -> None:
     if capability < (oldest := _oldest_capability()):
         raise UserError(
             "{} has compute capability {}.{}, but PyTorch {} needs {}.{} or newer; run on another "
-            "machine, or set device: cpu in config.yaml".format(
+            "machine, or choose the device cpu (in config.yaml or by --device)".format(
                 name, *capability, torch.__version__, *oldest
             )
         )
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"{name} does not compute in bf16; set precision: fp16 in config.yaml")
+        raise UserError(
+            f"{name} does not compute in bf16; choose the precision fp16 (in config.yaml or by "
+            "--precision)"
+        )
     # Gradients of A and B are sums over thousands of tokens. By default cuBLAS may split such a sum
     # and round its parts to 16 bits before it adds them.
     matmul = torch.backends.cuda.matmul
@@ -79,7 +87,7 @@ def require_device(device: str, precision: str) -> None:
 
 
 def _no_gpu() -> UserError:
-    """Return the error that PyTorch can use no GPU, with the reason that it gives."""
+    """Return the error that says why PyTorch can use no GPU."""
     try:
         torch.cuda.init()
         reason = "it finds none"
@@ -91,12 +99,12 @@ def _no_gpu() -> UserError:
     return UserError(
         f"device cuda was asked for, but PyTorch sees no CUDA GPU here{hidden}: {reason}. PyTorch "
         f"{torch.__version__} is built for {build}; update the driver, run on another machine, or "
-        "set device: cpu in config.yaml"
+        "choose the device cpu (in config.yaml or by --device)"
     )
 
 
 def _oldest_capability() -> tuple[int, int]:
-    """Return the lowest compute capability that PyTorch is built for."""
+    """Return the lowest compute capability that PyTorch is built for, or (0, 0) if unknown."""
     numbers = [re.fullmatch(r"sm_(\d+)(\d)a?", name) for name in torch.cuda.get_arch_list()]
     return min(((int(found[1]), int(found[2])) for found in numbers if found), default=(0, 0))
 
@@ -113,19 +121,20 @@ def device_name(device: str) -> str:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Start a new measurement of peak memory, if the operating system can."""
+    """Start a new measurement of peak memory, if the operating system allows it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    with suppress(OSError):  # proc(5); on other systems the peak is that since the process started
+    with suppress(OSError):  # proc(5); elsewhere, the peak counts from the start of the process
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory(device: str) -> dict[str, int | None]:
-    """Return the peak of memory since the last reset in bytes, by the names of columns of runs.csv.
+    """Return the peak memory in bytes since the last reset, by its columns in runs.csv.
 
-    On a GPU, `peak_memory_bytes` is the memory of tensors and `reserved_memory_bytes` what PyTorch
-    reserved for them. On a CPU it is the resident memory of this process, and nothing is reserved.
+    On a GPU, `peak_memory_bytes` is the memory of tensors, and `reserved_memory_bytes` is the
+    memory that PyTorch reserved for them. On a CPU, `peak_memory_bytes` is the resident memory of
+    this process, and `reserved_memory_bytes` is None.
     """
     if device == "cuda":
         peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()

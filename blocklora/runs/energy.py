@@ -6,14 +6,14 @@ import torch
 def energy_joules(device: str) -> float | None:
     """Return the energy in joules that the GPU has drawn since its driver was loaded.
 
-    The counter is of the whole card, whoever uses it. Returns None for the CPU, and where there is
-    no driver or no counter (before Volta).
+    The driver counts the energy of the whole card, whichever processes use it. Returns None for the
+    CPU, and if there is no driver or no counter, as on cards older than Volta.
     """
     if device != "cuda":
         return None
     import pynvml
 
-    # The driver numbers GPUs differently from CUDA, but both know the identifier.
+    # The driver may number GPUs differently from CUDA, but both know their UUIDs.
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     try:
         pynvml.nvmlInit()

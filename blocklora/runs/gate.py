@@ -1,4 +1,4 @@
-"""The gate: compares zero-shot accuracy with the known one before GPU hours are spent on training.
+"""The gate, which checks zero-shot accuracy against known values before anything is trained.
 
 Zero-shot accuracy needs no training and no random numbers. If it is right, then so are the test
 split, the class names, the preprocessing, the weights and the activation. The known values are in
@@ -45,8 +45,8 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
     """Compare the accuracy of zero-shot predictions with the known one and write a report.
 
     Raises:
-        UserError: The predictions are of another run, or the accuracy differs by more than the
-            tolerance and `mode` is "stop" instead of "warn". Then nothing is written.
+        UserError: The predictions cannot be read or are of another run, or the accuracy differs by
+            more than the tolerance and `mode` is "stop" instead of "warn". Then nothing is written.
     """
     tested = _zero_shot(predictions, backbone, dataset)
     references = load_references(backbone, dataset)
@@ -64,7 +64,9 @@ def gate(predictions: Path, backbone: str, dataset: str, mode: str, output: Path
             "another prompt in the study"
         )
         if mode == "stop":
-            raise UserError(f"{message}. To train anyway, set `gate: warn` in config.yaml")
+            raise UserError(
+                f"{message}. To train anyway, set `gate: warn` in config.yaml, or pass --mode warn"
+            )
         logger.warning("%s", message)
     else:
         logger.info("zero-shot accuracy of %s: %.2f %%, %s", where, percent, report["status"])

@@ -1,8 +1,9 @@
-"""One GPU for each job on a machine with several.
+"""The choice of a GPU for each job on a machine that has several.
 
-Snakemake counts GPUs, but does not say which one a job gets. So each job takes one by holding a
-lock, which goes with the process however it ends. Jobs beyond the number of GPUs share them evenly.
-A batch system that shows a job a single GPU has already chosen.
+Snakemake counts GPUs, but does not say which one a job gets. Each job therefore takes one by
+holding a lock, which is released when the process ends, however it ends. If there are more jobs
+than GPUs, they share the GPUs evenly. If a batch system lets a job see only one GPU, that choice is
+kept.
 """
 
 import logging
@@ -16,7 +17,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-JOBS_PER_GPU = 8  # upper limit on jobs per GPU
+JOBS_PER_GPU = 8  # further jobs all compute on the first GPU
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _held: list[object] = []  # a lock that is no longer referenced is released
 
@@ -24,7 +25,7 @@ _held: list[object] = []  # a lock that is no longer referenced is released
 def claim_gpu(device: str) -> None:
     """Make the least used GPU the only one that this process sees, if `device` is "cuda".
 
-    This has no effect once CUDA is initialised.
+    It has to be called before CUDA is initialised, because it has no effect afterwards.
     """
     if device != "cuda":
         return
@@ -42,13 +43,13 @@ def claim_gpu(device: str) -> None:
             continue
         _held.append(lock)
         os.environ[VISIBLE] = gpu
-        logger.info("computing on GPU %s, shared with %d other jobs", gpu, share)
+        logger.info("computing on GPU %s; number of other jobs on it: %d", gpu, share)
         return
     logger.warning("every GPU already has %d jobs, so this one shares the first", JOBS_PER_GPU)
 
 
 def _visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, by names that CUDA understands."""
+    """Return the GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     if VISIBLE in os.environ:
         return [name for name in os.environ[VISIBLE].split(",") if name]
     if not shutil.which("nvidia-smi"):

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step first, instead of dying in the middle."""
+"""Signals that ask a run to stop, which it does after its current step instead of during it."""
 
 import signal
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interruption:
-    """Tells whether a signal asked the process to stop, and which one."""
+    """Tells whether a signal has asked the process to stop, and which signal it was."""
 
     _noted: str | None = None
 
     @property
     def signal_name(self) -> str | None:
-        """The name of the signal that asked for a stop so far, or None."""
+        """The name of a signal that has asked for a stop, or None if there was none."""
         waiting = signal.sigpending() & set(SIGNALS)
         return min(waiting).name if waiting else self._noted
 
@@ -26,15 +26,16 @@ class Interruption:
 
 @contextmanager
 def catch_interruption() -> Iterator[Interruption]:
-    """Block the signals of `SIGNALS` during the block, so that the process can poll for them.
+    """Hold back the signals in `SIGNALS` during the block, so that the process can poll for them.
 
-    Enter it before numpy and torch are imported, because the threads that they start have to block
-    the signals, too. Handlers alone would not do: to call one, the system writes below the stack
-    pointer, which some matrix products of oneDNN (before its change 4855) let point into the heap.
+    Enter it before numpy and torch are imported, because the threads that they start have to hold
+    the signals back, too. Handlers alone are not enough: to call one, the operating system writes
+    below the stack pointer, and in some matrix products of oneDNN (before its pull request 4855)
+    the stack pointer points into the heap.
     """
     interruption = Interruption()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    # A thread that was started earlier may still receive the signal.
+    # A thread that was started earlier may still receive a signal, which then calls the handler.
     previous = {number: signal.signal(number, interruption._note) for number in SIGNALS}
     try:
         yield interruption

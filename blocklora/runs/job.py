@@ -1,4 +1,4 @@
-"""The work of one process: all fits and tests that are missing on one backbone and one dataset.
+"""The work of one process: all missing fits and tests of one backbone on one dataset.
 
 Weights, class names and pixels are read once, and only if something has to be computed. A fit or
 test that any study has finished with the same digest is taken from the cache.
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """The fits and tests of a process, and what they share.
+    """The fits and tests of a process, with everything that they share.
 
     Attributes:
         study: The study.
@@ -52,9 +52,9 @@ class Job:
         cache: The cache from which finished fits and tests are taken, and which keeps new ones.
         compute: Device, precision, engine and threads.
         scratch: A folder for copies of weights and pixels; empty to make no copies.
-        checkpoint_seconds: The least time between two checkpoints of a run.
+        checkpoint_seconds: The least time in seconds between two checkpoints of a run.
         restart: True to discard the checkpoints of the runs first.
-        interruption: Tells whether the process was asked to stop.
+        interruption: Tells whether a signal has asked the process to stop.
     """
 
     study: Study
@@ -76,7 +76,8 @@ class Job:
 
         Raises:
             UserError: Runs failed; the message says which and why.
-            Interrupted: A signal asked the process to stop. The work is in a checkpoint.
+            Interrupted: A signal asked the process to stop, and the work is in a checkpoint; or
+                another process took over the lock of a run.
         """
         kept, failures = [], []
         queue: deque[tuple[Run, Locking]] = deque((run, hold) for run in runs)
@@ -93,14 +94,12 @@ class Job:
             except Interrupted:
                 raise
             except UserError as error:
-                # A copy, since the traceback keeps the failed run's tensors from being freed.
-                failures.append(type(error)(str(error)))
+                # Only the text, because the traceback holds on to the tensors of the failed run.
+                failures.append(str(error))
         if failures:
-            # The exit status asks for another attempt only if all failures are temporary.
-            error = min(failures, key=lambda failure: failure.exit_status)
             # A fault that concerns all runs, such as damaged weights, is reported once.
-            raise type(error)("\n".join(dict.fromkeys(map(str, failures))))
-        # Not earlier, since Snakemake removes the files of all runs of a job if one run fails.
+            raise UserError("\n".join(dict.fromkeys(failures)))
+        # Checkpoints stay until now, because Snakemake removes what a job has made if it fails.
         for checkpoint in kept:
             checkpoint.unlink(missing_ok=True)
 
@@ -126,9 +125,9 @@ class Job:
 
     @contextmanager
     def _noting_failure(self, run: Run) -> Iterator[None]:
-        """If the block fails, leave the reason in the run's log of failures, or else no such log.
+        """Remove the run's log of failures, and write the reason to a new one if the block fails.
 
-        This is where `blocklora status` finds it.
+        `blocklora status` reads these logs. An interrupted or locked run has not failed.
         """
         log = self.results / failure_log(run)
         with suppress(OSError):
@@ -151,7 +150,11 @@ class Job:
             )
 
     def _fit(self, run: Run, locking: Locking) -> list[Path]:
-        """Fit and test a run; return its checkpoint if the cache cannot keep its work."""
+        """Fit and test a run; return a list with its checkpoint if the cache cannot keep the fit.
+
+        Raises:
+            LockedError: Another process is working on the run, and `locking` does not wait for it.
+        """
         drawn = run.dataset, run.shots, run.seed
         inputs = {
             "backbone_sha256": self._sha256_of(places.backbone(self.backbone)),
@@ -251,7 +254,7 @@ class Job:
         return [self.runs / run.folder / name for name in fit_files(self.study, run)]
 
     def _keep(self, kind: str, key: str, about: str, files: Iterable[Path]) -> bool:
-        """Copy files to the cache; return False if it cannot be written to."""
+        """Copy files to the cache, and return True if it keeps them."""
         return self.cache.add(kind, key, about, {path.name: path for path in files})
 
     def _restore(self, kind: str, key: str, files: Iterable[Path]) -> bool:
@@ -262,7 +265,10 @@ class Job:
         return entry is not None
 
     def _missing(self, keys: Mapping[Test, str], restore: bool = False) -> dict[Test, str]:
-        """Return the tests without predictions; `restore` first looks for these in the cache."""
+        """Return the tests whose predictions are missing or outdated, with their keys.
+
+        `restore` first copies predictions from the cache if it has them.
+        """
         missing = {}
         for test, key in keys.items():
             path = self.runs / test.file

@@ -1,9 +1,9 @@
 """Checkpoints of unfinished runs, and the progress that a run shows in the log.
 
 A checkpoint holds the adapter, the optimizer and the history up to a step. The state of random
-numbers is not needed, because they depend on the seed and the step alone (`randomness.py`). It is a
-safetensors file with JSON metadata, so nothing is unpickled. Its name is the key of the run, so it
-is never used for another configuration.
+numbers is not needed, because they depend on the seed and the step alone (`randomness.py`). A
+checkpoint is a safetensors file with JSON metadata, so nothing is unpickled. Its name is the key of
+the run, so it is never used for another configuration.
 """
 
 import logging
@@ -32,7 +32,7 @@ class CheckpointKeeper(Keeper):
     """Keeps the work of a run in a checkpoint.
 
     Attributes:
-        run: The folder of the run below `runs/`, which names it in messages.
+        run: The folder of the run below `runs/`, by which messages name the run.
         path: The path of the checkpoint.
         key: The digest of all that the run depends on; the checkpoint must have the same.
         interval_seconds: The least time between two checkpoints.
@@ -40,7 +40,7 @@ class CheckpointKeeper(Keeper):
         stop_signal: Returns the name of a signal that asks for an early stop, or None.
     """
 
-    run: str = field()  # the base class has a default, this class has none
+    run: str = field()  # without `field()`, the value in the base class would be the default
     path: Path
     key: str
     interval_seconds: float
@@ -105,6 +105,7 @@ class CheckpointKeeper(Keeper):
         """See `Keeper.after_step`.
 
         Raises:
+            UserError: The loss is not finite, or the checkpoint cannot be written.
             Interrupted: A signal asked for a stop, and the work is saved; or another process took
                 over the run, and nothing more is written.
         """
@@ -121,7 +122,11 @@ class CheckpointKeeper(Keeper):
 
 
 def save_checkpoint(path: Path, run: str, key: str, unfinished: Unfinished) -> None:
-    """Write the checkpoint of a run; the previous one stays until the new one is complete."""
+    """Write the checkpoint of a run; the previous one stays until the new one is complete.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     parameters, optimizer, progress = unfinished
     tensors = {f"parameter.{i}": p.detach().cpu() for i, p in enumerate(parameters)}
     for index, parameter in enumerate(parameters):

@@ -1,4 +1,4 @@
-"""Using a trained adapter: classifying new images, and exporting plain weights for other code."""
+"""The use of trained adapters: classifying new images, and exporting plain weights."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -53,10 +53,11 @@ def classify(
 
 
 def export_merged(adapter_file: Path, backbone_file: Path, output: Path) -> None:
-    """Write the backbone with the adapter folded in, for code that does not know adapters.
+    """Write the backbone with the adapter folded in, for software that has no adapters.
 
     Raises:
-        UserError: As for `classify`.
+        UserError: A file is missing, unreadable or cannot be written, or the adapter is for another
+            backbone or was not written by a run.
     """
     needed = ("method", "dataset", "shots", "seed")
     backbone, record = _merged(adapter_file, backbone_file, *needed)

@@ -1,9 +1,9 @@
-"""Files of predictions: what a fitted method predicts for each image it is tested on.
+"""Files with the predictions of a method for the images that it is tested on.
 
 The images are in the order of the manifest or of the shots list. Each has its `label` and the
 `predicted` class (both int32), and the `probability` of the predicted class (float32). The facts in
 the metadata say which test the file is from and what the test cost. Accuracies and all other
-results of a test are computed from this file.
+results of a test are computed from these files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -55,7 +55,11 @@ class Predictions:
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write a file of predictions."""
+    """Write a file of predictions.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     arrays = {
         name: np.ascontiguousarray(getattr(predictions, name), kind)
         for name, kind in DTYPES.items()
@@ -88,12 +92,14 @@ def read_test_facts(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def fields_of(path: Path, what: str) -> Iterator[None]:
-    """Turn errors about missing fields into one that says that a file is not `what`.
+    """Turn an error about a missing field into one that says that the file is not `what`.
 
     Raises:
-        UserError: The block looked up a field that is missing, or not a mapping.
+        UserError: The block looked up a field that is missing, or a value has a wrong type.
     """
     try:
         yield
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not {what} (field {error}); {REMEDY}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: not {what} (it has no field {error}); {REMEDY}") from None
+    except TypeError as error:
+        raise UserError(f"{path}: not {what} ({error}); {REMEDY}") from None

@@ -15,7 +15,10 @@ from blocklora.methods.base import Shots, Task
 
 
 class TestImages(NamedTuple):
-    """Preprocessed test images, uint8 (images, size, size, 3), and labels, int64 (images,)."""
+    """Preprocessed test images, uint8 (images, size, size, 3), and labels, int64 (images,).
+
+    The images are a memory map, or `LazyTestPixels`, which decodes them when they are needed.
+    """
 
     __test__ = False  # keeps pytest from collecting it
 
@@ -56,7 +59,8 @@ def open_shots(
     """Return the training images of a run after checking them against its shots list.
 
     Raises:
-        UserError: The store has other images than the list, or a class has none.
+        UserError: A file is missing or unreadable, the store has other images than the list, or a
+            class has no image.
     """
     images = open_shot_images(shots_pixels)
     listed = read_shots(shots_list, "train")

@@ -2,8 +2,8 @@
 
 The digest of a result covers its definition in the study, the code that decides it
 (`provenance.py`) and the digests of its inputs, so it is known before anything is computed. Of the
-way to compute it covers precision and engine only. Titles, other datasets and other methods of the
-study do not change it.
+configuration, it covers only the precision and the engine. Titles, other datasets and other methods
+of the study do not change it.
 """
 
 from dataclasses import asdict

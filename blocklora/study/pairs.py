@@ -9,11 +9,11 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.study.study import Study
 
 Pairs = list[tuple[str, str]]
-"""Names of a Block-LoRA method and of a LoRA method."""
+"""The names of a Block-LoRA method and of the LoRA method to compare it with, for each pair."""
 
 
 def block_pairs(study: Study) -> Pairs:
-    """Return the pairs of the same rank that differ in blocks and partition only."""
+    """Return the pairs whose adapters differ only in the number of blocks and the partition."""
     return [
         names
         for names, config, other in _candidates(study)
@@ -36,7 +36,7 @@ def merged_pairs(study: Study) -> Pairs:
 
 
 def _candidates(study: Study) -> Iterator[tuple[tuple[str, str], AdapterConfig, AdapterConfig]]:
-    """Yield the names and the configurations of every Block-LoRA with every LoRA."""
+    """Yield the names and the adapters of each pair of a Block-LoRA and a LoRA method."""
     adapters = {name: study.methods[name].adapter for name in study.adapter_methods}
     for names in product(adapters, repeat=2):
         config, other = (adapters[name] for name in names)

@@ -1,6 +1,6 @@
 """The paths of a study's files, relative to the folder of its results.
 
-The arguments are names, or wildcards of the workflow in braces.
+The arguments are names and numbers, or wildcards of the workflow in braces.
 """
 
 
@@ -15,17 +15,20 @@ def source(dataset: str) -> str:
 
 
 def manifest(dataset: str) -> str:
-    """Return the path of the list of a dataset's images."""
+    """Return the path of a dataset's manifest, which lists its images."""
     return f"data/{dataset}/manifest.csv"
 
 
 def shots_list(dataset: str, shots: int | str, seed: int | str) -> str:
-    """Return the path of a shots list."""
+    """Return the path of a shots list, which lists the images of one draw.
+
+    `shots` is the number of training images per class, and `seed` is the seed of the draw.
+    """
     return f"shots/{dataset}/{shots}shot/seed{seed}.csv"
 
 
 def shots_pixels(dataset: str, shots: int | str, seed: int | str) -> str:
-    """Return the path of the decoded images of a shots list."""
+    """Return the path of the decoded training images of a shots list."""
     return f"pixels/{dataset}/{shots}shot/seed{seed}.npz"
 
 

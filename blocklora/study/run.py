@@ -1,11 +1,21 @@
-"""Runs and tests, the units of work of a study, and where their files are."""
+"""Runs and tests, which are the units of work of a study, and the paths of their files."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: one fit and its tests. A method that is not trained has 0 shots and seed 0."""
+    """A run, which is one fit of a method and its tests.
+
+    A method that is not trained has runs without a fit, whose shots and seed are 0.
+
+    Attributes:
+        backbone: The name of the backbone in the study.
+        dataset: The name of the dataset in the study.
+        method: The name of the method in the study.
+        shots: The number of training images per class.
+        seed: The seed of the draw of training images and of the training.
+    """
 
     backbone: str
     dataset: str
@@ -20,7 +30,7 @@ class Run:
 
     @property
     def own_tests(self) -> tuple["Test", ...]:
-        """The tests on the run's dataset: on its test images and, after a fit, training images."""
+        """The tests on the dataset's test images and, after a fit, on the run's training images."""
         tested = Test(self, self.dataset)
         return (tested, Test(self, self.dataset, "train")) if self.shots else (tested,)
 
@@ -32,7 +42,7 @@ class Test:
     Attributes:
         run: The run.
         dataset: The dataset whose images are classified.
-        part: "test", or "train" for the training images of the run without augmentation.
+        part: "test" for test images, or "train" for the run's training images, unaugmented.
     """
 
     __test__ = False  # keeps pytest from collecting it
@@ -43,5 +53,5 @@ class Test:
 
     @property
     def file(self) -> str:
-        """The path of the predictions below `runs/`."""
+        """The path of the file of predictions below `runs/`."""
         return f"{self.run.folder}/tests/{self.dataset}/{self.part}.safetensors"

@@ -1,8 +1,8 @@
-"""The information-theoretic bound of the generalization gap, for all methods and variants of them.
+"""The information-theoretic bound on the generalization gap, for all methods and variants of them.
 
-If a loss is σ-sub-Gaussian and the N samples are independent, the gap between expected and training
-loss is at most sqrt(2 σ² I(S; W) / N) (Xu & Raginsky 2017, arXiv 1705.07809, Theorem 1). P trained
-parameters stored in q bits each carry at most P q ln 2 nats about the sample, so
+If a loss is σ-sub-Gaussian and the N samples are independent, the expected gap between risk and
+training loss is at most sqrt(2 σ² I(S; W) / N) (Xu & Raginsky 2017, arXiv 1705.07809, Theorem 1). P
+trained parameters stored in q bits each carry at most P q ln 2 nats about the sample, so
 
     |gap| <= sqrt(2 q σ² ln 2 · P / N).
 
@@ -26,12 +26,19 @@ SIGMA_ZERO_ONE = 0.5  # σ of the 0-1 loss
 STORED_BITS = 32  # q, the bits of a trained parameter
 
 Shapes = Mapping[str, tuple[int, int]]
-"""(layers, width) of each tower."""
+"""The number of layers and the width of each tower."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """The number of parameters of a method, and of LoRA with the same rank and matrices."""
+    """The number of parameters of a method or a variant.
+
+    Attributes:
+        method: The name of the method or the variant.
+        parameters: The number of trained parameters.
+        effective: The number that remains when equal arms are merged into one.
+        lora: The number of trained parameters of LoRA with the same rank and matrices.
+    """
 
     method: str
     parameters: int
@@ -43,7 +50,8 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the rows of bounds.csv.
 
     Raises:
-        UserError: The shape of a backbone or the number of classes of a dataset is unknown.
+        UserError: The shape of a backbone is unknown, or the manifest of a local dataset is missing
+            or damaged.
     """
     study = context.study
     classes = class_counts(context)
@@ -60,7 +68,8 @@ def information_bound(parameters: int, samples: int) -> float:
 def factor_parameters(config: AdapterConfig, shapes: Shapes) -> tuple[int, int]:
     """Return the number of parameters of all down-projections and of all up-projections.
 
-    An adapted matrix has r·d_in/n and r·d_out, which for n = 1 are the r (d_in + d_out) of LoRA.
+    An adapted matrix has r·d_in/n and r·d_out of them in either partition. For n = 1, these sum to
+    the r (d_in + d_out) of LoRA.
 
     Raises:
         UserError: The adapter does not fit the model.
@@ -80,9 +89,10 @@ def counts(methods: Mapping[str, AdapterConfig], shapes: Shapes) -> list[Count]:
     """Return the counts of all methods and of the variants to compare them with.
 
     A method with several blocks is followed by its other partitions, `<method>_<partition>`, and a
-    method with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`. No variant appears
-    twice. Effective parameters are those that remain when equal arms are merged into one. For the
-    rank partition, this gives a LoRA of rank r/n, with r/n (d_in + d_out) parameters per matrix.
+    method with a single block (LoRA) by `<method>_b_only` and `<method>_a_only`. A partition is
+    left out if it does not fit, or if it is a method or another variant already. The effective
+    parameters of the rank partition are those of a LoRA of rank r/n, which are r/n (d_in + d_out)
+    per matrix.
 
     Raises:
         UserError: An adapter does not fit the model.
@@ -118,7 +128,10 @@ def _count(name: str, config: AdapterConfig, shapes: Shapes, lora: int) -> Count
 def bound_rows(
     backbone: str, counted: Iterable[Count], classes: Mapping[str, int], shots: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a backbone for all datasets (by name, with their classes) and shots."""
+    """Yield the rows of bounds.csv for a backbone: one per dataset, count and number of shots.
+
+    `classes` has the number of classes of each dataset.
+    """
     for (dataset, number), count, k in product(classes.items(), counted, shots):
         samples = k * number
         yield {

@@ -32,14 +32,20 @@ from blocklora.theory.decomposition import thin_svd
 from blocklora.theory.risk import occam_bound
 
 STEP_BITS = 5
-STEPS = 2**STEP_BITS - 1
-STORED_BITS = 32
-SCALE_BITS = 16
+STEPS = 2**STEP_BITS - 1  # the remaining value means "uncompressed"
+STORED_BITS = 32  # of a number in an uncompressed adapter
+SCALE_BITS = 16  # of σ_j
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """The chosen code word: its length in bits, its error rate on the shots, and the bound."""
+    """The code word that was chosen.
+
+    Attributes:
+        bits: Its length in bits.
+        train_error: Its error rate on the training images.
+        bound: The upper bound on its error rate on new images.
+    """
 
     bits: float
     train_error: float
@@ -49,8 +55,9 @@ class Compressed:
 def integer_bits(levels: NDArray[np.int64]) -> float:
     """Return the code length in bits (not rounded up) of integers that are not all zero.
 
-    Elias' gamma code of the largest magnitude m, then the Krichevsky–Trofimov mixture over the
-    2m + 1 letters −m…m: −log2 of Γ(K/2) / Γ(N + K/2) · Π_letter Γ(count + 1/2) / Γ(1/2).
+    The code begins with Elias' gamma code of the largest magnitude m, which takes 2 ⌊log2 m⌋ + 1
+    bits. The N integers follow in the Krichevsky–Trofimov mixture over the K = 2m + 1 letters −m…m,
+    which takes −log2 of Γ(K/2) / Γ(N + K/2) · Π_letter Γ(count + 1/2) / Γ(1/2) bits.
     """
     largest = int(np.abs(levels).max())
     letters = 2 * largest + 1
@@ -75,12 +82,12 @@ class Code:
 
     @property
     def uncompressed_bits(self) -> int:
-        """Length of the code word without compression, with merged arms."""
+        """The length in bits of the uncompressed code word, in which the arms are merged."""
         numbers = sum(down.numel() + up[0].numel() for _, down, up in self.adapter.matrices())
         return STEP_BITS + STORED_BITS * numbers
 
     def word(self, exponent: int) -> tuple[float, Adapter]:
-        """Return the length in bits of the word with step 2^-exponent, and the adapter it encodes.
+        """Return the length in bits of the word with the step 2^-exponent, and its adapter.
 
         Components that are not kept are zero, and so are all arms but the first.
         """
@@ -112,14 +119,17 @@ def compress(
     max_loss: float,
     delta: float,
 ) -> Compressed:
-    """Return the code word with the best bound among those that classify about as well.
+    """Return the code word with the best bound among those with about the adapter's training error.
+
+    The uncompressed word is returned only if there is no such compressed word.
 
     Args:
         adapter: The trained adapter.
         train_errors: Returns how many of the `samples` training images an adapter misclassifies.
         samples: N, the number of unaugmented training images.
-        max_loss: The largest increase of the error rate on the training images that is allowed.
-        delta: Probability with which the bound may fail.
+        max_loss: The largest increase of the error rate on the training images that is allowed, a
+            fraction.
+        delta: δ < 1/4, the probability with which the bound may fail.
     """
     code = Code(adapter)
     trained = train_errors(adapter)

@@ -1,4 +1,4 @@
-"""The compression bounds of all trained adapters of a study."""
+"""The compressed sizes of all trained adapters of a study, and the bounds that follow from them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -32,7 +32,8 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the rows of compression.csv, grouped by backbone, dataset, shots and seed.
 
     Raises:
-        UserError: A file of a run is missing or damaged, or belongs to another backbone.
+        UserError: A file that a row is computed from is missing or damaged, or an adapter belongs
+            to another backbone.
     """
 
     def shots_list(run: Run) -> tuple[str, str, int, int]:
@@ -76,7 +77,16 @@ def error_counter(
     labels: np.ndarray,
     context: Context,
 ) -> Callable[[Adapter], int]:
-    """Return a function that counts how many images the model with an adapter misclassifies."""
+    """Return a function that counts how many images the model with an adapter misclassifies.
+
+    Args:
+        backbone: The model without an adapter.
+        prompts: The token ids of the prompt of each class.
+        logit_scale: The factor of the cosines, which does not change the count.
+        pixels: Preprocessed images, uint8 (images, size, size, 3).
+        labels: The class of each image, int64 (images,).
+        context: The device and the precision to compute with.
+    """
 
     def count(adapter: Adapter) -> int:
         merged = replace(backbone, weights=merge(backbone.weights, adapter))

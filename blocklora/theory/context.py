@@ -15,10 +15,10 @@ from blocklora.theory.measures import RUN
 
 @dataclass(frozen=True)
 class Context:
-    """The study and the folder of its results, and how to compute.
+    """A study, the folder of its results, and the device and precision to compute with.
 
-    `device` is "cpu" or "cuda", and `precision` one of those in `blocklora/engine/precisions.py`.
-    docs/architecture.md lists the files of a folder of results.
+    `device` is "cpu" or "cuda", and `precision` is one of those in
+    `blocklora/engine/precisions.py`. docs/architecture.md lists the files of a folder of results.
     """
 
     study: Study
@@ -36,7 +36,9 @@ class Context:
 
 
 def adapted_runs(context: Context, columns: Sequence[str] = ()) -> list[tuple[Run, dict[str, str]]]:
-    """Return the runs that trained an adapter, with their rows of runs.csv, which need `columns`.
+    """Return the runs that trained an adapter, each with its row of runs.csv.
+
+    Besides the columns that identify a run and its adapter, the file must have `columns`.
 
     Raises:
         UserError: runs.csv is missing or damaged, or belongs to another study.

@@ -7,7 +7,7 @@ FLASH = "_scaled_dot_product_flash_attention"
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return PyTorch's counter, extended by in-place products and products that only CPUs use."""
+    """Return PyTorch's counter, extended by an in-place product and those that only CPUs use."""
     aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
     own = {}
     if hasattr(mkldnn, "_linear_pointwise"):

@@ -34,10 +34,11 @@ HELD_BYTES = 12  # per parameter: its fp32 value and two moments of the optimize
 
 
 def configurations(study: Study) -> list[AdapterConfig]:
-    """Return LoRA and Block-LoRA for every rank and every number of blocks that divides it.
+    """Return LoRA and Block-LoRA for every rank in `RANKS` and every number of blocks in `BLOCKS`.
 
-    Everything else (matrices, layers, towers, dropout) is taken from the study's first adapter. The
-    rank partition is always included, others only if a method of the study uses them.
+    Everything else (alpha, dropout, matrices, layers and towers) is taken from the study's first
+    adapter, so there must be one. The rank partition is always included where the number of blocks
+    divides the rank; the other partition is included only if a method of the study uses it.
     """
     adapters = [study.methods[name].adapter for name in study.adapter_methods]
     used = {adapter.partition for adapter in adapters if adapter.blocks > 1} | {"rank"}
@@ -54,7 +55,8 @@ def configurations(study: Study) -> list[AdapterConfig]:
 def rows(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the rows of efficiency.csv, with the recipe of the study's first adapter.
 
-    The precision of the context affects the planned memory alone.
+    There are none if the study has no adapter. The precision of the context affects the planned
+    memory alone.
 
     Raises:
         UserError: The shape of a backbone or the prompts of a dataset are unknown.
@@ -84,7 +86,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
 def footprint(clip: ClipConfig, config: AdapterConfig) -> dict[str, int]:
     """Return the number of parameters of an adapter, and the bytes of its file and its optimizer.
 
-    The file has no metadata about a run, such as class names.
+    The file is counted without the metadata of a run, such as class names.
     """
     adapter = Adapter.initialise(config, clip.tower_shapes, torch.Generator())
     optimizer = torch.optim.AdamW(adapter.parameters())
@@ -110,11 +112,12 @@ def step_cost(
     batch_size: int,
     precision: str,
 ) -> dict[str, Any]:
-    """Return the operations of a step by formula and as counted, and its planned memory.
+    """Return the operations of a step by formula and as counted, and its planned memory in bytes.
 
-    Adapters by rank with equal merged factors run the same step, so it is counted only once. They
-    differ in the parameters and moments of their arms, which are added to the memory. Gradients of
-    further arms at the peak are left out (thousandths of a percent of a ViT-B/16's step).
+    Adapters whose merged factors have the same shapes run the same step, so it is counted only
+    once. They differ in the parameters and moments of their arms, which are added to the memory.
+    The gradients of further arms at the peak are left out, because they are thousandths of a
+    percent of the memory of a ViT-B/16's step.
     """
     same = replace(config.merged, alpha=config.alpha)
     counted, peak = _counted_step(

@@ -1,15 +1,16 @@
 """Closed formulas for the floating-point operations of a training step.
 
-As in `torch.utils.flop_counter`, this counts all matrix products of the fast engine
-(`blocklora.engine.towers`), a multiply-add as two operations, and attention over whole sequences
-even if it is causal. With the width w, the number T of tokens in a batch, the number S of sequences
-and P = Σ length² over the sequences, the frozen products of a block cost
+As in `torch.utils.flop_counter`, all matrix products of the fast engine
+(`blocklora.engine.towers`) are counted, a multiply-add counts as two operations, and attention
+counts over whole sequences even if it is causal. With the width w, the number T of tokens in a
+batch, the number S of sequences and P = Σ length² over the sequences, the frozen products of a
+block cost
 
     forward    24 T w² + 4 P w     (q, k, v: 6, output: 2, MLP of four times the width: 16)
     backward   24 T w² + 10 P w    (only gradients of inputs, because the weights are frozen;
                                     attention computes its scores again)
 
-The last block only needs the queries of S pooled tokens and costs 4 T w² + 20 S w² + 4 T w forward.
+The last block needs the queries of only S pooled tokens and costs 4 T w² + 20 S w² + 4 T w forward.
 A low-rank path over t inputs costs 4 t r' w forward and up to 8 t r' w backward, where the inner
 width r' is r/n for the rank partition and r otherwise.
 """
@@ -21,7 +22,7 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.shape import ClipConfig, TowerConfig
 
 Groups = Sequence[tuple[int, int]]
-"""(sequences, length) of the sequences of each length."""
+"""(sequences, length) for each length: the number of sequences and their length in tokens."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,14 @@ class Flops:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of a training step; `vision` and `text` are the products with frozen weights."""
+    """Operations of a training step.
+
+    Attributes:
+        vision: The products of the vision tower with frozen weights, and its attention.
+        text: The same for the text tower.
+        adapter: The low-rank paths of both towers.
+        logits: The products of image features and text features.
+    """
 
     vision: Flops
     text: Flops
@@ -74,8 +82,11 @@ def step_flops(
         images: Batch size.
         classes: Number of classes.
         prompts: (prompts, tokens) of the distinct class prompts of each length.
-        recomputed: (sequences, length) of what each tower encodes again in the backward pass,
-            because it runs in chunks.
+        recomputed: (sequences, length) of the sequences that each tower encodes again in the
+            backward pass because it runs in chunks; None if there are no chunks.
+
+    Raises:
+        UserError: The adapter does not fit the model.
     """
     tokens = (clip.image_size // clip.patch_size) ** 2 + 1
     patches = 2 * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
@@ -102,9 +113,12 @@ def step_flops(
 def tower_flops(
     tower: TowerConfig, adapter: AdapterConfig, name: str, groups: Groups
 ) -> tuple[Flops, Flops]:
-    """Return the operations of the blocks of a tower: frozen products, and low-rank paths.
+    """Return the operations of a tower's blocks for frozen products and for low-rank paths.
 
-    `name` is that of the tower, and `groups` has (sequences, length) for each length.
+    `name` is "vision" or "text", and `groups` has (sequences, length) for each length.
+
+    Raises:
+        UserError: The adapter does not fit the tower.
     """
     first = last = tower.layers  # without an adapter, no block has a gradient
     if name in adapter.towers:
@@ -126,7 +140,11 @@ def _block(
     matrices: Sequence[str],
     depth: int,
 ) -> tuple[Flops, Flops]:
-    """Return the operations of a block that is `depth` blocks above the first adapted one."""
+    """Return the operations of a block for frozen products and for low-rank paths.
+
+    The block is `depth` blocks above the first adapted one, and `pooled` is True for the last block
+    of the tower, which computes only the output of pooled tokens.
+    """
     tokens = sum(count * length for count, length in groups)
     queries = sum(count for count, _ in groups) if pooled else tokens
     pairs = sum(count * length * (1 if pooled else length) for count, length in groups)

@@ -14,7 +14,12 @@ BOUND_COLUMNS = ("backbone", "dataset", "method", "shots", "parameters", "bound"
 
 
 def rows(context: Context) -> Iterator[dict[str, Any]]:
-    """Yield the rows of gaps.csv; see `gap_rows`."""
+    """Yield the rows of gaps.csv.
+
+    Raises:
+        UserError: runs.csv or bounds.csv is missing or damaged, or they belong to different
+            studies.
+    """
     bounds = read_rows(context.results / "theory/bounds.csv", BOUND_COLUMNS)
     return gap_rows(adapted_runs(context, RUN_COLUMNS), bounds)
 
@@ -22,7 +27,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
 def gap_rows(
     runs: Iterable[tuple[Run, Mapping[str, str]]], bounds: Iterable[Mapping[str, str]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the training minus the test accuracy of each run, and its row of bounds.csv.
+    """Yield the training minus the test accuracy of each run, and its bound from bounds.csv.
 
     Accuracies are fractions, and those of training are measured on unaugmented images, so this is
     the gap of the 0-1 loss. It never exceeds 1, so a bound of 1 or more is vacuous.

@@ -14,10 +14,11 @@ from blocklora.errors import UserError
 from blocklora.study.study import Study
 from blocklora.theory.context import Context
 
-# Prompt lengths of the eleven datasets in tokens, including start and end of text. Equal prompts
-# are counted once. Class names come from the registry's split files and ImageNet's list, for
-# Food101 and FGVC-Aircraft from mmpretrain 1.2.0 (datasets/categories.py), and for SUN397 from
-# tensorflow-datasets 4.9.10 (sun397_labels.txt), in the form of CoOp (datasets/sun397.py).
+# This file has the lengths of the prompts of the eleven datasets in tokens, including the start and
+# the end of the text. Equal prompts are counted once. The class names come from the registry's
+# split files and ImageNet's list, except for those of Food101 and FGVC-Aircraft, which come from
+# mmpretrain 1.2.0 (datasets/categories.py), and those of SUN397, which come from
+# tensorflow-datasets 4.9.10 (sun397_labels.txt) in the form of CoOp (datasets/sun397.py).
 PROMPT_LENGTHS = Path(__file__).with_name("prompt_lengths.csv")
 PLAIN_PROMPT = "a photo of a {}."
 
@@ -65,7 +66,7 @@ def class_counts(context: Context) -> dict[str, int]:
 
 
 def unlisted_datasets(study: Study) -> tuple[str, ...]:
-    """Return the datasets whose manifests are needed to know their class prompts."""
+    """Return the names of the datasets whose prompt lengths are known only from their manifests."""
     prompts = {study.methods[name].recipe.prompt for name in study.adapter_methods}
     listed = _listed_lengths(study) if prompts <= {PLAIN_PROMPT} else ()
     return tuple(name for name in study.datasets if name not in listed)
@@ -74,7 +75,8 @@ def unlisted_datasets(study: Study) -> tuple[str, ...]:
 def dataset_prompts(context: Context, prompt: str) -> dict[str, list[list[int]]]:
     """Return the token ids of one prompt per class for every dataset of a study.
 
-    If only prompt lengths are known, `stand_ins` takes the place of the prompts.
+    `prompt` is the template of the prompts. If their lengths are known without a manifest,
+    `stand_ins` takes their place.
 
     Raises:
         UserError: The manifest of a dataset with unknown prompts is missing or damaged.
@@ -92,14 +94,18 @@ def dataset_prompts(context: Context, prompt: str) -> dict[str, list[list[int]]]
 
 
 def stand_ins(lengths: Sequence[tuple[int, int]], classes: int) -> list[list[int]]:
-    """Return made-up prompts for `classes` classes; `lengths` are (distinct prompts, tokens)."""
+    """Return the token ids of made-up prompts for `classes` classes.
+
+    `lengths` has (distinct prompts, tokens) for each length. Further classes repeat one of these
+    prompts.
+    """
     tokens = [length for count, length in lengths for _ in range(count)]
     prompts = [[index] + [0] * (length - 1) for index, length in enumerate(tokens)]
     return prompts + [prompts[0]] * (classes - len(prompts))
 
 
 def _listed_lengths(study: Study) -> dict[str, list[tuple[int, int]]]:
-    """Return (distinct prompts, tokens) of the published datasets for which these are known."""
+    """Return (distinct prompts, tokens) for each length, by published dataset if it is listed."""
     lengths: dict[str, list[tuple[int, int]]] = {}
     for row in read_rows(PROMPT_LENGTHS, ("dataset", "prompts", "tokens")):
         if row["dataset"] not in study.local_datasets:

@@ -19,7 +19,8 @@ def rows(context: Context) -> dict[str, list[dict[str, Any]]]:
     if both were trained with the same backbone, dataset, shots and seed.
 
     Raises:
-        UserError: runs.csv or an adapter file is missing or damaged.
+        UserError: runs.csv or an adapter file is missing or damaged, or runs.csv belongs to another
+            study.
     """
     cells: dict[tuple[str, str, int, int], list[Run]] = {}
     for run, _ in adapted_runs(context):

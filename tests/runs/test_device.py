@@ -20,7 +20,9 @@ def card(monkeypatch):
 
 
 def test_bf16_on_a_gpu_without_it_is_refused(card):
-    with pytest.raises(UserError, match="Tesla T4 does not compute in bf16; set precision: fp16"):
+    with pytest.raises(
+        UserError, match="Tesla T4 does not compute in bf16; choose the precision fp16"
+    ):
         require_device("cuda", "bf16")
 
 

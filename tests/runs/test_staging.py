@@ -66,7 +66,10 @@ def test_another_users_folder_is_not_trusted(file, tmp_path, monkeypatch):
     assert staged(file, str(tmp_path)) == file
 
 
-def test_a_variable_that_is_not_set_is_named(file, monkeypatch):
+@pytest.mark.parametrize("scratch", ["$NODE_DISK/x", "$EMPTY"])
+def test_a_variable_that_is_not_set_is_named(file, monkeypatch, scratch):
     monkeypatch.delenv("NODE_DISK", raising=False)
-    with pytest.raises(UserError, match=r"--scratch: \$NODE_DISK/x: this variable is not set"):
-        staged(file, "$NODE_DISK/x")
+    monkeypatch.setenv("EMPTY", "")
+    with pytest.raises(UserError) as caught:
+        staged(file, scratch)
+    assert f"--scratch: {scratch}: this variable is not set" in str(caught.value)

@@ -1,4 +1,8 @@
-"""Quantities of accuracy in points, compared with published numbers or with LoRA."""
+"""Quantities of accuracy in points, compared with published numbers or with LoRA.
+
+Each function raises `NotTestedError` if the results do not suffice. The table of claims prints the
+first line of its docstring.
+"""
 
 import pandas as pd
 
@@ -18,7 +22,7 @@ from blocklora.study.pairs import Pairs, block_pairs, merged_pairs
 
 PROMPT_LEARNERS = ("PromptSRC", "MaPLe", "MaPLe [PromptSRC paper]")
 WEAK_SPOTS = ("food101", "oxford_pets")
-FLOWERS_PLAIN_PROMPT = 67.4  # MaxZanella/CLIP-LoRA issue 1
+FLOWERS_PLAIN_PROMPT = 67.4  # percent; MaxZanella/CLIP-LoRA issue 1
 
 
 def margin_to_best_published(results: Results) -> Measured:
@@ -33,7 +37,14 @@ def margin_to_prompt_learners(results: Results) -> Measured:
 
 
 def _smallest_margin(results: Results, published: pd.DataFrame) -> Measured:
-    """Return the smallest margin over all shot counts, of the best Block-LoRA method for each."""
+    """Return the smallest lead over the best published average, in points, over all shot counts.
+
+    The Block-LoRA method with the highest average counts, for each backbone and shot count.
+
+    Raises:
+        NotTestedError: A Block-LoRA method has no average for some shot count, or no published
+            average has a shot count of the study.
+    """
     blocks = {block for block, _ in block_pairs(results.study)}
     cells = measured_cells(results)
     cells = cells[cells["method"].isin(blocks) & (cells["dataset"] == AVERAGE)]
@@ -53,7 +64,12 @@ def _smallest_margin(results: Results, published: pd.DataFrame) -> Measured:
 
 
 def _intervals(results: Results, pairs: Pairs, partner: str) -> pd.DataFrame:
-    """Return the comparisons of pairs over all shot counts that have a bootstrap interval."""
+    """Return the comparisons of pairs over all shot counts that have a bootstrap interval.
+
+    Raises:
+        NotTestedError: Runs are missing, or there are no such comparisons. The message then calls
+            the LoRA of the pairs `partner`.
+    """
     if results.missing:
         raise NotTestedError(f"needs every run; {len(results.missing)} are missing")
     frame = compare_pairs(results, pairs)
@@ -62,7 +78,10 @@ def _intervals(results: Results, pairs: Pairs, partner: str) -> pd.DataFrame:
 
 
 def accuracy_advantage(results: Results) -> Measured:
-    """Lower end of the interval of Block-LoRA minus LoRA, averaged over shots and datasets."""
+    """Lower end of the 95% interval of Block-LoRA minus LoRA, averaged over shots and datasets.
+
+    If there are several pairs, the lowest end counts.
+    """
     frame = _intervals(results, block_pairs(results.study), "a LoRA of the same settings")
     row = frame.loc[frame["bootstrap_low"].idxmin()]
     names = ["difference", "bootstrap_low", "bootstrap_high", "permutation_p"]
@@ -76,7 +95,7 @@ def _difference(row: pd.Series) -> str:
 
 
 def distance_from_merged(results: Results) -> Measured:
-    """Distance from zero that the interval of Block-LoRA minus LoRA of its merged arms reaches."""
+    """Largest distance from zero in the 95% interval of Block-LoRA minus LoRA of merged arms."""
     frame = _intervals(results, merged_pairs(results.study), "the LoRA of its merged arms")
     reach = frame[["bootstrap_low", "bootstrap_high"]].abs().max(axis=1)
     row = frame.loc[reach.idxmax()]
@@ -113,7 +132,7 @@ def zero_shot_flowers_error(results: Results) -> Measured:
 def clip_lora_weak_spots(results: Results) -> Measured:
     """Largest lead of our CLIP-LoRA with 16 shots over the best published method, on two datasets.
 
-    Published rows of CLIP-LoRA itself and its reruns are left out.
+    Published accuracies of CLIP-LoRA itself, and of reruns of it, are left out.
     """
     study = results.study
     cells = measured_cells(results)
@@ -128,7 +147,7 @@ def clip_lora_weak_spots(results: Results) -> Measured:
     peers = published[(published["shots"] == 16) & ~published["method"].str.startswith("CLIP-LoRA")]
     best = peers.groupby(["backbone", "dataset"])["mean"].max().rename("best")
     compared = ours.join(best, on=["backbone", "dataset"]).dropna(subset="best")
-    compared = require(compared, "needs a backbone of which other methods have been published")
+    compared = require(compared, "needs published accuracies of other methods for the backbone")
     leads = {
         f"{dataset_label(row.dataset)}, {row.backbone}": float(row.mean - row.best)
         for row in compared.itertuples()

@@ -1,4 +1,8 @@
-"""Quantities of parameters, operations, memory and time."""
+"""Quantities of parameters, operations, memory and time.
+
+Each function raises `NotTestedError` if the results do not suffice. The table of claims prints the
+first line of its docstring.
+"""
 
 from collections.abc import Callable
 
@@ -58,25 +62,31 @@ def largest_parameter_saving(results: Results) -> Measured:
 
 
 def largest_flops_share(results: Results) -> Measured:
-    """Largest ratio of operations per step, Block-LoRA to LoRA of the same rank."""
+    """Largest ratio of Block-LoRA's operations per step to those of LoRA of the same rank."""
     ratios = _ratios(results, "flops_per_step_formula")
     return _ratio(ratios, "max", "of LoRA's operations per step at most")
 
 
 def smallest_flops_share(results: Results) -> Measured:
-    """Smallest ratio of operations per step, Block-LoRA to LoRA of the same rank."""
+    """Smallest ratio of Block-LoRA's operations per step to those of LoRA of the same rank."""
     ratios = _ratios(results, "flops_per_step_formula")
     return _ratio(ratios, "min", "of LoRA's operations per step at least")
 
 
 def smallest_memory_share(results: Results) -> Measured:
-    """Smallest ratio of planned peak memory, Block-LoRA to LoRA of the same rank."""
+    """Smallest ratio of Block-LoRA's planned peak memory to that of LoRA of the same rank."""
     ratios = _ratios(results, "planned_memory_bytes")
     return _ratio(ratios, "min", "of LoRA's peak memory at least")
 
 
 def _ratios(results: Results, column: str) -> pd.DataFrame:
-    """Return the rows of Block-LoRA with their `ratio` to LoRA of the same dataset and rank."""
+    """Return the rows of Block-LoRA in efficiency.csv, with the ratio of `column` to that of LoRA.
+
+    The LoRA is that of the same backbone, dataset and rank.
+
+    Raises:
+        NotTestedError: There are no such rows.
+    """
     frame = measure(results, "efficiency")
     task = ["backbone", "dataset", "rank"]
     lora = frame[frame["blocks"] == 1].drop_duplicates(task).set_index(task)[column]
@@ -128,7 +138,7 @@ def clip_lora_parameters(results: Results) -> Measured:
 
 
 def clip_lora_imagenet_minutes(results: Results) -> Measured:
-    """Longest run of CLIP-LoRA on ImageNet with 16 shots, in minutes, testing included."""
+    """Minutes of the longest run of CLIP-LoRA on ImageNet with 16 shots, including its tests."""
     study, runs = results.study, results.runs
     methods = [name for name in study.methods if is_published_clip_lora(study, name)]
     chosen = runs[

@@ -31,10 +31,11 @@ ABLATION = Description(
 def ablation_frame(results: Results) -> pd.DataFrame:
     """Return the average accuracy of each adapter method and shot count, with its settings.
 
-    Columns: backbone, method, merges (the Block-LoRA that this LoRA is with merged arms, or
-    empty), partition, rank, blocks, alpha, parameters, shots, mean, std, low, high, seeds,
-    expected_seeds; accuracies in percent, averaged over the study's datasets. Sorted by rank,
-    blocks and partition, a merged LoRA right after its Block-LoRA.
+    Columns: backbone, method, merges (the Block-LoRA that becomes this LoRA when its arms are
+    merged, or empty), partition, rank, blocks, alpha, parameters, shots, mean, std, low, high,
+    seeds, expected_seeds. Accuracies are in percent, averaged over the study's datasets. The rows
+    are sorted by backbone, rank, blocks, partition and shots; the rows of a merged LoRA follow
+    those of its Block-LoRA.
     """
     study = results.study
     merges = {lora: block for block, lora in merged_pairs(study)}
@@ -64,13 +65,13 @@ def ablation_frame(results: Results) -> pd.DataFrame:
 
 
 def ablation_table(results: Results) -> Table:
-    """Return the table of average accuracy over rank and blocks, a column per shot count."""
+    """Return the table of average accuracy over rank and blocks, with a column per shot count."""
     frame = ablation_frame(results)
     notes = [results.missing_note([run for run in results.missing if run.shots])]
     if frame["merges"].any():
         notes.append(
-            "A row of LoRA right after Block-LoRA by rank is what the latter is once its arms, "
-            "copies of each other, are merged: rank r/n and alpha α√n."
+            "A row of LoRA right after a row of Block-LoRA by rank is the LoRA of rank r/n and "
+            "alpha α√n that the latter equals once its arms, copies of each other, are merged."
         )
     marks = frame.groupby(["backbone", "shots"])["mean"].transform(mark_best)
     shown = frame.assign(mark=marks)

@@ -48,8 +48,9 @@ COST = Description(
     ],
 )
 MEMORY_NOTE = (
-    "Peak memory is that of tensors on a GPU, which is what is planned, and that of the whole "
-    "process on a CPU. Energy is that of the GPU by its driver; a dash where none reports it."
+    "On a GPU, peak memory is that of tensors, which is also what is planned; on a CPU, it is that "
+    "of the whole process. Energy is that of the GPU, as its driver reports it; a dash means that "
+    "it is unknown for a run."
 )
 EFFICIENCY = Description(
     name="efficiency",
@@ -76,8 +77,9 @@ EFFICIENCY = Description(
 def cost_per_method(results: Results) -> pd.DataFrame:
     """Return the cost of each backbone and adapter method, summarised over its runs.
 
-    The columns are the fields of `COST` and share_of_lora, a fraction, which is NaN if the study
-    has no LoRA of the same settings. The energy is NaN if that of a run is unknown.
+    The columns are the keys and the summarised fields of `COST`, and share_of_lora, a fraction. It
+    is NaN without runs of a LoRA that differs in blocks and partition only. The energy of a method
+    is NaN if that of one of its runs is unknown.
     """
     frame = COST.summary(results.runs[results.runs["shots"] > 0])
     lora = dict(block_pairs(results.study))
@@ -92,7 +94,8 @@ def planned_memory(methods: pd.DataFrame, efficiency: pd.DataFrame) -> pd.Series
 
     Args:
         methods: Rows with the columns backbone, rank, blocks and partition.
-        efficiency: The rows of `efficiency.csv`. Methods with other ranks or blocks get NaN.
+        efficiency: The rows of `efficiency.csv`. Methods with other ranks, blocks or
+            partitions get NaN.
     """
     rows = largest_task(efficiency)
     planned = dict(zip(_settings(rows), rows["planned_memory_bytes"], strict=True))
@@ -101,13 +104,13 @@ def planned_memory(methods: pd.DataFrame, efficiency: pd.DataFrame) -> pd.Series
 
 
 def _settings(frame: pd.DataFrame) -> list[tuple[str, int, int, str]]:
-    """Return the settings that memory depends on; with one block there is no partition."""
+    """Return the settings that identify the planned memory; with one block, partition is empty."""
     partitions = frame["partition"].where(frame["blocks"] > 1, "")
     return list(zip(frame["backbone"], frame["rank"], frame["blocks"], partitions, strict=True))
 
 
 def largest_task(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the dataset with the most classes of each backbone, which costs most."""
+    """Return the rows of each backbone for its dataset with the most classes, which costs most."""
     first = frame.sort_values("classes", ascending=False, kind="stable")
     chosen = first.groupby("backbone", sort=False)["dataset"].first()
     return frame[frame["dataset"] == frame["backbone"].map(chosen)]

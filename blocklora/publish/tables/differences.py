@@ -62,10 +62,11 @@ CALIBRATION = Description(
 def compare_pairs(results: Results, pairs: Pairs) -> pd.DataFrame:
     """Compare Block-LoRA methods with LoRA methods.
 
-    There is one row per backbone, pair and shot count, and one ("all") for the mean over shot
-    counts. Differences are in points (percent) and averaged over seeds, one per dataset. Holm's
-    correction is over the shot counts of all pairs. The p value of "all" is not corrected, because
-    it summarises the others instead of asking a further question.
+    Columns: backbone, method, baseline, shots (text), those of `compare`, and holm_p. There is one
+    row per backbone, pair and shot count, and one ("all") for the mean over shot counts.
+    Differences are in points (percent) and averaged over seeds, one per dataset. Holm's correction
+    is over the shot counts of all pairs on all backbones. The p value of "all" is not corrected,
+    because it summarises the others instead of asking a further question.
     """
     rows = []
     for backbone in results.study.backbones:
@@ -90,11 +91,12 @@ def statistics_table(results: Results) -> Table:
     if of_merged:
         frame = pd.concat([frame, compare_pairs(results, of_merged)], ignore_index=True)
     if len(results.study.shots) == 1:
-        frame = frame[frame["shots"] != ALL_SHOTS]  # the same numbers again
+        frame = frame[frame["shots"] != ALL_SHOTS]  # it would repeat the same numbers
     notes = [
         results.missing_note(),
         "A Block-LoRA is compared with LoRA of the same rank, and with LoRA of rank r/n and "
-        "alpha α√n, which it is once its arms are merged; each is a family of its own."
+        "alpha α√n, which it equals once its arms are merged. Holm's correction is made for each "
+        "of these two comparisons by itself."
         if of_merged
         else None,
         "The study has no Block-LoRA and LoRA that differ in their blocks only."
@@ -116,9 +118,9 @@ def calibrate(results: Results) -> pd.DataFrame:
     """Compare our CLIP-LoRA with the published one, cell by cell.
 
     Columns: backbone, method, shots, dataset, measured, std, seeds, published, published_seeds,
-    difference (points), standard_error, deviation, source. The published spread is unknown, so the
-    standard error of the difference takes our spread over seeds for both means. `deviation` is the
-    difference in units of its standard error.
+    difference, standard_error, deviation, source. Accuracies are in percent, their differences in
+    points. The published spread is unknown, so the standard error of the difference takes our
+    spread over seeds for both means. `deviation` is the difference in units of its standard error.
     """
     study, measured = results.study, measured_cells(results)
     measured = measured[[is_published_clip_lora(study, name) for name in measured["method"]]]
@@ -144,7 +146,7 @@ def calibrate(results: Results) -> pd.DataFrame:
 
 
 def calibration_table(results: Results) -> Table:
-    """Return the table of our CLIP-LoRA minus the published one, dataset × shots."""
+    """Return the table of our CLIP-LoRA minus the published one, over datasets and shot counts."""
     study, frame = results.study, calibrate(results)
     grid = pd.MultiIndex.from_product(
         [[*study.datasets, AVERAGE], study.shots], names=["dataset", "shots"]
@@ -156,7 +158,7 @@ def calibration_table(results: Results) -> Table:
     notes = [_chance_note(len(study.seeds)), _calibration_summary(frame)]
     notes += [*sorted(set(frame["source"])), results.missing_note()]
     if frame.empty:
-        notes = ["Nothing to compare: no published CLIP-LoRA has this backbone and its settings."]
+        notes = ["Nothing to compare: no published CLIP-LoRA has a backbone and settings of ours."]
     return CALIBRATION.table(
         study,
         frame,
@@ -172,7 +174,7 @@ def _chance_note(seeds: int) -> str:
     if seeds < 2:
         return "A single seed: the standard error of a difference is unknown."
     return (
-        "In brackets: the difference in its standard errors, from our spread over seeds. With "
+        "In brackets: the difference in units of its standard error, from our seeds. With "
         f"{seeds} seeds, chance alone puts 5% of the cells beyond ±{critical_t(seeds):.1f}."
     )
 

@@ -1,4 +1,4 @@
-"""The few-shot table: methods × datasets with their average, for each shot count."""
+"""The few-shot table: a row per method and a column per dataset, for each shot count."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -96,9 +96,9 @@ def _at(cells: pd.DataFrame, counts: Iterable[int]) -> pd.DataFrame:
 
 
 def _tabulated(cells: pd.DataFrame, datasets: int) -> tuple[pd.DataFrame, list[str]]:
-    """Split published cells into those to print and the labels of the methods left out.
+    """Return the published cells to print, and the labels of the methods without any.
 
-    A row with a number on fewer than half of the datasets would be mostly dashes.
+    A row with numbers for fewer than half of the datasets would be mostly dashes and is left out.
     """
     row = ["backbone", "label", "shots"]
     known = (cells["dataset"] != AVERAGE).groupby([cells[key] for key in row]).transform("sum")
@@ -109,16 +109,18 @@ def _tabulated(cells: pd.DataFrame, datasets: int) -> tuple[pd.DataFrame, list[s
 def _section(
     cells: pd.DataFrame, shots: int, datasets: list[str], sources: dict[str, int]
 ) -> pd.DataFrame:
-    """Return the cells of one section in order, with missing ones, marks and origins.
+    """Return the cells of one section in order, with marks and the origins of their rows.
+
+    Each row has a cell for every dataset, which is NaN if the accuracy is unknown.
 
     Args:
         cells: The cells of one backbone.
         shots: The shot count of the section.
-        datasets: The datasets of its columns.
+        datasets: The datasets of its columns, with the average.
         sources: The number of each source that is cited so far; new ones are added.
     """
     chosen = _at(cells, [shots])
-    # Measured rows come first, zero-shot before the others, otherwise in the order of the file.
+    # Measured rows come first, and zero-shot before the others. Apart from that, the order is kept.
     chosen = chosen.assign(published=chosen["kind"] != "measured")
     lines = []
     ordered = chosen.sort_values(["published", "shots"], kind="stable")
@@ -145,14 +147,14 @@ def _notes(
     notes = []
     measured = cells[cells["kind"] == "measured"]
     if len(results.study.seeds) == 1:
-        notes.append("A single seed: its spread is unknown.")
+        notes.append("There is a single seed, so the spread over seeds is unknown.")
     elif ((measured["seeds"] > 0) & (measured["seeds"] < measured["expected_seeds"])).any():
-        notes.append("A number in brackets after a mean is the number of seeds it is over.")
+        notes.append("A number in brackets after a mean is the number of seeds behind it.")
     missing = [run for run in results.missing if shots is None or run.shots in (0, shots)]
     if missing:
         notes.append(results.missing_note(missing))
     if sources and (cells["kind"] == "derived").any():
-        notes.append("* Derived: mean of the row's published values, over the study's datasets.")
+        notes.append("* Derived: the mean of the row's published values over the study's datasets.")
     notes += [f"[{number}] {source}" for source, number in sources.items()]
     if skipped:
         listed = ", ".join(skipped)

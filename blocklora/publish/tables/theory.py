@@ -54,7 +54,7 @@ MEASURED_GAPS = {
 }
 COMPRESSION = Description(
     name="compression",
-    caption="What trained adapters guarantee by their compressed size: bits per weight and size "
+    caption="Guarantees of trained adapters by their compressed size: bits per weight and size "
     "(means over runs), training error of the compressed adapter in percent, and the "
     "bound of the test error that follows (lowest to highest run), a fraction. Sizes and "
     "errors are measured, bounds derived. A bound is vacuous if it is not below the error "
@@ -136,14 +136,14 @@ OVERLAPS = Description(
     ],
     notes=[
         "Output side: directions in which the update moves a layer's output, on the side of "
-        "B. Input side: directions of the input it reacts to, on the side of A."
+        "B. Input side: directions of the input that it reacts to, on the side of A."
     ],
     text_columns=2,
 )
 
 
 def bounds_table(results: Results) -> Table:
-    """Return the table of bounds, with the measured gaps if there are any."""
+    """Return the table of bounds, with the measured gaps if their file exists."""
     frame = BOUNDS.summary(results.theory("bounds")).set_index(list(GROUP))
     if results.has("gaps"):
         measured = results.theory("gaps").groupby(list(GROUP), sort=False).agg(**MEASURED_GAPS)
