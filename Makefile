@@ -8,17 +8,19 @@
 #   make report   write Snakemake's HTML report of a finished study; STUDY=mini by default
 #   make env      create the environment only, in .venv
 #   make schemas  write the schemas that editors read in workflow/schemas
-#   make lock     resolve the packages of pyproject.toml again and write requirements.lock
-#   make clean    delete the environment and all caches, but no results and no data
+#   make lock     update requirements.lock after pyproject.toml has changed
+#   make clean    delete the environment and the caches of tools, but no results, fits or data
 
 PYTHON ?= python3
 STUDY ?= mini
 UV_VERSION := 0.13.9
 
 PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# With the PATH below, the recipe would take the Python of an old environment.
+BASE_PYTHON := $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
 INSTALLED := .venv/.installed-$(PYTHON_VERSION)
 
-# Snakemake's jobs find `blocklora` through this.
+# Recipes find the environment's programs through this, and so do Snakemake's jobs.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo test test-faults test-slurm lint report env schemas lock clean
@@ -53,7 +55,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 ifeq ($(filter 3.11 3.12,$(PYTHON_VERSION)),)
 	$(error Python 3.11 or 3.12 is needed, but $(PYTHON) is $(or $(PYTHON_VERSION),missing); choose another one with PYTHON=/path/to/python3.12)
 endif
-	test -e $@ || $(PYTHON) -m venv --clear .venv
+	test -e $@ || $(BASE_PYTHON) -m venv --clear .venv
 	rm -f $@
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	.venv/bin/uv pip sync --python .venv --require-hashes --compile-bytecode requirements.lock

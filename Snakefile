@@ -6,8 +6,8 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-# Jobs find `blocklora` beside the Python that runs Snakemake, even in an environment that is not
-# active.
+# Jobs find `blocklora` beside the Python that runs Snakemake, even if its environment is not
+# activated.
 shell.prefix(f"set -euo pipefail; PATH=$PATH:{quote(str(Path(sys.executable).parent))}; ")
 
 

@@ -4,7 +4,7 @@ If the digest of a result changes, the result is stale and has to be computed ag
 covers the modules in which the computation starts, and those that they import directly or
 indirectly, as far as `DECIDING` names them. Modules are read as syntax trees. Comments, docstrings,
 layout, type annotations, calls of a logger and the texts of errors change no number, so they do not
-count.
+count. Of data files, every byte counts.
 """
 
 import ast

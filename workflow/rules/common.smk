@@ -31,8 +31,8 @@ from blocklora.theory.sources import unlisted_datasets
 def load_configured_study():
     """Load the study that the configuration names, or end Snakemake with one message.
 
-    The configuration is read here and not by `configfile`, which would silently take the last of two
-    equal keys. The user's own images may be missing if there are finished runs.
+    The configuration is read here and not by `configfile`, which would silently take the last of
+    two equal keys. The user's own images may be missing if there are finished runs.
     """
     given = workflow.config_settings
     files = ["config.yaml", *given.configfiles]
@@ -64,8 +64,8 @@ FIT_UNITS = fit_units(STUDY, DEVICE, config["job_hours"])
 NEVER = f"{RESULTS}/no-such-file"
 
 if workflow.output_settings.dryrun and not workflow.output_settings.printshellcmds:
-    # A dry run counts the jobs of each rule, so that it fits a page; --printshellcmds lists them
-    # all.
+    # A dry run only counts the jobs of each rule, so that it fits on a page; --printshellcmds lists
+    # them all.
     workflow.output_settings.quiet = {Quietness.RULES, Quietness.PROGRESS}
 
 # Beginnings of Snakemake's messages about its own work, which would hide the progress of the jobs.
@@ -84,7 +84,7 @@ def closed(names):
 
 
 def untracked(value):
-    """Return a parameter that says how to compute something, so that changing it redoes nothing.
+    """Return a parameter that can change without redoing anything: it says how to compute.
 
     Snakemake does not record a parameter whose function has the argument `input`.
     """
@@ -125,7 +125,10 @@ def is_asked_for(*files):
 
 
 def is_everything_due():
-    """Return True if rules apply although their output exists: in jobs, reports and graphs."""
+    """Return True if rules apply even though their output exists.
+
+    That is so if they are forced, and in jobs, reports and graphs.
+    """
     settings = workflow.dag_settings
     forced = settings.forceall or settings.forcerun or settings.forcetargets
     return forced or not workflow.is_main_process or workflow.executor_plugin is None

@@ -1,4 +1,4 @@
-# Functions that tell which fits share a job, what they need, and whether anything is missing.
+# Functions that say which fits share a job, what they need, and whether anything is missing.
 
 # Snakemake does not know its targets yet when it reads the rules, so look at the command line.
 IS_RUN_ASKED_FOR = any(word.startswith(f"{RESULTS}/runs/") for word in sys.argv)
@@ -24,9 +24,9 @@ def runs_of(wildcards):
 
 
 def closed_by_unit(unit):
-    """Return a constraint of the wildcard `backbone` to the cells for which this unit was chosen.
+    """Return a constraint that limits `backbone` to the cells for which this unit was chosen.
 
-    There is no such limit for a run that is a target by its path, nor within the jobs that
+    There is no such limit for a run that is asked for by its path, nor within the jobs that
     Snakemake starts, for example on a node of a cluster.
     """
     if not workflow.is_main_process or unit == "run" and IS_RUN_ASKED_FOR:

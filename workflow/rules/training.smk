@@ -32,7 +32,7 @@ rule test_untrained:
         digests=untrained_digests,
         how=how_to_compute,
     message:
-        "Testing {wildcards.method} of {wildcards.backbone} on {wildcards.dataset}"
+        "Testing {wildcards.method} with {wildcards.backbone} on {wildcards.dataset}"
     shell:
         "blocklora test {params.how} --backbone {wildcards.backbone}"
         " --dataset {wildcards.dataset} --method {wildcards.method} > {log:q} 2>&1"
@@ -64,9 +64,9 @@ rule gate:
         " --dataset {wildcards.dataset} --mode {params.mode} --output {output:q} > {log:q} 2>&1"
 
 
-# One rule for each unit: dataset, shots, run. A single run may also be a target by its path. A job
+# One rule for each unit: dataset, shots, run. A single run may also be asked for by its path. A job
 # fits and tests only what is missing. Files marked with update() are not deleted before the job
-# and come back if it fails.
+# starts, and are restored if it fails.
 for unit in UNITS:
     for kind, patterns in runs_in(unit):
 
@@ -134,7 +134,7 @@ rule test_elsewhere:
         digest=elsewhere_digest,
         how=how_to_compute,
     message:
-        "Testing {wildcards.method} of {wildcards.dataset} on {wildcards.tested}"
+        "Testing {wildcards.method}, fitted on {wildcards.dataset}, on {wildcards.tested}"
     shell:
         "blocklora test {params.how} --backbone {wildcards.backbone} --dataset {wildcards.tested}"
         " --fitted-on {wildcards.dataset} --method {wildcards.method} --shots {wildcards.shots}"
