@@ -155,7 +155,10 @@ def is_alive(holder: Holder) -> bool | None:
 
 
 def _acquire(path: Path, what: str, stop: Callable[[], None] | None, quiet: bool) -> int:
-    """Create the lock file, replacing that of a dead process, and return its descriptor."""
+    """Create the lock file, replacing that of a dead process, and return its descriptor.
+
+    While this watches a lock of another machine, it calls `stop`; `quiet` keeps that from the log.
+    """
     pid, since = os.getpid(), datetime.now().astimezone().isoformat(timespec="seconds")
     start, token = _process(pid)[1], uuid4().hex
     holder = Holder(what, socket.gethostname(), pid, _machine(), start, since, token)

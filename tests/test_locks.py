@@ -216,10 +216,10 @@ def test_a_lock_that_another_machine_removed_over_nfs_is_lost(path, monkeypatch)
         def stale(descriptor):
             raise OSError(errno.ESTALE, "Stale file handle")
 
-        monkeypatch.setattr(os, "fstat", stale)
-        time.sleep(0.2)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fstat", stale)
+            time.sleep(0.2)
         assert lock.lost
-        monkeypatch.undo()
 
 
 def test_a_holder_that_lost_its_lock_does_not_touch_the_new_one(path, monkeypatch):

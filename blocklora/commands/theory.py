@@ -47,7 +47,7 @@ def measure(
     if len(output) != len(wanted.tables):
         names = ", ".join(f"{table}.csv" for table in wanted.tables)
         raise UserError(
-            f"--output has {len(output)} of the {len(wanted.tables)} files of {name}: {names}"
+            f"--output names {len(output)} files, but {name} writes {len(wanted.tables)}: {names}"
         )
     if wanted.on_gpu:
         from blocklora.runs.device import require_device

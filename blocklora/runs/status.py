@@ -155,7 +155,7 @@ def _time_or_reason(study: Study, runs: Path, run: Run) -> float | str | None:
 
 def _holders(folders: Sequence[Path]) -> dict[str, Holder]:
     """Return the holder of each lock, whose process may be dead, by the folder of the run."""
-    holders = [read_holder(path) for folder in folders for path in folder.glob("*.lock")]
+    holders = [read_holder(path) for folder in folders for path in sorted(folder.glob("*.lock"))]
     # Killed processes leave their locks behind, and those of living ones replace them.
     holders = sorted(filter(None, holders), key=lambda holder: is_alive(holder) is not False)
     # A lock is for "run <folder>" or for "test of <folder>/tests/...".

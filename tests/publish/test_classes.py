@@ -127,6 +127,7 @@ def test_confusions_need_predictions_of_the_backbone_and_its_name(tmp_path):
     assert set(confusions_figure(made, BACKBONE).data["dataset"]) == {"dtd", "eurosat"}
     for name, message in {
         "ViT-B-32-quickgelu": "has no predictions of ViT-B-32-quickgelu; finish its runs",
+        "": "has no backbone , only",
         "ViT-B-9": f"has no backbone ViT-B-9, only {BACKBONE}, ViT-B-32-quickgelu",
         None: "name one backbone with --backbone",
     }.items():

@@ -213,7 +213,7 @@ def test_spectra_name_a_damaged_adapter(results, tmp_path, capsys):
 def test_a_measure_wants_a_file_for_each_of_its_tables(results, tmp_path, capsys):
     assert measure("spectra", results, tmp_path / "s.csv") == 1
     error = capsys.readouterr().err
-    assert "--output has 1 of the 2 files of spectra: spectra.csv, overlaps.csv" in error
+    assert "--output names 1 files, but spectra writes 2: spectra.csv, overlaps.csv" in error
 
 
 def check_compression(results, backbone, output, prompt_of):

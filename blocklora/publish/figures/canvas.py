@@ -56,7 +56,7 @@ def choose_backbone(study: Study, backbone: str | None) -> str:
     known = list(study.backbones)
     if backbone is None and len(known) > 1:
         raise UserError(f"{study.path}: name one backbone with --backbone: {', '.join(known)}")
-    chosen = backbone or known[0]
+    chosen = known[0] if backbone is None else backbone
     if chosen not in known:
         raise UserError(f"{study.path}: has no backbone {chosen}, only {', '.join(known)}")
     return chosen
