@@ -76,7 +76,7 @@ class Batches:
             numpy_generator(self.seed, "augmentation", step),
         )
         pixels, labels = cut(images, crops, self.size), self.labels[chosen]
-        if not self.for_gpu:  # padding would change the dropout masks, and with them all results
+        if not self.for_gpu:
             return pixels, labels
         missing = min(self.recipe.batch_size, len(self.images)) - len(chosen)
         pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))

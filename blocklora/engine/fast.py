@@ -31,7 +31,7 @@ from blocklora.engine.masks import draw_masks
 from blocklora.engine.packing import pack
 from blocklora.engine.precisions import PRECISIONS, dtype_of
 from blocklora.engine.products import Paths
-from blocklora.engine.randomness import torch_generator
+from blocklora.engine.randomness import integer_seed
 from blocklora.engine.towers import TextTower, Updates, VisionTower, embed_prompts
 
 
@@ -175,11 +175,8 @@ class FastEngine:
         self, images: Tensor, labels: Tensor, step: int, scaler: torch.amp.GradScaler
     ) -> tuple[Tensor, Tensor]:
         """See `Engine.step`."""
-        masks = (
-            self._masks(self.vision, len(images) * self.vision.tokens, step),
-            self._masks(self.text, sum(map(len, self.embedded)), step),
-        )
-        inputs = images, labels, scaler.scale(self.one), *masks
+        keys = self._key(self.vision, step), self._key(self.text, step)
+        inputs = images, labels, scaler.scale(self.one), *keys
         if self._recordings is None:
             loss, correct, *gradients = self._compute(*inputs)
         else:
@@ -193,48 +190,50 @@ class FastEngine:
         images: Tensor,
         labels: Tensor,
         loss_scale: Tensor,
-        vision_masks: Tensor | None,
-        text_masks: Tensor | None,
+        vision_key: Tensor | None,
+        text_key: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """Return the loss, the number of correct predictions, and each parameter's gradient."""
-        image_features = self._encode_images(images, vision_masks)
+        image_features = self._encode_images(images, vision_key)
         text_features = self.fixed_text
         if text_features is None:
-            text_features = self._encode_text(text_masks)
+            text_features = self._encode_text(text_key)
         loss, correct = classification_loss(image_features, text_features, labels, self.logit_scale)
         gradients = torch.autograd.grad(loss * loss_scale, self.adapter.parameters())
         # The gradients of a matrix's arms share memory, so a GradScaler could not unscale them in
         # place.
         return loss.detach(), correct, *(gradient.contiguous() for gradient in gradients)
 
-    def _encode_images(self, images: Tensor, masks: Tensor | None) -> Tensor:
+    def _encode_images(self, images: Tensor, key: Tensor | None) -> Tensor:
         """Return the image features, shape (images, embed_dim)."""
         sizes = chunk_sizes(len(images), self.images_per_chunk)
         chunks = [(part,) for part in images.split(sizes)]
-        return self._encode(
-            self.vision, chunks, [size * self.vision.tokens for size in sizes], masks
-        )
+        return self._encode(self.vision, chunks, [size * self.vision.tokens for size in sizes], key)
 
-    def _encode_text(self, masks: Tensor | None) -> Tensor:
+    def _encode_text(self, key: Tensor | None) -> Tensor:
         """Return the text features of every class, shape (classes, embed_dim)."""
         chunks = list(zip(self.embedded, self.chunks, strict=True))
-        return self._encode(self.text, chunks, list(map(len, self.embedded)), masks)[self.rows]
+        return self._encode(self.text, chunks, list(map(len, self.embedded)), key)[self.rows]
 
     def _encode(
         self,
         tower: TextTower | VisionTower,
         chunks: Sequence[tuple[Any, ...]],
         tokens: list[int],
-        masks: Tensor | None,
+        key: Tensor | None,
     ) -> Tensor:
         """Return the features of all chunks, which have `tokens` tokens each.
 
-        For all chunks but the last, only the inputs are kept, and the chunks are encoded again with
-        the same dropout masks when their gradients are needed. The backward pass starts with the
-        last chunk, so its activations are freed before those of the others are computed again.
+        `key` is the key of the dropout masks; None applies no dropout. For all chunks but the last,
+        only the inputs are kept, and the chunks are encoded again with the same masks when their
+        gradients are needed. The backward pass starts with the last chunk, so its activations are
+        freed before those of the others are computed again.
         """
         updates = tower_updates(self.adapter, tower.name, self.dtype)
-        parts = [None] * len(tokens) if masks is None else masks.split(tokens, 1)
+        parts: Sequence[Tensor | None] = [None] * len(tokens)
+        if key is not None:
+            size = len(updates), sum(tokens), tower.width
+            parts = draw_masks(*size, self.adapter.config.dropout, key).split(tokens, 1)
         *others, last = [(*chunk, updates, part) for chunk, part in zip(chunks, parts, strict=True)]
         again = [
             checkpoint(tower, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -242,17 +241,13 @@ class FastEngine:
         ]
         return torch.cat([*again, tower(*last)])
 
-    def _masks(self, tower: TextTower | VisionTower, tokens: int, step: int) -> Tensor | None:
-        """Return the dropout masks of a tower for all chunks; None if it has no dropout.
-
-        They are uint8 (adapted layers, tokens, width).
-        """
-        factors, dropout = self.adapter.towers.get(tower.name), self.adapter.config.dropout
-        if factors is None or dropout == 0:
+    def _key(self, tower: TextTower | VisionTower, step: int) -> Tensor | None:
+        """Return the key of a tower's dropout masks, int64 (); None if it has no dropout."""
+        if tower.name not in self.adapter.towers or self.adapter.config.dropout == 0:
             return None
-        shape = (len(factors.down), tokens, tower.width)
-        generator = torch_generator(self.seed, f"{tower.name} dropout", step, device=self.device)
-        return draw_masks(shape, dropout, generator, self.device)
+        # Filling in a value is no copy from the host, which might wait for the GPU.
+        value = integer_seed(self.seed, f"{tower.name} dropout", step)
+        return torch.full((), value, device=self.device)
 
 
 def chunk_sizes(count: int, chunk: int | None) -> list[int]:

@@ -2,7 +2,6 @@ import gc
 import logging
 import weakref
 from contextlib import nullcontext
-from threading import Event, Thread
 from unittest.mock import MagicMock
 
 import pytest
@@ -180,48 +179,3 @@ def test_recording_lets_other_threads_use_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", graph)
     CudaGraphs()(scaled_sum, [torch.ones(2), None])
     assert modes == ["thread_local"]
-
-
-@pytest.mark.gpu
-def test_batches_are_pinned_while_steps_are_recorded():
-    pinned, stopped = [], Event()
-
-    def pin():
-        while len(pinned) < 10_000 and not stopped.is_set():
-            pinned.append(torch.empty(4096).pin_memory())  # kept, so that each is a new one
-
-    thread = Thread(target=pin)
-    thread.start()
-    try:
-        recorded = Recordings(CudaGraphs())
-        for size in range(1, 50):
-            x = torch.ones(size, device="cuda")
-            assert torch.equal(recorded(scaled_sum, x, x)[0], 3 * x)
-    finally:
-        stopped.set()
-        thread.join()
-    assert recorded.works
-
-
-@pytest.mark.gpu
-def test_cuda_graphs_compute_what_plain_steps_do():
-    plain, recorded = steps("cuda", cuda_graphs=False), steps("cuda", CudaGraphs())
-    for found, expected in zip(recorded, plain, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.gpu
-def test_the_gpu_computes_what_the_cpu_does():
-    """Losses of deterministic parts agree; masks differ, so dropout has to be off."""
-    backbone = tiny_backbone()
-    losses = []
-    for device in ("cpu", "cuda"):
-        adapter = trained_adapter(LORA, backbone)
-        for parameter in adapter.parameters():
-            parameter.data = parameter.data.to(device)
-        engine = FastEngine(backbone, adapter, PROMPTS, logit_scale=100.0, seed=1, device=device)
-        images = torch.full((2, 32, 32, 3), 100, dtype=torch.uint8, device=device)
-        labels = torch.zeros(2, dtype=torch.long, device=device)
-        scaler = torch.amp.GradScaler(device, enabled=False)
-        losses.append(engine.step(images, labels, 0, scaler)[0].item())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

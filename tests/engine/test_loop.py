@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blocklora.adapters.adapter import Adapter
@@ -14,7 +15,7 @@ from blocklora.backbones.prompts import tokenize
 from blocklora.engine.batches import IGNORED, Batches, batch_indices
 from blocklora.engine.fast import FastEngine
 from blocklora.engine.graphs import Recordings
-from blocklora.engine.loop import Keeper, cosine_learning_rate, train
+from blocklora.engine.loop import Keeper, cosine_learning_rate, make_optimizer, train
 from blocklora.engine.randomness import torch_generator
 from blocklora.errors import Interrupted, UserError
 from blocklora.runs.keeper import CheckpointKeeper
@@ -164,8 +165,8 @@ def test_batches_for_a_gpu_have_one_size_and_the_images_of_others(unpinned, batc
 
 
 def test_padding_of_a_batch_changes_no_training_and_needs_one_recording(unpinned):
-    """Without dropout, whose masks depend on the size of a batch."""
-    config, shapes = replace(CONFIG, dropout=0.0), []
+    """Not even dropout, whose masks depend on the position of an image and not on their number."""
+    config, shapes = replace(CONFIG, dropout=0.25), []
 
     def record(compute, inputs):
         shapes.append(inputs[0].shape)
@@ -188,6 +189,48 @@ def test_padding_of_a_batch_changes_no_training_and_needs_one_recording(unpinned
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     for ours, theirs in zip(filled.adapter.parameters(), plain.adapter.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
+
+
+class ValuesRead(TorchDispatchMode):
+    """Counts the values that the host reads from tensors, for which it would wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def updated(device, *, infinite=False):
+    """Return a parameter after two scaled updates by a device's optimizer, and the values read.
+
+    The second gradient is infinite on request.
+    """
+    parameter = torch.full((3,), 2.0, requires_grad=True)
+    optimizer = make_optimizer([parameter], RECIPE, torch.device(device))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with ValuesRead() as read:
+        for factor in (1.0, torch.inf if infinite else 1.0):
+            parameter.grad = factor * scaler.scale(torch.tensor([0.1, -0.2, 0.3]))
+            scaler.step(optimizer)
+            scaler.update()
+    return parameter.detach(), read.count
+
+
+def test_the_optimizer_of_a_gpu_updates_like_that_of_a_cpu_and_never_asks_for_values():
+    (found, read), (expected, read_on_cpu) = updated("cuda"), updated("cpu")
+    torch.testing.assert_close(found, expected)
+    assert (found != 2).all()
+    assert read == 0 < read_on_cpu
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_infinite_gradients_change_no_parameter(device):
+    once, twice = updated(device, infinite=True)[0], updated(device)[0]
+    assert once.isfinite().all()
+    assert (once != twice).all()
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
