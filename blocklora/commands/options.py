@@ -14,7 +14,7 @@ from typer import Context, Option
 from typer.core import TyperCommand
 
 from blocklora.engine.engines import ENGINES
-from blocklora.engine.precisions import PRECISIONS
+from blocklora.engine.precisions import AUTO, PRECISIONS
 from blocklora.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ Key = Annotated[
     Option(help="Digest of the file's definition. Without it, the cache does not keep the file."),
 ]
 Device = Annotated[Literal["cpu", "cuda"], Option(help="Device to compute on.")]
-Precision = Annotated[Literal[*PRECISIONS], Option(help="Precision of matrix products.")]
+Precision = Annotated[
+    Literal[AUTO, *PRECISIONS],
+    Option(help="Precision of matrix products; auto is fp16 on a GPU and fp32 on a CPU."),
+]
 Engine = Annotated[Literal[*ENGINES], Option(help="Implementation of the training.")]
 Offline = Annotated[bool, Option(help="Never use the network.")]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import BadParameter, Option
 
 from blocklora.commands import options
-from blocklora.engine.precisions import PRECISIONS
+from blocklora.engine.precisions import PRECISIONS, resolve_precision
 from blocklora.errors import UserError
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
@@ -33,7 +33,7 @@ def plan(
     study: options.Study,
     gpu_memory: Annotated[int, SIZE],
     rate: float | None = None,
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
     results: options.Results = None,
     output: options.JsonOutput = None,
 ) -> None:
@@ -62,7 +62,8 @@ def plan(
     templates = {chosen.methods[name].recipe.prompt for name in chosen.adapter_methods}
     prompts = {template: dataset_prompts(context, template) for template in templates}
     budget, speed = int(USABLE_SHARE * gpu_memory), rate and rate * 1e12
-    found = forecast(chosen, model_shapes(context), prompts, precision, budget, speed)
+    kind = resolve_precision(precision, "cuda")
+    found = forecast(chosen, model_shapes(context), prompts, kind, budget, speed)
     print(table(found))
     if output is not None:
         write_json(output, found)

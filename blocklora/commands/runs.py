@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from blocklora.commands import options
+from blocklora.engine.precisions import resolve_precision
 from blocklora.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def fit(
     cache: options.CacheRoot = options.CACHE,
     scratch: Scratch = "",
     device: options.Device = "cpu",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
     engine: options.Engine = "fast",
     workers: Workers = 0,
 ) -> None:
@@ -61,7 +62,7 @@ def fit(
         options.check_name("fitted method", name, chosen.fitted_methods)
     wanted = methods or chosen.fitted_methods, shots or chosen.shots, seeds or chosen.seeds
     runs = dict.fromkeys(Run(backbone, dataset, *values) for values in product(*wanted))
-    compute = device, precision, engine, workers
+    compute = device, resolve_precision(precision, device), engine, workers
     with catch_interruption() as interruption:  # before numpy and torch are imported
         further = checkpoint_seconds, restart, interruption
         _job(chosen, backbone, dataset, results, cache, compute, scratch, *further).fit(runs)
@@ -79,7 +80,7 @@ def test(
     cache: options.CacheRoot = options.CACHE,
     scratch: Scratch = "",
     device: options.Device = "cpu",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
     engine: options.Engine = "fast",
     workers: Workers = 0,
 ) -> None:
@@ -109,7 +110,8 @@ def test(
         if not fitted:
             raise UserError(f"method {method} is not fitted: it has no --fitted-on")
         options.check_name("dataset", fitted_on, chosen.datasets)
-    cell, compute = (backbone, fitted_on or dataset, method), (device, precision, engine, workers)
+    cell = backbone, fitted_on or dataset, method
+    compute = device, resolve_precision(precision, device), engine, workers
     job = _job(chosen, backbone, dataset, results, cache, compute, scratch)
     job.test(Test(Run(*cell, shots or 0, seed), dataset) for seed in seeds or [0])
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from blocklora.commands import options
+from blocklora.engine.precisions import resolve_precision
 from blocklora.errors import UserError
 
 
@@ -20,7 +21,7 @@ def measure(
     study: options.Study,
     results: options.Results = None,
     device: options.Device = "cpu",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
     output: Annotated[
         list[Path] | None, Option(help="CSV files to write (default: as in the workflow)")
     ] = None,
@@ -49,6 +50,7 @@ def measure(
         raise UserError(
             f"--output names {len(output)} files, but {name} writes {len(wanted.tables)}: {names}"
         )
+    precision = resolve_precision(precision, device)
     if wanted.on_gpu:
         from blocklora.runs.device import require_device
 

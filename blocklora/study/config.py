@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from blocklora.engine.engines import ENGINES
-from blocklora.engine.precisions import PRECISIONS
+from blocklora.engine.precisions import AUTO, PRECISIONS
 from blocklora.fields import Allowed, NotNegative, Positive, one_of, text
 from blocklora.validation import Section, validated
 from blocklora.yamlfiles import read_yaml
@@ -23,7 +23,7 @@ class Config(Section):
     weights_root: text("the path of a folder")
     cache: text("the path of a folder")
     device: one_of("auto", "cpu", "cuda")
-    precision: one_of(*PRECISIONS)
+    precision: one_of(AUTO, *PRECISIONS)
     engine: one_of(*ENGINES)
     job_hours: Positive
     pixel_budget_gb: NotNegative

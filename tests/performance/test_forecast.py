@@ -105,6 +105,7 @@ def test_plan_of_a_study_says_memory_chunks_and_time_of_every_kind(
     options = ["--gpu-memory", "4GB", "--rate", "0.5", "--output", str(output)]
     assert main([*study_arguments, *options]) == 0
     plan = json.loads(output.read_text())
+    assert plan["precision"] == "fp16"  # that of a GPU
     (kind,) = plan["kinds"]
     assert kind["method"] == "clip_lora"
     assert kind["classes"] == 4

@@ -85,6 +85,16 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_fitted(
     assert logs["clip_lora"].read_text() == said
 
 
+def test_auto_and_the_precision_of_the_device_are_the_same_run(prepared, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    assert fit(prepared, tmp_path) == 0
+    assert record_of(tmp_path, 1)["provenance"]["precision"] == "fp32"
+    for precision in ("auto", "fp32"):
+        caplog.clear()
+        assert fit(prepared, tmp_path, (1,), "block_lora", "--precision", precision) == 0
+        assert "seed1: already finished" in caplog.text
+
+
 def failure_log_of(folder, method):
     run = Run("mini-clip", "own", method, 2, 1)
     (log,) = (folder / "results/logs/failed").glob(f"*/*/{method}/*/seed1.log")

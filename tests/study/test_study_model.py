@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from blocklora.adapters.config import AdapterConfig
-from blocklora.engine.precisions import PRECISIONS
+from blocklora.engine.precisions import PRECISIONS, resolve_precision
 from blocklora.errors import UserError
 from blocklora.study.config import Config, resolve_device
 from blocklora.study.digests import test_digest as digest_of_test
@@ -219,6 +220,14 @@ def test_the_configuration_says_which_precisions_need_a_gpu(precision):
     (comment,) = [line for line in text.splitlines() if line.startswith("# In which precision")]
     assert precision in comment
     assert (f"{precision} needs a GPU" in comment) == (not PRECISIONS[precision].on_cpu)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_auto_is_the_precision_of_the_device_and_no_other_is_replaced(device):
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    (said,) = re.findall(rf"(fp\d+) on a {'GPU' if device == 'cuda' else 'CPU'}", text)
+    assert resolve_precision("auto", device) == said
+    assert [resolve_precision(name, device) for name in PRECISIONS] == [*PRECISIONS]
 
 
 def test_a_method_may_have_its_own_recipe(document, write, before):

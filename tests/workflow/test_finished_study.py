@@ -158,14 +158,17 @@ def test_changes_of_how_to_compute_redo_no_job(edit):
             scratch="$TMPDIR",
             data_root="there",
             device="cuda",
+            precision="fp32",  # which auto is on the CPU
             gate="warn",
         )
         == {}
     )
 
 
-def test_precision_is_part_of_a_result(edit):
-    jobs = edit(lambda study: None, precision="bf16")
+@pytest.mark.parametrize("configuration", [{"precision": "bf16"}, {"device": "cuda"}])
+def test_precision_is_part_of_a_result(edit, configuration):
+    """The device alone changes it here, because it is auto."""
+    jobs = edit(lambda study: None, **configuration)
     assert computations(jobs) == {"test_untrained": 2, "fit_dataset": 2}
     assert "decode_test" not in jobs
 

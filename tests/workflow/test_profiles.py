@@ -71,9 +71,9 @@ def test_a_profile_is_understood_and_changes_no_job(snakemake, name):
 def test_a_cluster_computes_on_a_gpu_that_the_login_node_lacks(snakemake, name):
     output = snakemake("--dry-run", "--printshellcmds", *profile(name), "--", FIT)
     assert snakemake.status == 0, output
-    assert re.findall(r"blocklora (\S+) .*--device (\S+)", output) == [
-        ("test", "cuda"),
-        ("fit", "cuda"),
+    assert re.findall(r"blocklora (\S+) .*--device (\S+) .*--precision (\S+)", output) == [
+        ("test", "cuda", "fp16"),
+        ("fit", "cuda", "fp16"),
     ]
     assert output.count("Group job lists") == 1
 

@@ -10,6 +10,7 @@ from shlex import quote
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 
+from blocklora.engine.precisions import resolve_precision
 from blocklora.errors import UserError
 from blocklora.experiments import further_tests, items, measures
 from blocklora.methods import METHODS
@@ -51,7 +52,8 @@ config["miniature"] = STUDY.miniature is not None
 RESULTS = f"results/{STUDY.name}"
 DEVICE = resolve_device(config["device"])
 GPUS = 1 if DEVICE == "cuda" else 0
-HOW = config["precision"], config["engine"]
+PRECISION = resolve_precision(config["precision"], DEVICE)
+HOW = PRECISION, config["engine"]
 # Threads that prepare batches while a GPU computes. A CPU computes with one thread, because the
 # number of threads changes the order of sums and with it the last digits of results.
 WORKERS = 4 if DEVICE == "cuda" else 0
@@ -204,7 +206,7 @@ def how_to_compute(wildcards, input):
         "cache": config["cache"],
         "device": DEVICE,
         "workers": WORKERS,
-        "precision": config["precision"],
+        "precision": PRECISION,
         "engine": config["engine"],
     }
     if config["scratch"]:
@@ -266,7 +268,7 @@ def measure_params(measure):
         list(measure.tables.values()),
         RESULTS_DIGEST if "runs" in measure.needs else STUDY.digest,
         code_digest(measure.compute, data=measure.data),
-        config["precision"] if measure.precise else "fp32",
+        PRECISION if measure.precise else "fp32",
     ]
 
 
