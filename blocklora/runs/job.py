@@ -19,6 +19,7 @@ from blocklora.errors import Interrupted, UserError
 from blocklora.files import json_digest, write_text
 from blocklora.locks import Lock, LockedError, hold, hold_when_free
 from blocklora.methods.base import Compute
+from blocklora.runs.failures import GpuFailedError, failures_explained
 from blocklora.runs.gpu import claim_gpu
 from blocklora.runs.interruption import Interruption
 from blocklora.runs.record import failure_log, fit_files, key_of_fit, key_of_test
@@ -72,7 +73,7 @@ class Job:
         """Fit and test all of these runs that are missing.
 
         If another process is working on a run, that run comes last. If a run fails, the others are
-        fitted all the same.
+        fitted all the same, unless the GPU has failed.
 
         Raises:
             UserError: Runs failed; the message says which and why.
@@ -85,7 +86,7 @@ class Job:
             run, locking = queue.popleft()
             self._stop_if_asked(run)
             try:
-                with self._noting_failure(run):
+                with self._noting_failure(run), failures_explained(f"run {run.folder}"):
                     kept += self._fit(run, locking)
             except LockedError:
                 logger.info("run %s: another process works on it, so others come first", run.folder)
@@ -96,6 +97,8 @@ class Job:
             except UserError as error:
                 # Only the text, because the traceback holds on to the tensors of the failed run.
                 failures.append(str(error))
+                if isinstance(error, GpuFailedError):
+                    break
         if failures:
             # A fault that concerns all runs, such as damaged weights, is reported once.
             raise UserError("\n".join(dict.fromkeys(failures)))
@@ -120,7 +123,8 @@ class Job:
                     )
             test_key = self._test_key(test, key)
             lock = self._unfinished / f"{test_key}.lock"
-            with hold_when_free(lock, f"test of {test.file}"):
+            what = f"test of {test.file}"
+            with hold_when_free(lock, what), failures_explained(what):
                 self._test(run, {test: test_key})
 
     @contextmanager

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from time import sleep
 
 import pytest
@@ -17,6 +18,7 @@ from blocklora.cli import main
 from blocklora.engine.fast import FastEngine
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.locks import hold
+from blocklora.runs.fit import run_tests
 from blocklora.runs.record import failure_log
 from blocklora.study.run import Run
 from tests.runs.small_study import (
@@ -93,6 +95,66 @@ def test_auto_and_the_precision_of_the_device_are_the_same_run(prepared, tmp_pat
         caplog.clear()
         assert fit(prepared, tmp_path, (1,), "block_lora", "--precision", precision) == 0
         assert "seed1: already finished" in caplog.text
+
+
+def test_a_gpu_that_fails_ends_the_job_in_one_line_and_keeps_what_is_done(
+    prepared, tmp_path, monkeypatch, capsys, caplog
+):
+    """Since every further run would fail in the same way."""
+    caplog.set_level(logging.INFO)
+    step = FastEngine.step
+
+    def fail_later(self, images, labels, number, scaler):
+        if self.seed == 2 and number == 3:
+            raise torch.AcceleratorError("CUDA error: device is lost\nCompile with what helps.")
+        return step(self, images, labels, number, scaler)
+
+    more = ("--methods", "clip_lora", "--checkpoint-seconds", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(FastEngine, "step", fail_later)
+        assert fit(prepared, tmp_path, (1, 2), "block_lora", *more) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    failed, finished = (Run("mini-clip", "own", "block_lora", 2, seed) for seed in (2, 1))
+    assert f"error: run {failed.folder}: the GPU failed (CUDA error: device is lost); " in said
+    (log,) = (tmp_path / "results/logs/failed").rglob("*.log")
+    assert log == tmp_path / "results" / failure_log(failed)
+    assert log.read_text() == f"{said}\n"
+    assert run_folder(tmp_path, 1).joinpath("fit.json").exists()
+    assert not run_folder(tmp_path, 1, "clip_lora").exists()
+    assert fit(prepared, tmp_path, (1, 2), "block_lora", *more) == 0
+    assert f"run {finished.folder}: already finished" in caplog.text
+    assert f"{failed.folder}: continued from step 3" in caplog.text
+
+
+def test_a_run_whose_memory_ran_out_leaves_no_tensor_to_the_next(
+    prepared, tmp_path, monkeypatch, capsys
+):
+    left = []
+
+    def run_out(job, run, keys):
+        if run.seed == 1:
+            tensor = torch.ones(1)
+            left.append(weakref.ref(tensor))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        left.append(left[0]())
+        return run_tests(job, run, keys)
+
+    monkeypatch.setattr("blocklora.runs.fit.run_tests", run_out)
+    assert fit(prepared, tmp_path, (1, 2)) == 1
+    assert left[1:] == [None]
+    assert run_folder(tmp_path, 2).joinpath("tests/own/test.safetensors").exists()
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert "seed1: memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB.); let" in said
+
+
+def test_a_test_on_a_failing_gpu_ends_in_one_line(prepared, tmp_path, monkeypatch, capsys):
+    def fail(job, run, keys):
+        raise torch.AcceleratorError("CUDA error: device is lost\nCompile with what helps.")
+
+    monkeypatch.setattr("blocklora.runs.fit.run_tests", fail)
+    assert zero_shot(prepared, tmp_path) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert "/zero_shot/0shot/seed0/tests/own/test.safetensors: the GPU failed (CUDA err" in said
 
 
 def failure_log_of(folder, method):
