@@ -13,8 +13,11 @@ class NVMLError(Exception):
     pass
 
 
-def driver(drawn, fails=""):
-    """Return a stand-in for pynvml with one card, in which the function `fails` raises an error."""
+def driver(drawn, fails="nvmlDeviceGetMigMode", split=False):
+    """Return a stand-in for pynvml with one card, in which the function `fails` raises an error.
+
+    By default it is the one about slices, because most cards cannot be split.
+    """
     module = ModuleType("pynvml")
 
     def function(name, answer):
@@ -31,8 +34,10 @@ def driver(drawn, fails=""):
         return "card"
 
     module.NVMLError = NVMLError
+    module.NVML_DEVICE_MIG_ENABLE = 1
     function("nvmlInit", lambda: None)
     function("nvmlDeviceGetHandleByUUID", find)
+    function("nvmlDeviceGetMigMode", lambda card: [int(split), int(split)])
     function("nvmlDeviceGetTotalEnergyConsumption", {"card": drawn}.__getitem__)
     return module
 
@@ -66,6 +71,12 @@ def test_energy_of_another_card_is_not_taken(card, monkeypatch):
     other = SimpleNamespace(uuid="another")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: other)
     assert energy_joules("cuda") is None
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_energy_of_a_slice_is_unknown_as_the_counter_is_that_of_the_card(card, split):
+    card(driver(1500, fails="", split=split))
+    assert energy_joules("cuda") == (None if split else 1.5)
 
 
 def test_energy_of_a_cpu_is_unknown_and_needs_no_driver(monkeypatch):
