@@ -85,7 +85,8 @@ def bench(
     """Measure the fast engine against the reference.
 
     Both engines take turns at training steps on random weights. Their time, memory and operations
-    are measured for every combination of the options.
+    are measured for every combination of the options, in the order in which these are given. The
+    files are written after each of them, and the same call continues if it was cut off.
 
     Args:
         model: A published model, or a backbone file, of which only the shape is used.
@@ -95,7 +96,7 @@ def bench(
         precisions: Precisions of matrix products.
         memory: Encode in chunks that fit into this memory, for example 4GB.
         threads: Number of CPU threads (default: chosen by PyTorch).
-        rounds: Number of turns of each engine.
+        rounds: Number of turns of each engine; on a GPU there are fewer if they take long.
         page: Markdown file to write as well.
 
     Example: blocklora bench
@@ -106,7 +107,6 @@ def bench(
 
     claim_gpu(device)  # before torch is imported
 
-    from blocklora.files import write_json, write_text
     from blocklora.performance.bench import bench
     from blocklora.performance.report import page as page_of
 
@@ -120,10 +120,7 @@ def bench(
         memory=memory,
         threads=threads,
         rounds=rounds,
+        output=output,
+        page=page,
     )
-    if output is not None:
-        write_json(output, found)
-    text = page_of(found)
-    if page is not None:
-        write_text(page, text)
-    print(text, end="")
+    print(page_of(found), end="")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from blocklora import __version__
+from blocklora.errors import UserError
 from blocklora.runs.device import device_name, require_device
 
 
@@ -28,6 +29,14 @@ class Machine:
         require_device(self.device, precision)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+
+    def can_compute_in(self, precision: str) -> bool:
+        """Return whether the device is available and can compute in a precision."""
+        try:
+            require_device(self.device, precision)
+        except UserError:
+            return False
+        return True
 
     def seconds(self, work: Callable[[], object], repeats: int = 1) -> float:
         """Return the mean seconds of `repeats` calls of `work`, until the device finishes them."""

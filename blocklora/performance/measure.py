@@ -1,50 +1,53 @@
-"""Measures the fast engine and the reference: time, memory, operations, and the parts of a step.
+"""Measures the fast engine and the reference in one setting, which is a piece of the benchmark.
 
 Each engine runs in a process of its own. The processes take turns, so a disturbance of the machine
-affects all of them, and the medians over the rounds are reported.
+affects all of them, and the medians over the rounds are reported. On a GPU at most two of them are
+alive at once, because each holds its weights and a context of the GPU.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from itertools import product
-from statistics import median
+from math import inf
+from time import perf_counter
 from typing import Any
 
-from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.prompts import class_prompts, tokenize
 from blocklora.backbones.shape import ClipConfig
 from blocklora.data.imagenet import read_classes
 from blocklora.data.registry import PACKAGED
 from blocklora.engine.fast import Chunks
-from blocklora.engine.plan import Plan, Setting, fake_step, plan, planned_peak_bytes
-from blocklora.performance.forecast import planned_flops
+from blocklora.engine.plan import Plan, Setting, plan, planned_peak_bytes
+from blocklora.performance.entries import Facts, entry
 from blocklora.performance.machine import Machine
+from blocklora.performance.protocol import ADAPTER, RECIPE
+from blocklora.performance.traffic import count_step
 from blocklora.performance.trial import Device, Training
 from blocklora.performance.worker import OutOfMemory, Worker
-from blocklora.theory.counting import flop_counter
 
-Facts = dict[str, Any]
-
-PROMPT = "a photo of a {}."
-# The adapter of CLIP-LoRA, with the settings of its paper.
-ADAPTER = AdapterConfig(
-    rank=2,
-    blocks=1,
-    partition="rank",
-    alpha=1.0,
-    dropout=0.25,
-    matrices=("q", "k", "v"),
-    layers="all",
-    towers=("vision", "text"),
-)
 TOWERS = {"both": ("vision", "text"), "vision": ("vision",), "text": ("text",)}
-# By device: the steps before the first round, the steps in each round, and the batches of a test.
-WARM_UPS = {"cpu": 1, "cuda": 5}
-STEPS_PER_ROUND = {"cpu": 1, "cuda": 20}
-TEST_BATCHES = {"cpu": 1, "cuda": 64}
-# The training on ImageNet with 16 shots by the protocol, and the images of its test.
-IMAGENET_CLASSES, IMAGENET_BATCH, IMAGENET_STEPS, IMAGENET_TEST = 1000, 32, 8000, 50_000
+# The trials that are alive at once, by device.
+GROUPS = {
+    "cpu": [("fast", "towers", "vision", "device", "reference")],
+    "cuda": [("fast", "reference"), ("unrecorded", "device"), ("towers", "vision")],
+}
+# No round but the first one of a group starts later than so many seconds after the piece. On a GPU
+# the rest of a piece takes less than a minute more.
+ROUNDS_SECONDS = {"cpu": inf, "cuda": 60.0}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A measurement in a process of its own.
+
+    Attributes:
+        build: The class and the arguments of an object of `trial.py`.
+        questions: Names of the object's methods that are called after the last round.
+    """
+
+    build: tuple[Any, ...]
+    questions: tuple[str, ...]
 
 
 def settings(
@@ -56,11 +59,11 @@ def settings(
 ) -> Iterator[Setting]:
     """Yield the setting of every combination; its class names are the first ones of ImageNet.
 
-    `towers` holds keys of `TOWERS`.
+    `towers` holds keys of `TOWERS`. Classes vary fastest, then batch sizes, precisions and towers.
     """
     names = list(read_classes(PACKAGED / "imagenet_classes.txt").values())
-    prompts = tokenize(class_prompts(names, PROMPT), clip.context_length)
-    for precision, tower, batch_size, count in product(precisions, towers, batch_sizes, classes):
+    prompts = tokenize(class_prompts(names, RECIPE.prompt), clip.context_length)
+    for tower, precision, batch_size, count in product(towers, precisions, batch_sizes, classes):
         adapter = replace(ADAPTER, towers=TOWERS[tower])
         yield Setting(clip, adapter, tuple(map(tuple, prompts[:count])), batch_size, precision)
 
@@ -72,149 +75,54 @@ def measure(
     memory_bytes: int | None,
     with_reference: bool,
 ) -> Facts:
-    """Measure a setting, with all processes taking turns, and return its entry in the JSON file.
+    """Measure a setting and return its entry in the JSON file.
 
     Args:
         setting: The setting of the training.
         machine: The device and the number of threads.
-        rounds: The number of turns of each process.
+        rounds: The largest number of turns of each process.
         memory_bytes: The memory that the tensors of the fast engine may take. If it is None, the
             engine encodes everything at once.
         with_reference: True to measure the reference engine as well.
 
     Raises:
         UserError: The device is not available or cannot compute in the precision, memory is too
-            small for the fast engine, or a process has ended unexpectedly.
+            small for the smallest chunks, or a process has ended unexpectedly.
     """
+    start = perf_counter()
     if memory_bytes is None:
         chosen = Plan(Chunks(), planned_peak_bytes(setting, Chunks()))
     else:
         chosen = plan(setting, memory_bytes)
-    device, steps = machine.device, STEPS_PER_ROUND[machine.device]
-    losses, trials = {}, {}
-    with ExitStack() as stack:
-
-        def start(*arguments: Any) -> Worker:
-            return stack.enter_context(closing(Worker(*arguments)))
-
-        size, batch_size = setting.clip.image_size, setting.batch_size
-        bare = start(Device, machine, setting.precision, size, batch_size)
-        rates = [bare.ask("product_rate")]
-        for name, part in {"fast": setting, **_reductions(setting)}.items():
-            worker = trials[name] = start(Training, machine, part, "fast", chosen.chunks)
-            losses[name] = worker.ask("step")
-            worker.ask("step_seconds", WARM_UPS[device])
-        with flop_counter() as counter:
-            fake_step(setting, chosen.chunks)
-        counted = {"fast": counter.get_total_flops()}
-        if with_reference:  # the last one, so that it takes no memory from the others
-            worker = start(Training, machine, setting, "reference", Chunks())
-            with suppress(OutOfMemory):
-                losses["reference"] = worker.ask("step")
-                counted["reference"] = worker.ask("counted_flops")
-                trials["reference"] = worker
-        times: dict[str, list[float]] = {name: [] for name in trials}
-        for _ in range(rounds):
-            for name, worker in trials.items():
-                times[name].append(worker.ask("step_seconds", steps))
-            rates.append(bare.ask("product_rate"))
-        engines = {}
-        for name, flops in counted.items():
-            peak = trials[name].ask("peak_memory")
-            engines[name] = figures(setting, times[name], peak, flops, losses[name])
-        parts = _parts({name: median(values) for name, values in times.items()}, trials, bare)
-        if device == "cuda":  # where the GPU may wait for kernels to be launched
-            busy = trials["fast"].ask("busy_seconds", steps)
-            parts["launch gaps"] = engines["fast"]["step_seconds"] - busy
-        tests = trials["fast"].ask("test_seconds", TEST_BATCHES[device] * batch_size)
-        ran_out = with_reference and "reference" not in trials
-        return entry(setting, chosen, engines, ran_out, median(rates), parts, tests)
+    trials = _trials(setting, machine, chosen.chunks, with_reference)
+    found: dict[str, Facts | None] = {}
+    for names in GROUPS[machine.device]:
+        group = {name: trials[name] for name in names if name in trials}
+        found |= take_turns(group, rounds, start + ROUNDS_SECONDS[machine.device])
+    flops, traffic = count_step(setting, chosen.chunks)
+    result = entry(setting, chosen, flops, traffic, found)
+    return {**result, "piece_seconds": perf_counter() - start}
 
 
-def describe(setting: Setting) -> Facts:
-    """Return the setting as a JSON-serialisable dictionary."""
-    return {
-        "model": setting.clip.name,
-        "classes": len(setting.prompts),
-        "prompt_tokens": sum(map(len, set(setting.prompts))),
-        "batch_size": setting.batch_size,
-        "towers": list(setting.adapter.towers),
-        "precision": setting.precision,
-    }
-
-
-def setting_name(entry: Facts) -> str:
-    """Return the setting of an entry, such as "50 classes, batch 8, vision and text, fp32"."""
-    towers = " and ".join(entry["towers"])
-    return (
-        f"{entry['classes']} classes, batch {entry['batch_size']}, {towers}, {entry['precision']}"
-    )
-
-
-def figures(
-    setting: Setting, rounds: Sequence[float], peak_memory: int, flops: int, first_loss: float
-) -> Facts:
-    """Return the measurements of one engine as a JSON-serialisable dictionary.
-
-    `rounds` are the seconds per step in each round, `peak_memory` the bytes allocated on the GPU or
-    resident in the process, `flops` the operations that PyTorch counts in a step, and `first_loss`
-    the loss of the first step, which should be the same for both engines.
-    """
-    return {
-        "step_seconds": median(rounds),
-        "rounds_seconds": list(rounds),
-        "images_per_second": setting.batch_size / median(rounds),
-        "peak_memory_bytes": peak_memory,
-        "flops_counted": flops,
-        "first_loss": first_loss,
-    }
-
-
-def entry(
-    setting: Setting,
-    chosen: Plan,
-    engines: Mapping[str, Facts],
-    ran_out: bool,
-    product_rate: float,
-    parts: Mapping[str, float],
-    test_seconds: tuple[float, float],
-) -> Facts:
-    """Return the measurements in one setting as a JSON-serialisable dictionary.
-
-    Args:
-        setting: The setting of the training.
-        chosen: The plan of the fast engine.
-        engines: The figures of the engine "fast" and, if it was measured, of "reference".
-        ran_out: True if the reference engine ran out of memory.
-        product_rate: Operations per second of a large matrix product.
-        parts: Seconds per step by part. If only one tower is adapted, no part but the launch gaps
-            of a GPU is known.
-        test_seconds: The seconds for preparing a test, and for testing one image.
-    """
-    fast, reference = engines["fast"], engines.get("reference")
-    flops = planned_flops(setting, chosen.chunks)
-    classes, (test_prompts, test_image) = len(setting.prompts), test_seconds
-    minutes = None
-    if (classes, setting.batch_size) == (IMAGENET_CLASSES, IMAGENET_BATCH):
-        steps = IMAGENET_STEPS * fast["step_seconds"]
-        minutes = (steps + test_prompts + IMAGENET_TEST * test_image) / 60
-    return {
-        **describe(setting),
-        "chunks": vars(chosen.chunks),
-        "planned_memory_bytes": chosen.peak_bytes,
-        "product_rate_flops": product_rate,
-        "flops_formula": flops,
-        "fast": fast,
-        "fast_share_of_product_rate": flops / product_rate / fast["step_seconds"],
-        "reference": reference,
-        "reference_ran_out_of_memory": ran_out,
-        "memory_share": reference and fast["peak_memory_bytes"] / reference["peak_memory_bytes"],
-        "parts_seconds": dict(parts),
-        "floor_seconds": flops / product_rate,
-        "test_prompts_seconds": test_prompts,
-        "test_image_seconds": test_image,
-        "imagenet_minutes": minutes,
-    }
+def _trials(
+    setting: Setting, machine: Machine, chunks: Chunks, with_reference: bool
+) -> dict[str, Trial]:
+    """Return the trials of a piece by name."""
+    on_gpu = machine.device == "cuda"
+    after = ("peak_memory", "optimizer_seconds", "recorded", "kernels", "test_seconds")
+    trials = {"fast": Trial((Training, machine, setting, "fast", chunks), after)}
+    if with_reference:
+        build = Training, machine, setting, "reference", Chunks()
+        trials["reference"] = Trial(build, ("peak_memory", "counted_flops"))
+    if on_gpu:
+        build = Training, machine, setting, "fast", chunks, False
+        trials["unrecorded"] = Trial(build, ("peak_memory",))
+    for name, part in _reductions(setting).items():
+        build = Training, machine, part, "fast", chunks
+        trials[name] = Trial(build, ("optimizer_seconds",))
+    build = Device, machine, setting.precision, setting.clip.image_size, setting.batch_size
+    trials["device"] = Trial(build, ("augmentation_seconds",))
+    return trials
 
 
 def _reductions(setting: Setting) -> dict[str, Setting]:
@@ -230,20 +138,46 @@ def _reductions(setting: Setting) -> dict[str, Setting]:
     return {"towers": replace(setting, adapter=least), "vision": replace(setting, adapter=vision)}
 
 
-def _parts(
-    seconds: Mapping[str, float], trials: Mapping[str, Worker], bare: Worker
-) -> dict[str, float]:
-    """Return the seconds of the parts of a step, or nothing if only one tower is adapted.
+def take_turns(trials: Mapping[str, Trial], rounds: int, until: float) -> dict[str, Facts | None]:
+    """Measure trials, whose processes are alive at once, and return what was found by name.
 
-    `seconds` holds the time of a step of each trial.
+    Of each trial, this is the answer to "start", the list "turns" with an answer for each round,
+    and the answers to its questions. It is None if the trial has run out of memory.
+
+    Args:
+        trials: The trials by name.
+        rounds: The largest number of rounds; there is at least one.
+        until: The time by `perf_counter` after which no further round starts.
+
+    Raises:
+        UserError: As for `measure`.
     """
-    if "towers" not in seconds:
-        return {}
-    optimizer = trials["fast"].ask("optimizer_seconds", 20)
-    return {
-        "vision tower": seconds["vision"] - optimizer,
-        "text tower": seconds["towers"] - seconds["vision"],
-        "adapter": seconds["fast"] - seconds["towers"],
-        "optimizer": optimizer,
-        "augmentation": bare.ask("augmentation_seconds"),
-    }
+    found: dict[str, Facts | None] = {}
+    with ExitStack() as stack:
+        workers = {}
+
+        def ask(name: str, method: str) -> None:
+            try:
+                answer = workers[name].ask(method)
+            except OutOfMemory:
+                del workers[name]
+                found[name] = None
+                return
+            if method == "turn":
+                found[name]["turns"].append(answer)
+            else:
+                found[name][method] = answer
+
+        for name, trial in trials.items():
+            workers[name] = stack.enter_context(closing(Worker(*trial.build)))
+            found[name] = {"turns": []}
+            ask(name, "start")
+        for number in range(rounds):
+            if number and perf_counter() > until:
+                break
+            for name in list(workers):
+                ask(name, "turn")
+        for name, question in [(n, q) for n in trials for q in trials[n].questions]:
+            if name in workers:
+                ask(name, question)
+    return found

@@ -1,12 +1,12 @@
 """The measurements of the benchmark: trainings on random weights, and the bare device.
 
 The speed does not depend on the values of the weights, so random ones are good enough, and nothing
-has to be downloaded. Each object lives in a process of its own; see `worker.py`.
+has to be downloaded. Each object lives in a process of its own; see `worker.py`. First it is asked
+to `start`, then it does a measured `turn` in each round, and at last it answers some questions.
 """
 
 from dataclasses import replace
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -19,16 +19,22 @@ from blocklora.engine.augment import cut, draw_crops
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.engines import load_engine
 from blocklora.engine.fast import Chunks
-from blocklora.engine.loop import training_step
+from blocklora.engine.loop import make_optimizer, training_step
+from blocklora.engine.memory import release_memory
 from blocklora.engine.plan import Setting
 from blocklora.engine.precisions import dtype_of
 from blocklora.engine.products import product
 from blocklora.performance.machine import Machine
+from blocklora.performance.protocol import RECIPE
 from blocklora.runs.device import peak_memory, reset_peak_memory
 from blocklora.theory.counting import flop_counter
 
-LOGIT_SCALE = 100.0
-LEARNING_RATE = 2e-4
+# By device: the largest number of steps in a turn, and the batches of a test.
+STEPS_PER_TURN = {"cpu": 1, "cuda": 20}
+TEST_BATCHES = {"cpu": 1, "cuda": 64}
+TURN_SECONDS = 2.0  # a turn has fewer steps if they would take longer
+PROFILED_STEPS = 5
+UPDATES = 20  # of the optimizer
 # Height, width and channels of a typical image of ImageNet.
 IMAGE_SHAPE = (375, 500, 3)
 # Width of the square matrices whose product measures the rate, which smaller ones would not reach.
@@ -36,10 +42,23 @@ PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 
 
 class Training:
-    """A training whose steps are measured, with AdamW as in a run and always the same batch."""
+    """A training whose steps are measured, with AdamW as in a run and always the same batch.
 
-    def __init__(self, machine: Machine, setting: Setting, engine: str, chunks: Chunks) -> None:
+    Attributes:
+        steps: Number of steps in a turn.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        setting: Setting,
+        engine: str,
+        chunks: Chunks,
+        recorded: bool = True,
+    ) -> None:
         """Prepare the first step; `engine` is "fast" or "reference".
+
+        If `recorded` is false, the fast engine records no CUDA graph on a GPU.
 
         Raises:
             UserError: The device is not available or cannot compute in the precision.
@@ -55,26 +74,40 @@ class Training:
             self.backbone,
             self.adapter,
             setting.prompts,
-            logit_scale=LOGIT_SCALE,
+            logit_scale=RECIPE.logit_scale,
             seed=0,
             device=device,
             precision=setting.precision,
             chunks=chunks,
+            **({"cuda_graphs": recorded} if engine == "fast" else {}),
         )
-        self.optimizer = torch.optim.AdamW(self.adapter.parameters(), LEARNING_RATE)
+        self.optimizer = make_optimizer(self.adapter.parameters(), RECIPE, self.engine.device)
         self.scaler = torch.amp.GradScaler(device, enabled=self.engine.scaled)
         generator = torch.Generator().manual_seed(0)
         shape = (setting.batch_size, clip.image_size, clip.image_size, 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, len(setting.prompts), shape[:1], generator=generator)
         self.images, self.labels = images.to(device), labels.to(device)
-        self.done = 0
+        self.done, self.steps = 0, 1
 
-    def step(self) -> float:
-        """Do a step and return its loss.
+    def start(self) -> float:
+        """Do steps that are not measured, choose the steps of a turn, and return the first loss.
 
         The low-rank update is zero at first, so the first loss is the same with every engine.
         """
+        loss = self.step()
+        fitting = int(TURN_SECONDS / self.step_seconds(1))
+        self.steps = max(1, min(STEPS_PER_TURN[self.machine.device], fitting))
+        if self.steps > 1:
+            self.turn()
+        return loss
+
+    def turn(self) -> float:
+        """Return the mean seconds of the steps of a turn."""
+        return self.step_seconds(self.steps)
+
+    def step(self) -> float:
+        """Do a step and return its loss."""
         return self._do_step().item()
 
     def step_seconds(self, steps: int) -> float:
@@ -93,40 +126,59 @@ class Training:
             self.step()
         return counter.get_total_flops()
 
-    def peak_memory(self) -> int:
-        """Return the peak of memory in bytes: allocated on the GPU, or resident in the process."""
-        return peak_memory(self.machine.device)["peak_memory_bytes"]
+    def peak_memory(self) -> dict[str, int | None]:
+        """Return the peak memory in bytes; see `blocklora.runs.device.peak_memory`."""
+        return peak_memory(self.machine.device)
 
-    def optimizer_seconds(self, steps: int) -> float:
-        """Return the mean seconds of an update by the optimizer, over `steps` updates."""
+    def optimizer_seconds(self) -> float:
+        """Return the mean seconds of an update by the optimizer and the scaler of the loss."""
         for parameter in self.adapter.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        return self.machine.seconds(self.optimizer.step, steps)
 
-    def busy_seconds(self, steps: int) -> float:
-        """Return the mean seconds per step for which a GPU runs kernels; the rest is gaps."""
+        def update() -> None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+        return self.machine.seconds(update, UPDATES)
+
+    def recorded(self) -> bool | None:
+        """Return whether steps are replayed as a CUDA graph; see `Engine.recorded`."""
+        return self.engine.recorded
+
+    def kernels(self) -> tuple[float, float] | None:
+        """Return how many kernels and copies a step runs on a GPU, and their seconds in all.
+
+        The result is None without a GPU, or if the profiler may not see them.
+        """
+        if self.machine.device == "cpu":
+            return None
+        steps = min(self.steps, PROFILED_STEPS)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             self.step_seconds(steps)
-        kernels = (
-            event.time_range.elapsed_us()
+        seconds = [
+            event.time_range.elapsed_us() / 1e6
             for event in profile.events()
-            if event.device_type == torch.autograd.DeviceType.CUDA
-        )
-        return sum(kernels) / 1e6 / steps
+            if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+        ]
+        return (len(seconds) / steps, sum(seconds) / steps) if seconds else None
 
-    def test_seconds(self, images: int) -> tuple[float, float]:
-        """Return the seconds for preparing a test, and for testing one of `images` images.
+    def test_seconds(self) -> tuple[float, float]:
+        """Return the seconds for preparing a test, and for testing an image of a large test.
 
-        The preparation merges the adapter into the weights and encodes the prompts.
+        The preparation merges the adapter into the weights and encodes the prompts. The engine is
+        freed first, as in a run, so there can be no step afterwards.
         """
+        del self.engine
+        release_memory(self.machine.device)
         prepared: list[Classifier] = []
 
         def prepare() -> None:
             merged = replace(self.backbone, weights=merge(self.backbone.weights, self.adapter))
-            options = LOGIT_SCALE, self.machine.device, self.setting.precision
+            options = RECIPE.logit_scale, self.machine.device, self.setting.precision
             prepared.append(Classifier(merged, self.setting.prompts, *options))
 
         prompts = self.machine.seconds(prepare)
+        images = TEST_BATCHES[self.machine.device] * self.setting.batch_size
         pixels = np.resize(self.images.cpu().numpy(), (images, *self.images.shape[1:]))
         (classifier,) = prepared
         classifier.predict(pixels[: (len(pixels) + 1) // 2])
@@ -137,35 +189,47 @@ class Device:
     """The speed of the device and of the CPU, apart from training."""
 
     def __init__(self, machine: Machine, precision: str, image_size: int, batch_size: int) -> None:
-        """Prepare matrices and a batch of images.
+        """Prepare a batch of images.
 
         Raises:
             UserError: The device is not available or cannot compute in the precision.
         """
         machine.prepare(precision)
-        self.machine, self.image_size = machine, image_size
+        self.machine, self.precision, self.image_size = machine, precision, image_size
         generator = np.random.default_rng(0)
         self.images = [generator.integers(0, 256, IMAGE_SHAPE, np.uint8) for _ in range(batch_size)]
-        shape = (PRODUCT_WIDTH[machine.device],) * 2
-        self.left, self.right = (
-            torch.randn(shape, dtype=dtype_of(precision), device=machine.device) for _ in range(2)
-        )
-        self.product_rate()
 
-    def product_rate(self) -> float:
-        """Return the operations per second of a large matrix product."""
-        seconds = median(
-            self.machine.seconds(lambda: product(self.left, self.right)) for _ in range(5)
-        )
-        return 2 * len(self.left) ** 3 / seconds
+    def start(self) -> float:
+        """Do a turn that is not measured."""
+        return self.turn()
+
+    def turn(self) -> float:
+        """Return the operations per second of a large matrix product.
+
+        The matrices are freed at once, so that they take no memory from trainings.
+        """
+        rate = self._product_rate()
+        release_memory(self.machine.device)
+        return rate
+
+    def _product_rate(self) -> float:
+        width, device = PRODUCT_WIDTH[self.machine.device], self.machine.device
+        left, right = torch.randn(2, width, width, dtype=dtype_of(self.precision), device=device)
+        product(left, right)
+        seconds = median(self.machine.seconds(lambda: product(left, right)) for _ in range(5))
+        return 2 * width**3 / seconds
 
     def augmentation_seconds(self) -> float:
-        """Return the seconds that one thread of the CPU needs to augment a batch."""
+        """Return the median seconds that one thread of the CPU needs to augment a batch."""
         sizes = np.array([image.shape[:2] for image in self.images])
-        crops = draw_crops(sizes, (0.08, 1.0), 0.5, np.random.default_rng(0))
-        start = perf_counter()
-        cut(self.images, crops, self.image_size)
-        return perf_counter() - start
+        chances = RECIPE.crop_scale, RECIPE.flip_probability
+        crops = draw_crops(sizes, *chances, np.random.default_rng(0))
+
+        def work() -> None:
+            cut(self.images, crops, self.image_size)
+
+        work()
+        return median(self.machine.seconds(work) for _ in range(5))
 
 
 def random_backbone(clip: ClipConfig) -> Backbone:

@@ -47,7 +47,7 @@ class Worker:
         try:
             self._pipe.send((method, arguments))
             answer = self._pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             self._process.join()
             if self._process.exitcode == -signal.SIGKILL:  # Linux sends it if memory runs out
                 raise OutOfMemory(MEMORY_RAN_OUT) from None
@@ -78,7 +78,7 @@ def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ..
     while True:
         try:
             method, values = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         try:
             subject = subject or build(*arguments)
@@ -89,5 +89,5 @@ def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ..
             if not is_out_of_memory(error):
                 raise
             answer = OutOfMemory(MEMORY_RAN_OUT)
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             pipe.send(answer)
