@@ -18,6 +18,9 @@ Scratch = Annotated[str, Option(help="Folder for copies of weights and pixels, s
 Workers = Annotated[
     int, Option(min=0, help="Threads that prepare batches ahead and decode missing pixels.")
 ]
+GpuJobs = Annotated[
+    int, Option(min=1, help="Jobs that may compute on this machine's GPUs at a time.")
+]
 Adapter = Annotated[Path, Option(help="The adapter.safetensors of a finished run.")]
 BackboneFile = Annotated[Path, Option(help="The backbone file that the adapter was trained on.")]
 
@@ -38,6 +41,7 @@ def fit(
     precision: options.Precision = "auto",
     engine: options.Engine = "fast",
     workers: Workers = 0,
+    gpu_jobs: GpuJobs = 1,
 ) -> None:
     """Fit and test the missing runs of a backbone on a dataset.
 
@@ -64,8 +68,8 @@ def fit(
     runs = dict.fromkeys(Run(backbone, dataset, *values) for values in product(*wanted))
     compute = device, resolve_precision(precision, device), engine, workers
     with catch_interruption() as interruption:  # before numpy and torch are imported
-        further = checkpoint_seconds, restart, interruption
-        _job(chosen, backbone, dataset, results, cache, compute, scratch, *further).fit(runs)
+        further = scratch, gpu_jobs, checkpoint_seconds, restart, interruption
+        _job(chosen, backbone, dataset, results, cache, compute, *further).fit(runs)
 
 
 def test(
@@ -83,6 +87,7 @@ def test(
     precision: options.Precision = "auto",
     engine: options.Engine = "fast",
     workers: Workers = 0,
+    gpu_jobs: GpuJobs = 1,
 ) -> None:
     """Test a method on the test images of a dataset.
 
@@ -112,7 +117,7 @@ def test(
         options.check_name("dataset", fitted_on, chosen.datasets)
     cell = backbone, fitted_on or dataset, method
     compute = device, resolve_precision(precision, device), engine, workers
-    job = _job(chosen, backbone, dataset, results, cache, compute, scratch)
+    job = _job(chosen, backbone, dataset, results, cache, compute, scratch, gpu_jobs)
     job.test(Test(Run(*cell, shots or 0, seed), dataset) for seed in seeds or [0])
 
 

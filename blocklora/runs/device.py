@@ -1,10 +1,12 @@
-"""The device that a run computes on: checking it, naming it, and measuring the cost of a run."""
+"""The device that a run computes on: setting it up, naming it, and measuring the cost of a run."""
 
+import logging
 import os
 import platform
 import re
 import resource
 import sys
+import warnings
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,21 +18,20 @@ from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 from blocklora.methods.base import Compute
 from blocklora.runs.energy import energy_joules, energy_since
+from blocklora.runs.gpu import VISIBLE, shown_gpus
+
+logger = logging.getLogger(__name__)
 
 
 class Meter:
-    """Checks a device, and measures peak memory and energy from then on."""
+    """Measures peak memory and energy on a device from when it is made."""
 
     def __init__(self, compute: Compute, resumed: bool = False) -> None:
-        """Check the device and start to measure.
+        """Start to measure.
 
         The energy of a `resumed` fit is unknown, because earlier attempts drew a part of it.
-
-        Raises:
-            UserError: The device is not available or cannot compute in the precision.
         """
         self.device = compute.device
-        require_device(self.device, compute.precision)
         self.started = datetime.now(UTC)
         reset_peak_memory(self.device)
         self._energy = None if resumed else energy_joules(self.device)
@@ -52,10 +53,11 @@ class Meter:
         }
 
 
-def require_device(device: str, precision: str) -> None:
+def require_device(device: str, precision: str, jobs: int = 1) -> None:
     """Check that `device` ("cpu" or "cuda") can compute in `precision`, and set it up.
 
-    The device is never replaced by another one.
+    The device is never replaced by another one. If so many `jobs` may compute on a GPU at a time,
+    this process may use its share of the memory.
 
     Raises:
         UserError: The device is not available or cannot compute in the precision.
@@ -64,9 +66,7 @@ def require_device(device: str, precision: str) -> None:
         if not PRECISIONS[precision].on_cpu:
             raise UserError(f"precision {precision} needs a GPU; use fp32 on the CPU")
         return
-    if not torch.cuda.is_available():
-        raise _no_gpu()
-    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    name, capability = _name_and_capability()
     if capability < (oldest := _oldest_capability()):
         raise UserError(
             "{} has compute capability {}.{}, but PyTorch {} needs {}.{} or newer; run on another "
@@ -79,27 +79,58 @@ def require_device(device: str, precision: str) -> None:
             f"{name} does not compute in bf16; choose the precision fp16 (in config.yaml or by "
             "--precision)"
         )
+    if jobs > 1:
+        torch.cuda.set_per_process_memory_fraction(1 / jobs)
+        logger.info("up to %d jobs share %s, so this one uses 1/%d of its memory", jobs, name, jobs)
+    _choose_kernels()
+
+
+def _choose_kernels() -> None:
+    """Choose among the ways in which CUDA's libraries can compute the same."""
+    matmul = torch.backends.cuda.matmul
+    # fp32 means 24 significant bits, and not the 11 of TF32.
+    matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     # Gradients of A and B are sums over thousands of tokens. By default cuBLAS may split such a sum
     # and round its parts to 16 bits before it adds them.
-    matmul = torch.backends.cuda.matmul
     matmul.allow_bf16_reduced_precision_reduction = False
     matmul.allow_fp16_reduced_precision_reduction = False
+    # The default attention of some GPUs. For a single query, as in the last block, its gradients
+    # are reported to be NaN, and it compiles a plan for each shape.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def _no_gpu() -> UserError:
-    """Return the error that says why PyTorch can use no GPU."""
-    try:
-        torch.cuda.init()
-        reason = "it finds none"
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-    return UserError(
-        f"device cuda was asked for, but PyTorch sees no CUDA GPU here{hidden}: {reason}. PyTorch "
-        f"{torch.__version__} is built for {build}; update the driver, run on another machine, or "
-        "choose the device cpu (in config.yaml or by --device)"
+def _name_and_capability() -> tuple[str, tuple[int, int]]:
+    """Return the name and the compute capability of the GPU.
+
+    Raises:
+        UserError: PyTorch can use no GPU; the message says why.
+    """
+    with warnings.catch_warnings():
+        # PyTorch warns of old drivers and GPUs, of which errors say more.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            if torch.cuda.is_available():
+                return torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+            torch.cuda.init()
+            reason = "it finds none"
+        except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+            reason = " ".join(str(error).split())
+    cpu = "choose the device cpu (in config.yaml or by --device)"
+    if shown_gpus() == []:
+        raise UserError(
+            f"device cuda was asked for, but {VISIBLE}={os.environ[VISIBLE]} hides all GPUs; unset "
+            f"it, or {cpu}"
+        )
+    shown = f" ({VISIBLE}={os.environ[VISIBLE]})" if VISIBLE in os.environ else ""
+    if torch.version.cuda is None:
+        raise UserError(
+            f"device cuda was asked for, but PyTorch {torch.__version__} is built for no CUDA; "
+            f"install a build for CUDA, or {cpu}"
+        )
+    raise UserError(
+        f"device cuda was asked for, but PyTorch can use no GPU here{shown}: {reason}. PyTorch "
+        f"{torch.__version__} is built for CUDA {torch.version.cuda}; update the driver, run on "
+        f"another machine, or {cpu}"
     )
 
 

@@ -53,6 +53,7 @@ class Job:
         cache: The cache from which finished fits and tests are taken, and which keeps new ones.
         compute: Device, precision, engine and threads.
         scratch: A folder for copies of weights and pixels; empty to make no copies.
+        gpu_jobs: How many jobs may compute on the GPUs of this machine at a time.
         checkpoint_seconds: The least time in seconds between two checkpoints of a run.
         restart: True to discard the checkpoints of the runs first.
         interruption: Tells whether a signal has asked the process to stop.
@@ -65,6 +66,7 @@ class Job:
     cache: Cache
     compute: Compute
     scratch: str = ""
+    gpu_jobs: int = 1
     checkpoint_seconds: float = 60.0
     restart: bool = False
     interruption: Interruption = field(default_factory=Interruption)
@@ -225,10 +227,15 @@ class Job:
 
     @cached_property
     def loaded(self) -> tuple["Task", "TestImages"]:
-        """The classification task on the dataset, and the dataset's test images."""
-        claim_gpu(self.compute.device)
+        """The classification task on the dataset, and the dataset's test images.
+
+        The device is set up first.
+        """
+        sharing = self._jobs_on_gpu  # a GPU is claimed before torch is imported
+        from blocklora.runs.device import require_device
         from blocklora.runs.task import load_task
 
+        require_device(self.compute.device, self.compute.precision, sharing)
         clock = monotonic()
         loaded = load_task(
             staged(self.results / places.backbone(self.backbone), self.scratch),
@@ -238,6 +245,11 @@ class Job:
         )
         logger.info("read weights and class names in %.1f s", monotonic() - clock)
         return loaded
+
+    @cached_property
+    def _jobs_on_gpu(self) -> int:
+        """How many jobs may compute at a time on the GPU that this one has claimed."""
+        return claim_gpu(self.compute.device, self.gpu_jobs)
 
     def shots(self, run: Run) -> "Shots":
         """Return the training images of a run."""

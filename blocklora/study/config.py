@@ -1,7 +1,5 @@
 """The configuration in `config.yaml`: how and where a study is computed on this machine."""
 
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,13 +50,3 @@ def read_configuration(files: Sequence[str | Path], options: Mapping[str, Any]) 
     where = " and ".join([*map(str, files), *(["--config"] if options else [])])
     validated(Config, merged, where)
     return merged
-
-
-def resolve_device(device: str) -> str:
-    """Return the device; "auto" becomes "cuda" if the NVIDIA driver lists a GPU, or else "cpu"."""
-    if device != "auto":
-        return device
-    if not shutil.which("nvidia-smi"):
-        return "cpu"
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return "cuda" if "GPU 0" in listing.stdout else "cpu"

@@ -1,4 +1,5 @@
 import os
+import warnings
 import weakref
 
 import pytest
@@ -7,108 +8,160 @@ import torch
 from blocklora.engine.memory import free_bytes, is_out_of_memory
 from blocklora.errors import UserError
 from blocklora.runs.device import peak_memory, require_device, reset_peak_memory
+from blocklora.runs.gpu import VISIBLE
 
 
 @pytest.fixture
 def card(monkeypatch):
-    """Pretend that there is a GPU, too old for bf16."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
+    """Return a function that pretends that there is a GPU, by default one too old for bf16."""
+    cuda = torch.backends.cuda
+    settings = [
+        (cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+        (cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    ]
+    before, attention = [getattr(*setting) for setting in settings], cuda.cudnn_sdp_enabled()
+    for setting in settings:
+        setattr(*setting, True)
+    cuda.enable_cudnn_sdp(True)
+
+    def install(name="Tesla T4", capability=(7, 5), built_for=()):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [*built_for])
+        return lambda: [*(getattr(*setting) for setting in settings), cuda.cudnn_sdp_enabled()]
+
+    yield install
+    for setting, value in zip(settings, before, strict=True):
+        setattr(*setting, value)
+    cuda.enable_cudnn_sdp(attention)
+
+
+def refusal(*arguments):
+    """Return the words in which a device is refused, which are one line and come alone."""
+    with warnings.catch_warnings(record=True) as noise, pytest.raises(UserError) as caught:
+        require_device(*arguments)
+    assert not noise
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_bf16_on_a_gpu_without_it_is_refused(card):
-    with pytest.raises(
-        UserError, match="Tesla T4 does not compute in bf16; choose the precision fp16"
-    ):
-        require_device("cuda", "bf16")
+    card()
+    said = refusal("cuda", "bf16")
+    assert said.startswith("Tesla T4 does not compute in bf16; choose the precision fp16")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_old_gpu_computes_in_the_other_precisions(card, precision):
+    card()
     require_device("cuda", precision)
 
 
 def test_fp16_needs_a_gpu():
-    with pytest.raises(UserError, match="precision fp16 needs a GPU; use fp32 on the CPU"):
-        require_device("cpu", "fp16")
+    assert refusal("cpu", "fp16") == "precision fp16 needs a GPU; use fp32 on the CPU"
 
 
 @pytest.fixture
 def driver(monkeypatch):
-    """Return a function that lets PyTorch see no GPU, for a reason."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    """Return a function that lets PyTorch see no GPU, for a reason of which it also warns."""
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
 
     def install(error):
+        def is_available():
+            warnings.warn(f"CUDA initialization: {error}", UserWarning, stacklevel=2)
+            return False
+
         def init():
             raise error
 
+        monkeypatch.setattr(torch.cuda, "is_available", is_available)
         monkeypatch.setattr(torch.cuda, "init", init)
 
     return install
 
 
 OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040)."
+NO_DRIVER = "Found no NVIDIA driver on your system."
+ODD_DRIVER = "Error 803: system has unsupported display driver / cuda driver combination"
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (RuntimeError("No CUDA GPUs are available"), "here: No CUDA GPUs are available. PyTorch"),
-        (RuntimeError(f"{OLD_DRIVER}\n Please update"), f"here: {OLD_DRIVER} Please update. PyT"),
-        (AssertionError("Torch not compiled with CUDA enabled"), "here: Torch not compiled with"),
+        (RuntimeError("No CUDA GPUs are available"), "No CUDA GPUs are available"),
+        (RuntimeError(f"{OLD_DRIVER}\n Please update"), f"{OLD_DRIVER} Please update"),
+        (RuntimeError(NO_DRIVER), NO_DRIVER),
+        (RuntimeError(ODD_DRIVER), ODD_DRIVER),
+        (torch.cuda.DeferredCudaCallError("device < num_gpus\n"), "device < num_gpus"),
     ],
 )
-def test_a_gpu_that_pytorch_cannot_use_is_never_replaced(driver, monkeypatch, error, reason):
+def test_a_gpu_that_pytorch_cannot_use_is_never_replaced(driver, error, reason):
     driver(error)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(UserError, match="PyTorch sees no CUDA GPU here") as caught:
-        require_device("cuda", "fp32")
-    assert reason in str(caught.value)
-    assert f"PyTorch {torch.__version__} is built for CUDA 13.0; update" in str(caught.value)
+    said = refusal("cuda", "fp32")
+    assert f"PyTorch can use no GPU here: {reason}. PyTorch {torch.__version__}" in said
+    assert said.endswith(
+        "is built for CUDA 13.0; update the driver, run on another machine, or choose the device "
+        "cpu (in config.yaml or by --device)"
+    )
 
 
-def test_gpus_hidden_by_the_environment_are_told(driver, monkeypatch):
+def test_a_build_without_cuda_is_told(driver, monkeypatch):
+    driver(AssertionError("Torch not compiled with CUDA enabled"))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "is built for no CUDA; install a build for CUDA, or" in refusal("cuda", "fp32")
+
+
+@pytest.mark.parametrize("value", ["", "-1", "NoDevFiles"])
+def test_gpus_hidden_by_the_environment_are_told(driver, monkeypatch, value):
     driver(RuntimeError("No CUDA GPUs are available"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    with pytest.raises(UserError, match=r"no CUDA GPU here \(CUDA_VISIBLE_DEVICES=-1\): No CUDA"):
-        require_device("cuda", "fp32")
+    monkeypatch.setenv(VISIBLE, value)
+    said = refusal("cuda", "fp32")
+    assert f"but CUDA_VISIBLE_DEVICES={value} hides all GPUs; unset it, or choose" in said
 
 
-def test_the_reason_of_pytorch_itself_is_told(monkeypatch):
+def test_a_gpu_that_the_environment_names_but_does_not_exist_is_told(driver, monkeypatch):
+    driver(RuntimeError("No CUDA GPUs are available"))
+    monkeypatch.setenv(VISIBLE, "7")
+    said = refusal("cuda", "fp32")
+    assert "no GPU here (CUDA_VISIBLE_DEVICES=7): No CUDA GPUs are available. PyTorch" in said
+
+
+def test_the_reason_of_pytorch_itself_is_told():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UserError, match=r"NVIDIA driver|CUDA GPUs|compiled with CUDA"):
+    with pytest.raises(UserError, match=r"NVIDIA driver|CUDA GPUs|built for no CUDA"):
         require_device("cuda", "fp32")
 
 
-def test_a_gpu_too_old_for_this_pytorch_is_refused(card, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_100", "compute_120"])
+def test_a_gpu_too_old_for_this_pytorch_is_refused(card):
+    built_for = ["sm_75", "sm_100", "compute_120"]
+    card(built_for=built_for)
     require_device("cuda", "fp32")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    with pytest.raises(UserError, match=r"V100 has compute capability 7\.0, .* 7\.5 or newer"):
-        require_device("cuda", "fp32")
+    card("Tesla V100", (7, 0), built_for)
+    said = refusal("cuda", "fp32")
+    assert said.startswith("Tesla V100 has compute capability 7.0, but PyTorch")
+    assert "needs 7.5 or newer; run on another machine" in said
 
 
-def test_sums_of_products_stay_in_fp32_on_a_gpu(card, monkeypatch):
-    matmul = torch.backends.cuda.matmul
-    settings = (
-        "allow_bf16_reduced_precision_reduction",
-        "allow_fp16_reduced_precision_reduction",
-    )
-    before = [getattr(matmul, setting) for setting in settings]
-    try:
-        for setting in settings:
-            setattr(matmul, setting, True)
-        require_device("cuda", "fp16")
-        assert not any(getattr(matmul, setting) for setting in settings)
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setattr(matmul, setting, value)
+def test_kernels_are_chosen_that_keep_fp32_whole_and_attention_finite(card):
+    chosen = card()
+    assert chosen() == [True] * 5
+    require_device("cuda", "fp16")
+    assert chosen() == [False] * 5
+
+
+@pytest.mark.parametrize(("jobs", "shares"), [(1, []), (3, [1 / 3])])
+def test_jobs_that_share_a_gpu_use_their_share_of_its_memory(card, monkeypatch, jobs, shares):
+    card()
+    found = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", found.append)
+    require_device("cuda", "fp16", jobs)
+    assert found == shares
 
 
 def test_peak_memory_sees_what_was_freed_until_it_is_reset():

@@ -18,6 +18,7 @@ from blocklora.cli import main
 from blocklora.engine.fast import FastEngine
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.locks import hold
+from blocklora.runs import device, job
 from blocklora.runs.fit import run_tests
 from blocklora.runs.record import failure_log
 from blocklora.study.run import Run
@@ -155,6 +156,19 @@ def test_a_test_on_a_failing_gpu_ends_in_one_line(prepared, tmp_path, monkeypatc
     assert zero_shot(prepared, tmp_path) == 1
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert "/zero_shot/0shot/seed0/tests/own/test.safetensors: the GPU failed (CUDA err" in said
+
+
+def test_a_job_sets_up_its_device_once_with_its_share_of_a_gpu(prepared, tmp_path, monkeypatch):
+    calls = []
+
+    def claim(*arguments):
+        calls.append(arguments)
+        return 2
+
+    monkeypatch.setattr(job, "claim_gpu", claim)
+    monkeypatch.setattr(device, "require_device", lambda *arguments: calls.append(arguments))
+    assert fit(prepared, tmp_path, (1, 2), "block_lora", "--gpu-jobs", 3) == 0
+    assert calls == [("cpu", 3), ("cpu", "fp32", 2)]
 
 
 def failure_log_of(folder, method):

@@ -11,7 +11,7 @@ import yaml
 from blocklora.adapters.config import AdapterConfig
 from blocklora.engine.precisions import PRECISIONS, resolve_precision
 from blocklora.errors import UserError
-from blocklora.study.config import Config, resolve_device
+from blocklora.study.config import Config
 from blocklora.study.digests import test_digest as digest_of_test
 from blocklora.study.run import Run
 from blocklora.study.schemas import schema_text
@@ -160,24 +160,6 @@ def test_reading_a_study_imports_nothing_heavy(write):
     command = [sys.executable, "-c", code, str(write())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def test_auto_is_the_cpu_without_a_driver(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert resolve_device("auto") == "cpu"
-    assert resolve_device("cuda") == "cuda"
-
-
-@pytest.mark.parametrize(
-    ("listing", "device"),
-    [("echo 'GPU 0: some card'", "cuda"), ("echo 'No devices found'", "cpu"), ("exit 9", "cpu")],
-)
-def test_auto_is_cuda_where_the_driver_lists_a_card(monkeypatch, tmp_path, listing, device):
-    program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{listing}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert resolve_device("auto") == device
 
 
 @pytest.mark.parametrize("name", ["study", "config"])

@@ -78,6 +78,21 @@ def test_a_cluster_computes_on_a_gpu_that_the_login_node_lacks(snakemake, name):
     assert output.count("Group job lists") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [
+        (["--cores", "12", "--resources", "gpu=2"], ["2", "2"]),
+        (["--cores", "12", "--resources", "gpu=9"], ["3", "3"]),  # each has 4 threads
+        (["--cores", "12", "--workflow-profile", "none"], ["3", "3"]),
+    ],
+)
+def test_jobs_are_told_how_many_may_compute_on_the_gpus_of_a_machine(snakemake, arguments, jobs):
+    snakemake.configure(device="cuda")
+    output = snakemake("--dry-run", "--printshellcmds", *arguments, "--", FIT)
+    assert snakemake.status == 0, output
+    assert re.findall(r"blocklora (?:fit|test) .*--gpu-jobs (\d+)", output) == jobs
+
+
 def test_every_profile_redoes_the_same(snakemake):
     kept = (
         "rerun-incomplete", "keep-going", "show-failed-logs", "max-checksum-file-size",

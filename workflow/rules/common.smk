@@ -19,10 +19,11 @@ from blocklora.performance.durations import UNITS, fit_units
 from blocklora.provenance import code_digest
 from blocklora.publish.catalogue import CLAIMS_NEED
 from blocklora.publish.inputs import evidence_file
+from blocklora.runs.gpu import resolve_device
 from blocklora.runs.record import HISTORY, RECORD, why_missing
 from blocklora.runs.status import what_is_missing
 from blocklora.study import digests, places
-from blocklora.study.config import read_configuration, resolve_device
+from blocklora.study.config import read_configuration
 from blocklora.study.study_files import find_study
 from blocklora.study.study import load_study
 from blocklora.study.run import Run, Test
@@ -198,6 +199,18 @@ def of_lists(place):
     return [f"<results>/{file}" for file in files]
 
 
+def gpu_jobs():
+    """Return how many jobs may compute on the GPUs of this machine at a time.
+
+    In a batch system each job has a GPU of its own, whatever is allowed in all.
+    """
+    cores, gpus = (workflow.global_resources.get(name) for name in ("_cores", "gpu"))
+    if not (GPUS and cores.value and workflow.local_exec and workflow.is_main_process):
+        return 1
+    most = cores.value // WORKERS
+    return most if gpus is None or gpus.value is None else min(most, gpus.value)
+
+
 def how_to_compute(wildcards, input):
     """Return the options of fits and tests that say how and where to compute."""
     options = {
@@ -209,6 +222,8 @@ def how_to_compute(wildcards, input):
         "precision": PRECISION,
         "engine": config["engine"],
     }
+    if (jobs := gpu_jobs()) > 1:
+        options["gpu-jobs"] = jobs
     if config["scratch"]:
         options["scratch"] = config["scratch"]
     return " ".join(f"--{name} {quote(str(value))}" for name, value in options.items())
