@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 from time import monotonic
@@ -100,10 +101,18 @@ def test_a_machine_without_gpus_is_left_as_it_is(claim, nvidia_smi):
     assert claim()[0] == "None"
 
 
-def test_slices_of_a_gpu_are_claimed_one_by_one(claim, nvidia_smi):
+@pytest.fixture
+def own_locks(tmp_path, monkeypatch):
+    """A folder for the locks of this process, which are released in the end."""
+    monkeypatch.setattr(gpus.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(gpus, "_held", [])
+
+
+def test_slices_of_a_gpu_are_claimed_one_by_one(nvidia_smi, own_locks):
     nvidia_smi(SLICES)
-    taken = ["GPU-11", "MIG-aa", "MIG-bb", "MIG-GPU-33/0/0"]
-    assert [claim()[0] for _ in range(5)] == [*taken, "GPU-11"]
+    for name in ("GPU-11", "MIG-aa", "MIG-bb", "MIG-GPU-33/0/0", "GPU-11"):
+        claim_gpu("cuda")
+        assert os.environ.pop(gpus.VISIBLE) == name
 
 
 @pytest.mark.parametrize(
@@ -120,11 +129,9 @@ def test_slices_of_a_gpu_are_claimed_one_by_one(claim, nvidia_smi):
     ],
 )
 def test_jobs_are_told_how_many_of_them_share_a_gpu(
-    nvidia_smi, tmp_path, monkeypatch, jobs, listing, shown, share
+    nvidia_smi, own_locks, monkeypatch, jobs, listing, shown, share
 ):
     nvidia_smi(listing)
-    monkeypatch.setattr(gpus.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(gpus, "_held", [])
     if shown is not None:
         monkeypatch.setenv(gpus.VISIBLE, shown)
     assert claim_gpu("cuda", jobs) == share
