@@ -27,38 +27,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from blocklora.data.images import read_image
 from blocklora.data.preprocess import evaluation_transform
 from blocklora.errors import UserError
 
 
-class LazyTestPixels:
-    """Test images that are decoded when they are indexed, like an array (n, size, size, 3).
+class LazyPixels:
+    """Images that are preprocessed when they are indexed, like an array (images, size, size, 3).
 
-    Indexing decodes with `workers` threads, and raises `UserError` if an image cannot be read.
+    Indexing prepares images with `workers` threads. `image` returns the image with a given index;
+    its errors are raised by indexing.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, image_root: str | Path, paths: Sequence[str], size: int, workers: int = 1):
-        self._files = [Path(image_root, path) for path in paths]
-        self._workers = workers
-        self.shape = (len(paths), size, size, 3)
+    def __init__(
+        self, image: Callable[[int], Image.Image], count: int, size: int, workers: int = 1
+    ) -> None:
+        self._image, self._workers = image, workers
+        self.shape = (count, size, size, 3)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return self.shape[0]
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         chosen = np.arange(len(self))[index]
         if chosen.ndim == 0:
-            return self._decode(int(chosen))
+            return self._prepare(int(chosen))
         with ThreadPoolExecutor(self._workers) as pool:
-            images = list(pool.map(self._decode, chosen.tolist()))
+            images = list(pool.map(self._prepare, chosen.tolist()))
         return np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)
 
-    def _decode(self, index: int) -> np.ndarray:
-        return evaluation_transform(read_image(self._files[index]), self.shape[1])
+    def _prepare(self, index: int) -> np.ndarray:
+        return evaluation_transform(self._image(index), self.shape[1])
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,10 @@ class ShotImages:
         return len(self.paths)
 
 
-def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTestPixels:
-    """Open a test store as a read-only memory map, or as `LazyTestPixels` with `workers` threads.
+def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyPixels:
+    """Open a test store as a read-only memory map, or as `LazyPixels` with `workers` threads.
+
+    Indexing the latter raises `UserError` if an image cannot be read.
 
     Raises:
         UserError: The file is missing, cut short or not a test store.
@@ -90,7 +95,8 @@ def open_test_pixels(path: str | Path, workers: int = 1) -> np.ndarray | LazyTes
         pixels = np.lib.format.open_memmap(path, mode="r")
         if pixels.ndim == 1:
             record = unpack_json(pixels)
-            return LazyTestPixels(record["image_root"], record["paths"], record["size"], workers)
+            files = [Path(record["image_root"], path) for path in record["paths"]]
+            return LazyPixels(lambda i: read_image(files[i]), len(files), record["size"], workers)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -123,6 +129,11 @@ def open_shot_images(path: str | Path) -> ShotImages:
         return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
     return ShotImages(paths, labels, stored)
+
+
+def training_pixels(images: ShotImages, size: int, workers: int) -> LazyPixels:
+    """Return training images with the preprocessing of test images, by `workers` threads."""
+    return LazyPixels(lambda i: Image.fromarray(images.image(i)), len(images), size, workers)
 
 
 def pack_json(value: object) -> np.ndarray:

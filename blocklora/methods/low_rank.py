@@ -136,7 +136,8 @@ class LowRankAdapter(FittedMethod):
 
         merged = replace(task.backbone, weights=merge(task.backbone.weights, learned))
         prompts = task.tokenize(recipe.prompt)
-        return Classifier(merged, prompts, recipe.logit_scale, device, precision)
+        options = recipe.logit_scale, device, precision, task.kept.clear
+        return Classifier(merged, prompts, *options)
 
     def save(self, fit: Fit, folder: Path, backbone: "Backbone", facts: Mapping[str, Any]) -> None:
         """See `FittedMethod.save`."""

@@ -21,4 +21,5 @@ class ZeroShot(Method):
         from blocklora.engine.classifier import Classifier
 
         prompts = task.tokenize(recipe.prompt)
-        return Classifier(task.backbone, prompts, recipe.logit_scale, device, precision)
+        options = recipe.logit_scale, device, precision, task.kept.clear
+        return Classifier(task.backbone, prompts, *options)

@@ -1,14 +1,11 @@
 """Fitting and testing the method of a run, and writing what it learned and what it predicts."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from blocklora.csvfiles import write_rows
-from blocklora.data.preprocess import preprocessed
 from blocklora.fields import to_values
 from blocklora.files import write_json
 from blocklora.methods import METHODS
@@ -17,6 +14,7 @@ from blocklora.runs.device import Meter
 from blocklora.runs.keeper import CheckpointKeeper
 from blocklora.runs.predictions import Predictions, write_predictions
 from blocklora.runs.record import HISTORY, HISTORY_COLUMNS, RECORD, SCHEMA
+from blocklora.runs.task import tested_shots
 from blocklora.study.digests import fit_code, fit_digest, test_digest
 from blocklora.study.run import Run, Test
 
@@ -105,14 +103,11 @@ def run_tests(job: "Job", run: Run, keys: Mapping[Test, str]) -> None:
     classifier = method.classifier(learned, named.recipe, task, compute.device, compute.precision)
     for test, key in keys.items():
         if test.part == "test":
-            batches: Iterable[np.ndarray] = [test_images.pixels]
-            labels, kind = test_images.labels, "test"
+            images, kind = test_images, "test"
         else:
-            shots = job.shots(run)
-            batches = preprocessed(shots.images, task.backbone.config.image_size)
-            labels, kind = shots.labels, "training"
-        found = [classifier.predict(batch) for batch in batches]
-        predicted, probability = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            workers = max(1, compute.workers)
+            images, kind = tested_shots(job.shots(run), task, workers), "training"
+        predicted, probability = classifier.predict(images.pixels)
         facts = {
             "run": vars(run),
             "dataset": test.dataset,
@@ -127,7 +122,7 @@ def run_tests(job: "Job", run: Run, keys: Mapping[Test, str]) -> None:
             "engine": compute.engine,
             **meter.identity(),
         }
-        predictions = Predictions(labels, predicted, probability, facts)
+        predictions = Predictions(images.labels, predicted, probability, facts)
         write_predictions(job.runs / test.file, predictions)
         share, count = 100 * predictions.accuracy, predictions.images
         text = "run %s: classified %.2f %% of %d %s images of %s correctly"

@@ -1,4 +1,4 @@
-"""Reading the task, the training images and the test images of a run from their files."""
+"""Reading the task, the training images and the images of tests of a run from their files."""
 
 from functools import partial
 from pathlib import Path
@@ -9,20 +9,25 @@ import numpy as np
 from blocklora.backbones.prompts import prompt_tokens
 from blocklora.backbones.weights import load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest, read_shots
-from blocklora.data.pixels import open_shot_images, open_test_pixels
+from blocklora.data.pixels import (
+    LazyPixels,
+    open_shot_images,
+    open_test_pixels,
+    training_pixels,
+)
 from blocklora.errors import UserError
 from blocklora.methods.base import Shots, Task
 
 
 class TestImages(NamedTuple):
-    """Preprocessed test images, uint8 (images, size, size, 3), and labels, int64 (images,).
+    """Preprocessed images of a test, uint8 (images, size, size, 3), and labels, int64 (images,).
 
-    The images are a memory map, or `LazyTestPixels`, which decodes them when they are needed.
+    The images are a memory map, or `LazyPixels`, which prepares them when they are needed.
     """
 
     __test__ = False  # keeps pytest from collecting it
 
-    pixels: np.ndarray
+    pixels: np.ndarray | LazyPixels
     labels: np.ndarray
 
 
@@ -73,3 +78,12 @@ def open_shots(
     if missing:
         raise UserError(f"{shots_list}: the class {task.names[missing[0]]!r} has no training image")
     return Shots(images, images.labels, per_class, seed)
+
+
+def tested_shots(shots: Shots, task: Task, workers: int) -> TestImages:
+    """Return training images as the images of a test, which `workers` threads prepare.
+
+    They are not augmented, but preprocessed like test images.
+    """
+    size = task.backbone.config.image_size
+    return TestImages(training_pixels(shots.images, size, workers), shots.labels)

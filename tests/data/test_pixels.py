@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from blocklora.cli import main
 from blocklora.data.decode import ordered_map, write_shots_store, write_test_store
 from blocklora.data.manifest import LabelledImage, write_manifest, write_shots
-from blocklora.data.pixels import open_shot_images, open_test_pixels
+from blocklora.data.pixels import LazyPixels, open_shot_images, open_test_pixels, training_pixels
 from blocklora.data.preprocess import evaluation_transform
 from blocklora.data.source import Source, write_source
 from blocklora.errors import UserError
@@ -119,6 +120,30 @@ def test_training_store_holds_full_resolution_in_order(folder, tmp_path, budget,
         found = store.image(index)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, np.asarray(plain(root, name)))
+
+
+@pytest.mark.parametrize("budget", [PLENTY, 1])
+def test_training_images_can_be_had_with_the_preprocessing_of_test_images(folder, tmp_path, budget):
+    root, names = folder
+    images = [LabelledImage(name, 0, "c", "train") for name in names]
+    write_shots_store(tmp_path / "s.npz", root, images, 1, budget)
+    pixels = training_pixels(open_shot_images(tmp_path / "s.npz"), 32, workers=2)
+    expected = np.stack([torchvision_pipeline(plain(root, name), 32) for name in names])
+    assert (len(pixels), pixels.shape, pixels.dtype) == (6, expected.shape, np.uint8)
+    np.testing.assert_array_equal(pixels[:4], expected[:4])
+    np.testing.assert_array_equal(pixels[4:8], expected[4:])
+
+
+def test_images_are_prepared_by_as_many_threads_as_asked_for():
+    together = threading.Barrier(3, timeout=20)
+
+    def image(number):
+        together.wait()
+        return noise(40, 30, seed=number)
+
+    found = LazyPixels(image, 6, 16, workers=3)[:]
+    expected = [evaluation_transform(noise(40, 30, seed=number), 16) for number in range(6)]
+    np.testing.assert_array_equal(found, np.stack(expected))
 
 
 def test_training_store_is_mapped_not_read(tmp_path):

@@ -42,6 +42,7 @@ __all__ = [
     "apart",
     "backbone",
     "batch",
+    "classifier",
     "cosines",
     "device_name",
     "engine",
@@ -144,13 +145,19 @@ def recordings(subject):
     return len(subject._recordings._recordings) if subject.recorded else 0
 
 
-def cosines(setting, pixels, adapter=None, device=None):
-    """Return the cosine of each image with each class, with an adapter or without."""
+def classifier(setting, adapter=None, device=None, reclaim=None):
+    """Return a classifier, with an adapter or without."""
     found = backbone(setting.clip)
     if adapter is not None:
         found = replace(found, weights=merge(found.weights, adapter))
-    tested = Classifier(found, setting.prompts, 100.0, device or DEVICE, setting.precision)
-    return tested.cosines(pixels).float()
+    device = device or DEVICE
+    return Classifier(found, setting.prompts, 100.0, device, setting.precision, reclaim)
+
+
+def cosines(setting, pixels, adapter=None, device=None):
+    """Return the cosine of each image with each class, on the CPU."""
+    tested = classifier(setting, adapter, device)
+    return (torch.cat([*tested.features(pixels)]) @ tested.class_features.T).cpu()
 
 
 class Watched(Keeper):

@@ -17,7 +17,7 @@ from blocklora.adapters.store import load_adapter
 from blocklora.backbones.weights import load_backbone
 from blocklora.cli import main
 from blocklora.data.manifest import LabelledImage, write_shots
-from blocklora.data.preprocess import preprocessed
+from blocklora.data.pixels import training_pixels
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import FastEngine
 from blocklora.files import file_digest
@@ -161,6 +161,48 @@ def test_one_engine_at_most_is_alive(prepared, tmp_path, monkeypatch):
     assert alive == [0, 0, 1] * 2
 
 
+def test_a_test_without_enough_memory_gives_up_the_kept_engine(prepared, tmp_path, monkeypatch):
+    """The next fit makes a new one, and all results are as they would have been."""
+    assert fit(prepared, tmp_path / "undisturbed", (1, 2)) == 0
+    engines, alive = [], []
+    prepare, encode = FastEngine.__init__, Classifier._encode
+
+    def noted(self, *arguments, **options):
+        engines.append(weakref.ref(self))
+        prepare(self, *arguments, **options)
+
+    def fail_once(self, images):
+        alive.append(engines[-1]() is not None)
+        if len(alive) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.59 GiB.")
+        return encode(self, images)
+
+    monkeypatch.setattr(FastEngine, "__init__", noted)
+    monkeypatch.setattr(Classifier, "_encode", fail_once)
+    assert fit(prepared, tmp_path / "disturbed", (1, 2)) == 0
+    # The failure, the two tests of the first run, and those of the second.
+    assert alive == [True, False, False, True, True]
+    assert len(engines) == 2
+    for seed in (1, 2):
+        folders = [run_folder(tmp_path / name, seed) for name in ("undisturbed", "disturbed")]
+        assert timeless(folders[0]) == timeless(folders[1])
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 1), (1, 1), (3, 3)])
+def test_training_images_are_prepared_for_a_test_by_the_workers(
+    prepared, tmp_path, monkeypatch, workers, threads
+):
+    used = []
+
+    def noted(images, size, workers):
+        used.append(workers)
+        return training_pixels(images, size, workers)
+
+    monkeypatch.setattr("blocklora.runs.task.training_pixels", noted)
+    assert fit(prepared, tmp_path, (1,), "block_lora", "--workers", workers) == 0
+    assert used == [threads]
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_record_says_whether_steps_were_recorded(prepared, tmp_path, monkeypatch, recorded):
     monkeypatch.setattr(FastEngine, "recorded", recorded)
@@ -199,8 +241,8 @@ def test_a_method_may_learn_without_steps(prepared, tmp_path, monkeypatch):
     def fit_at_once(self, config, recipe, task, shots, compute, keeper):
         adapter = Adapter.initialise(config, SHAPE.tower_shapes, torch.Generator())
         classifier = self.classifier(adapter, recipe, task, compute.device, compute.precision)
-        pixels = preprocessed(shots.images, SHAPE.image_size)
-        features = torch.cat([part for some in pixels for part in classifier.features(some)])
+        pixels = training_pixels(shots.images, SHAPE.image_size, workers=1)
+        features = torch.cat([*classifier.features(pixels)])
         assert features.shape == (4, SHAPE.embed_dim)
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(4))
         return Fit(adapter, None, {})
