@@ -1,6 +1,7 @@
 """The results of a piece of the benchmark, as its entry in the JSON file."""
 
 from collections.abc import Mapping
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -93,7 +94,8 @@ def _figures(setting: Setting, answers: Facts) -> Facts:
         "rounds_seconds": answers["turns"],
         "images_per_second": setting.batch_size / step,
         **answers["peak_memory"],
-        "first_loss": answers["start"],
+        # JSON has neither NaN nor infinity, and the speed does not depend on the loss.
+        "first_loss": answers["start"] if isfinite(answers["start"]) else None,
     }
 
 

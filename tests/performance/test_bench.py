@@ -237,6 +237,13 @@ def test_a_trial_that_ran_out_of_memory_leaves_a_page_of_the_others(trial):
     assert ("out of memory" in benchmark.summary(only)) == ("out of memory" in text)
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_does_not_spoil_the_file(loss):
+    found = document([measurement(50, fast=answers(0.5, first=loss))], FACTS)
+    assert found["settings"][0]["fast"]["first_loss"] is None
+    json.dumps(found, allow_nan=False)
+
+
 def test_settings_may_have_different_parts():
     parts = {"towers": answers(0.15), "vision": answers(0.125)}
     profiled = answers(0.25, kernels=(2000.0, 0.1875), test_seconds=(2.0, 0.001))
