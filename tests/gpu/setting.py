@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from blocklora.adapters.merge import merge
 from blocklora.backbones.published import published_config
 from blocklora.backbones.shape import TowerConfig
+from blocklora.data.pixels import LazyPixels
 from blocklora.engine import plan as planning
 from blocklora.engine.batches import Batches
 from blocklora.engine.classifier import Classifier
@@ -53,6 +55,7 @@ __all__ = [
     "require_device",
     "small",
     "steps",
+    "stored",
     "train_within_memory",
     "trained",
     "vit_b16",
@@ -158,6 +161,15 @@ def cosines(setting, pixels, adapter=None, device=None):
     """Return the cosine of each image with each class, on the CPU."""
     tested = classifier(setting, adapter, device)
     return (torch.cat([*tested.features(pixels)]) @ tested.class_features.T).cpu()
+
+
+def stored(pixels, folder, kind):
+    """Return pixels as they lie in a store: mapped, mapped in reverse order, or made when read."""
+    if kind == "lazy":
+        return LazyPixels(lambda i: Image.fromarray(pixels[i]), len(pixels), pixels.shape[1], 3)
+    step = -1 if kind == "reversed" else 1
+    np.save(folder / "pixels.npy", pixels[::step])
+    return np.load(folder / "pixels.npy", mmap_mode="r")[::step]
 
 
 class Watched(Keeper):

@@ -1,5 +1,7 @@
 """What the tests on a GPU share works, which a machine without one can tell too."""
 
+import pytest
+
 from tests.gpu import setting as gpu
 
 
@@ -16,3 +18,13 @@ def test_shared_helpers_train_and_compare_on_a_cpu(monkeypatch):
 def test_planned_settings_are_those_of_the_paper():
     which = gpu.vit_b16(3, "bf16")
     assert (len(which.prompts), which.batch_size, which.clip.image_size) == (3, 32, 224)
+
+
+@pytest.mark.parametrize("kind", ["mapped", "reversed", "lazy"])
+def test_stored_pixels_are_classified_on_a_cpu(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    which = gpu.small()
+    adapter, pixels = gpu.engine(which).adapter, gpu.batch(which, 70)[0].numpy()
+    given = gpu.stored(pixels, tmp_path, kind)
+    classes, _ = gpu.classifier(which, adapter).predict(given)
+    assert (classes == gpu.cosines(which, pixels, adapter).argmax(1).numpy()).all()
