@@ -83,7 +83,8 @@ class Fit:
     Attributes:
         learned: Whatever `FittedMethod.save` writes and `FittedMethod.load` reads.
         history: The training history for `history.csv`; None for a method without steps.
-        facts: Numbers for the record of the run, by their columns in runs.csv.
+        facts: Numbers for the record of the run, by their columns in runs.csv. They replace those
+            that are measured for every method.
     """
 
     learned: Any

@@ -30,11 +30,13 @@ class Kept:
         made_for: The setting, logit scale and `Compute`, which must be those of the next fit.
         plan: The memory plan of the engine, if there is one.
         engine: The engine.
+        peak_bytes: The largest peak memory on a GPU of the fits with this engine; 0 on a CPU.
     """
 
     made_for: Any
     plan: "Plan | None"
     engine: "Engine"
+    peak_bytes: int
 
 
 class LowRankAdapter(FittedMethod):
@@ -63,7 +65,6 @@ class LowRankAdapter(FittedMethod):
         from blocklora.engine.engines import load_engine
         from blocklora.engine.fast import Chunks, restart
         from blocklora.engine.loop import train
-        from blocklora.engine.memory import free_bytes
         from blocklora.engine.plan import Setting, train_within_memory
         from blocklora.engine.randomness import torch_generator
 
@@ -82,6 +83,7 @@ class LowRankAdapter(FittedMethod):
         kept = task.kept.pop(self.kind, None)
         if kept is not None and kept.made_for != made_for:
             kept = None
+        known, peak = (None, 0) if kept is None else (kept.plan, kept.peak_bytes)
 
         def attempt(chunks: Chunks) -> "tuple[Engine, History]":
             nonlocal kept
@@ -109,14 +111,19 @@ class LowRankAdapter(FittedMethod):
 
         plan = None
         if engine_class.chunked:
-            known = kept and kept.plan
             (engine, history), plan = train_within_memory(setting, compute.device, attempt, known)
         else:
             engine, history = attempt(Chunks())
-        # Keep the engine only if testing still has enough memory. On a CPU, a plan means that
-        # memory ran out, and the next fit has to start as it would on its own.
-        if plan is None or (on_gpu and plan.peak_bytes <= free_bytes(compute.device)):
-            task.kept[self.kind] = Kept(made_for, plan, engine)
+        measured = {}
+        if on_gpu:
+            # PyTorch counts the memory of a recorded step only while it is recorded, which the fit
+            # that made the engine did.
+            peak = max(peak, torch.cuda.max_memory_allocated())
+            measured["peak_memory_bytes"] = peak
+        # A test gives the engine up if its memory is needed. On a CPU, a plan means that memory ran
+        # out, and the next fit has to start as it would on its own.
+        if plan is None or on_gpu:
+            task.kept[self.kind] = Kept(made_for, plan, engine, peak)
         adapter = engine.adapter
         facts = {
             "trainable_parameters": adapter.trainable_parameters,
@@ -124,6 +131,7 @@ class LowRankAdapter(FittedMethod):
             "iterations": steps,
             "recorded_steps": engine.recorded,
             "planned_memory_bytes": None if plan is None else plan.peak_bytes,
+            **measured,
         }
         return Fit(adapter, history, facts)
 

@@ -66,11 +66,11 @@ def fit_run(job: "Job", run: Run, inputs: Mapping[str, str], keeper: CheckpointK
         "recipe": to_values(named.recipe),
         "images": {"train_images": len(shots.images), "classes": len(task.names)},
         "cost": {
-            **fit.facts,
+            **measured,
+            **fit.facts,  # which may know better than the meter
             "adapter_bytes": sum((folder / name).stat().st_size for name in method.files),
             "training_seconds": seconds,
             "step_seconds": history and history.step_seconds(),
-            **measured,
         },
         "provenance": {
             "key": keeper.key,

@@ -26,9 +26,11 @@ from blocklora.engine.memory import free_bytes
 from blocklora.engine.plan import USABLE_SHARE, Setting, planned_peak_bytes, train_within_memory
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.errors import Interrupted
+from blocklora.methods.base import Compute, Shots, Task
+from blocklora.methods.low_rank import LowRankAdapter
 from blocklora.performance.measure import settings
 from blocklora.performance.trial import random_backbone
-from blocklora.runs.device import device_name, require_device
+from blocklora.runs.device import Meter, device_name, require_device
 from blocklora.runs.keeper import CheckpointKeeper
 from tests.tiny import LORA, RECIPE, SHAPE, tiny_backbone, trained_adapter
 
@@ -48,6 +50,7 @@ __all__ = [
     "cosines",
     "device_name",
     "engine",
+    "fits",
     "free_bytes",
     "planned_peak_bytes",
     "planning",
@@ -230,6 +233,20 @@ def trained(
     if checkpoint is not None:
         keeper = CheckpointKeeper("gpu", checkpoint, "digest", interval, stop_signal=after_step)
     return subject, train(subject, batches, recipe, count, keeper)
+
+
+def fits(setting, seeds):
+    """Return facts and costs of fits one after the other in one process, as in a run."""
+    names = [str(number) for number in range(len(setting.prompts))]
+    task = Task(backbone(setting.clip), names, lambda prompt: setting.prompts)
+    recipe = replace(RECIPE, iterations_per_shot=4, batch_size=setting.batch_size)
+    images, results = Pictures(6, setting.clip.image_size), []
+    compute = Compute(DEVICE, setting.precision, "fast", workers=2)
+    for seed in seeds:
+        meter, shots = Meter(compute), Shots(images, np.arange(6), 1, seed)
+        made = LowRankAdapter().fit(setting.adapter, recipe, task, shots, compute, Keeper())
+        results.append((made.facts, meter.cost()))
+    return results
 
 
 def alone(function: Callable[..., Any], *arguments: Any, seconds: float = 200) -> Any:

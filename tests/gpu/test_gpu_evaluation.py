@@ -143,3 +143,10 @@ def test_a_test_takes_the_time_until_the_gpu_has_finished():
     subject._choose = busy
     subject.predict(pixels)
     assert subject.done.query()
+
+
+def test_memory_of_recorded_steps_is_reported_for_every_fit_that_replays_them():
+    (first, cost), (second, _) = gpu.fits(gpu.small("fp16"), seeds=(1, 2))
+    assert first["recorded_steps"]
+    assert first["peak_memory_bytes"] == cost["peak_memory_bytes"] > 0
+    assert second["peak_memory_bytes"] == pytest.approx(first["peak_memory_bytes"], rel=0.1)

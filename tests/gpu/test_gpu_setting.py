@@ -28,3 +28,11 @@ def test_stored_pixels_are_classified_on_a_cpu(monkeypatch, tmp_path, kind):
     given = gpu.stored(pixels, tmp_path, kind)
     classes, _ = gpu.classifier(which, adapter).predict(given)
     assert (classes == gpu.cosines(which, pixels, adapter).argmax(1).numpy()).all()
+
+
+def test_fits_of_several_seeds_are_done_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    for facts, cost in gpu.fits(gpu.small(), seeds=(1, 2)):
+        assert facts["iterations"] == 4
+        assert "peak_memory_bytes" not in facts
+        assert cost["peak_memory_bytes"] > 0
