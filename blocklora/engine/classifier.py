@@ -122,11 +122,18 @@ class Classifier:
         Both have the shape (images,). Probabilities are the softmax of `logit_scale` × cosine.
 
         Raises:
-            UserError: There is not enough memory for a single image.
+            UserError: There is not enough memory for a single image, or a feature is not finite.
         """
         found = [self._choose(features) for features in self.features(pixels)]
-        classes, probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return classes.cpu().numpy(), probabilities.cpu().numpy()
+        parts = (torch.cat(each) for each in zip(*found, strict=True))
+        classes, probabilities = (part.cpu().numpy() for part in parts)
+        if not np.isfinite(probabilities).all():
+            # Nothing else would tell, since NaN counts as the largest of all cosines.
+            raise UserError(
+                f"{self._name} gives features that are not finite; check its weights, or choose "
+                "the precision fp32 (in config.yaml or by --precision)"
+            )
+        return classes, probabilities
 
     def _encode(self, images: Tensor) -> Tensor:
         return F.normalize(self.vision(images.to(self.device, non_blocking=True)), dim=-1)

@@ -261,8 +261,22 @@ def model(request):
 
 def cosines(backbone, precision):
     classifier = Classifier(backbone, PROMPTS, SCALE, "cpu", precision)
-    (features,) = classifier.features(pictures(64))
+    (features,) = classifier.features(pictures(16))
     return features @ classifier.class_features.T
+
+
+@pytest.mark.parametrize("tower", ["visual.transformer", "transformer"])
+def test_values_too_large_for_fp16_are_an_error_and_no_prediction(backbone, tower):
+    """The hidden layer of an MLP has some 100,000 here; fp16 ends at 65,504."""
+    weights = dict(backbone.weights)
+    weights[f"{tower}.resblocks.0.mlp.c_fc.bias"] = torch.full_like(
+        weights[f"{tower}.resblocks.0.mlp.c_fc.bias"], 1e5
+    )
+    large = replace(backbone, weights=weights)
+    Classifier(large, PROMPTS, SCALE).predict(pictures(3))
+    with pytest.raises(UserError, match=r"tiny in torch.float16 .* not finite") as caught:
+        Classifier(large, PROMPTS, SCALE, "cpu", "fp16").predict(pictures(3))
+    assert "\n" not in str(caught.value)
 
 
 def test_fp16_moves_cosines_by_little_and_by_less_than_bf16(model):
