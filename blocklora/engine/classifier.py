@@ -89,8 +89,8 @@ class Classifier:
     def features(self, pixels: Pixels) -> Iterator[Tensor]:
         """Yield the normalised features of preprocessed images, a batch at a time.
 
-        They stay on the device, and nothing waits for the features themselves. `pixels` is uint8
-        (images, size, size, 3), and a thread reads its slices ahead.
+        They stay on the device, which may not have computed them yet. `pixels` is uint8 (images,
+        size, size, 3), and a thread reads its slices ahead.
 
         Raises:
             UserError: There is not enough memory for a single image.

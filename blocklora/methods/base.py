@@ -51,6 +51,7 @@ class Task:
         names: Class names by label.
         tokenize: Returns the token ids of all class prompts for a prompt template.
         kept: Objects that methods keep for the next fit on this task, by the kind of the method.
+            Classifiers clear it if memory runs out.
     """
 
     backbone: "Backbone"
