@@ -235,11 +235,16 @@ class FastEngine:
             size = len(updates), sum(tokens), tower.width
             parts = draw_masks(*size, self.adapter.config.dropout, key).split(tokens, 1)
         *others, last = [(*chunk, updates, part) for chunk, part in zip(chunks, parts, strict=True)]
-        again = [
+        return torch.cat([*self._encode_again(tower, others), tower(*last)])
+
+    def _encode_again(
+        self, tower: TextTower | VisionTower, chunks: Sequence[tuple[Any, ...]]
+    ) -> list[Tensor]:
+        """Return the features of chunks that are encoded again in the backward pass."""
+        return [
             checkpoint(tower, *inputs, use_reentrant=False, preserve_rng_state=False)
-            for inputs in others
+            for inputs in chunks
         ]
-        return torch.cat([*again, tower(*last)])
 
     def _key(self, tower: TextTower | VisionTower, step: int) -> Tensor | None:
         """Return the key of a tower's dropout masks, int64 (); None if it has no dropout."""

@@ -1,29 +1,18 @@
-"""Planning the memory of a training step, and splitting it into chunks if it needs too much.
-
-The fast engine runs a step on fake tensors, which have shapes but no data, while the bytes of all
-tensors are counted. It is the same code that trains, so the count cannot become outdated.
-"""
+"""Splitting a training step into chunks if it would need too much memory."""
 
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeVar
 
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from blocklora.adapters.adapter import Adapter
-from blocklora.adapters.config import AdapterConfig
-from blocklora.backbones.model import Backbone, tensor_shapes
-from blocklora.backbones.shape import ClipConfig
-from blocklora.engine.fast import Chunks, FastEngine
-from blocklora.engine.memory import TensorMemory, free_bytes, is_out_of_memory, release_memory
+from blocklora.engine.fast import Chunks
+from blocklora.engine.memory import free_bytes, is_out_of_memory, release_memory
+from blocklora.engine.needs import Setting, planned_peak_bytes
 from blocklora.errors import UserError
 
 MIB = 2**20
-USABLE_SHARE = 0.85  # leaves room for the device's context, the allocator's rounding and testing
+USABLE_SHARE = 0.85  # leaves room for the device's context and for gaps between tensors
 
 Result = TypeVar("Result")
 
@@ -31,59 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Everything that the memory of a step depends on; `prompts` are token ids by class."""
-
-    clip: ClipConfig
-    adapter: AdapterConfig
-    prompts: tuple[tuple[int, ...], ...]
-    batch_size: int
-    precision: str
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The chunks in which to encode, and the peak memory in bytes that a step then needs."""
+    """The chunks in which to encode, and the peak memory in bytes that a training then needs."""
 
     chunks: Chunks
     peak_bytes: int
-
-
-def fake_step(setting: Setting, chunks: Chunks) -> int:
-    """Run a training step on fake tensors and return the peak memory of all tensors in bytes.
-
-    This counts frozen weights in the compute dtype, adapter, gradients, optimizer state, batch,
-    masks and activations, but neither the device's context nor the bytes that an allocator adds by
-    rounding.
-    """
-    with FakeTensorMode(allow_non_fake_inputs=True), TensorMemory() as memory:
-        clip = setting.clip
-        weights = {name: torch.empty(shape) for name, shape in tensor_shapes(clip).items()}
-        backbone = Backbone(clip, weights, "")
-        adapter = Adapter.initialise(setting.adapter, clip.tower_shapes, torch.Generator())
-        engine = FastEngine(
-            backbone,
-            adapter,
-            setting.prompts,
-            logit_scale=100.0,
-            seed=0,
-            precision=setting.precision,
-            chunks=chunks,
-        )
-        _moments = [torch.empty_like(p) for p in adapter.parameters() for _ in range(2)]
-        size = clip.image_size
-        images = torch.empty(setting.batch_size, size, size, 3, dtype=torch.uint8)
-        labels = torch.empty(setting.batch_size, dtype=torch.long)
-        del weights, backbone  # except for what the engine keeps
-        memory.peak_bytes = memory.live_bytes
-        engine.step(images, labels, 0, torch.amp.GradScaler("cpu", enabled=False))
-    return memory.peak_bytes
-
-
-@cache
-def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
-    """Return the result of `fake_step`, which runs only once for the same arguments."""
-    return fake_step(setting, chunks)
 
 
 def plan(setting: Setting, budget_bytes: int) -> Plan:
@@ -112,18 +53,16 @@ def candidates(setting: Setting) -> Iterator[Chunks]:
 
     All chunks but the last are encoded twice, so chunks shrink in small steps. Prompts are split
     before images, because the text tower is narrower and saving a byte there costs less arithmetic.
+    (A tower without an adapter needs memory as well, but encodes each chunk only once.)
     """
     yield Chunks()
-    tokens = total = None
-    if "text" in setting.adapter.towers:
-        lengths = [len(prompt) for prompt in set(setting.prompts)]
-        total, longest = sum(lengths), max(lengths)
-        for tokens in _shares(total, longest):
-            yield Chunks(tokens=tokens)
-    if "vision" in setting.adapter.towers:
-        for images in _shares(setting.batch_size, 1):
-            yield Chunks(tokens=tokens, images=images)
-        yield Chunks(tokens=total and max(longest, total // 32), images=1)
+    lengths = [len(prompt) for prompt in set(setting.prompts)]
+    total, longest = sum(lengths), max(lengths)
+    for tokens in _shares(total, longest):
+        yield Chunks(tokens=tokens)
+    for images in _shares(setting.batch_size, 1):
+        yield Chunks(tokens=tokens, images=images)
+    yield Chunks(tokens=max(total // 32, longest), images=1)
 
 
 def _shares(total: int, least: int) -> list[int]:
@@ -175,7 +114,7 @@ def train_within_memory(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise _never_fits(setting, smaller.peak_bytes, free_bytes(device)) from None
+    raise _never_fits(setting, smaller.peak_bytes, free_bytes(device), device)
 
 
 def next_smaller(setting: Setting, tried: Plan) -> Plan:
@@ -190,10 +129,16 @@ def next_smaller(setting: Setting, tried: Plan) -> Plan:
     return plan(setting, budget)
 
 
-def _never_fits(setting: Setting, needed: int, usable: int) -> UserError:
+def _never_fits(setting: Setting, needed: int, usable: int, device: str = "cuda") -> UserError:
+    remedy = "a smaller batch_size in the study"
+    if device == "cpu":
+        remedy += ", or a machine with more memory"
+    elif setting.precision == "fp32":
+        remedy += ", the precision fp16 (in config.yaml or by --precision), or a larger GPU"
+    else:
+        remedy += ", or a larger GPU"
     return UserError(
         f"{setting.clip.name} with {len(setting.prompts)} classes and batches of "
         f"{setting.batch_size} images in {setting.precision} needs {needed / MIB:.1f} MiB even "
-        f"in small chunks, but only {usable / MIB:.1f} MiB are usable; use a larger GPU, a smaller "
-        "batch_size, or precision bf16 or fp16"
+        f"in small chunks, but only {usable / MIB:.1f} MiB are usable; use {remedy}"
     )

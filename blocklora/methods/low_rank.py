@@ -65,7 +65,8 @@ class LowRankAdapter(FittedMethod):
         from blocklora.engine.engines import load_engine
         from blocklora.engine.fast import Chunks, restart
         from blocklora.engine.loop import train
-        from blocklora.engine.plan import Setting, train_within_memory
+        from blocklora.engine.needs import Setting
+        from blocklora.engine.plan import train_within_memory
         from blocklora.engine.randomness import torch_generator
 
         shape, engine_class = task.backbone.config, load_engine(compute.engine)

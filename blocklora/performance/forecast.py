@@ -14,8 +14,9 @@ from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.shape import ClipConfig
 from blocklora.data.registry import load_registry
 from blocklora.engine.fast import Chunks, chunk_sizes
+from blocklora.engine.needs import Setting
 from blocklora.engine.packing import pack
-from blocklora.engine.plan import MIB, Setting, plan
+from blocklora.engine.plan import MIB, plan
 from blocklora.theory.flops import step_flops
 
 if TYPE_CHECKING:

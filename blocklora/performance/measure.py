@@ -18,7 +18,8 @@ from blocklora.backbones.shape import ClipConfig
 from blocklora.data.imagenet import read_classes
 from blocklora.data.registry import PACKAGED
 from blocklora.engine.fast import Chunks
-from blocklora.engine.plan import Plan, Setting, plan, planned_peak_bytes
+from blocklora.engine.needs import Setting, planned_peak_bytes
+from blocklora.engine.plan import Plan, plan
 from blocklora.performance.entries import Facts, entry
 from blocklora.performance.machine import Machine
 from blocklora.performance.protocol import ADAPTER, RECIPE

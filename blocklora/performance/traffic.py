@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blocklora.engine.fast import Chunks
-from blocklora.engine.plan import Setting, fake_step
+from blocklora.engine.needs import Setting, counted_bytes
 from blocklora.theory.counting import flop_counter
 
 KINDS = ("products", "attention", "other")
@@ -69,5 +69,5 @@ def count_step(setting: Setting, chunks: Chunks) -> tuple[int, Traffic]:
     """Return the floating-point operations that PyTorch counts in a step, and its traffic."""
     flops, traffic = flop_counter(), Traffic()
     with flops, traffic:
-        fake_step(setting, chunks)
+        counted_bytes(setting, chunks)
     return flops.get_total_flops(), traffic

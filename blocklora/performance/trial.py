@@ -21,7 +21,7 @@ from blocklora.engine.engines import load_engine
 from blocklora.engine.fast import Chunks
 from blocklora.engine.loop import make_optimizer, training_step
 from blocklora.engine.memory import release_memory
-from blocklora.engine.plan import Setting
+from blocklora.engine.needs import Setting
 from blocklora.engine.precisions import dtype_of
 from blocklora.engine.products import product
 from blocklora.performance.machine import Machine

@@ -19,8 +19,8 @@ from blocklora.adapters.config import PARTITIONS, AdapterConfig
 from blocklora.adapters.store import save_adapter
 from blocklora.backbones.shape import ClipConfig
 from blocklora.engine.fast import Chunks
+from blocklora.engine.needs import Setting, counted_bytes
 from blocklora.engine.packing import pack
-from blocklora.engine.plan import Setting, fake_step
 from blocklora.study.study import Study
 from blocklora.theory.bounds import factor_parameters
 from blocklora.theory.context import Context
@@ -138,5 +138,5 @@ def step_cost(
 def _counted_step(setting: Setting) -> tuple[int, int]:
     """Return the operations of a step as counted by PyTorch, and its planned memory in bytes."""
     with flop_counter() as counter:
-        peak = fake_step(setting, Chunks())
+        peak = counted_bytes(setting, Chunks())
     return counter.get_total_flops(), peak

@@ -23,7 +23,8 @@ from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.engine.loop import Keeper, train
 from blocklora.engine.memory import free_bytes
-from blocklora.engine.plan import USABLE_SHARE, Setting, planned_peak_bytes, train_within_memory
+from blocklora.engine.needs import Setting, planned_peak_bytes
+from blocklora.engine.plan import USABLE_SHARE, train_within_memory
 from blocklora.engine.reference import ReferenceEngine
 from blocklora.errors import Interrupted
 from blocklora.methods.base import Compute, Shots, Task

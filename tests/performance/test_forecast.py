@@ -13,7 +13,7 @@ from blocklora.cli import main
 from blocklora.data.manifest import LabelledImage, write_manifest
 from blocklora.engine.batches import Batches
 from blocklora.engine.fast import Chunks, FastEngine
-from blocklora.engine.plan import Setting, planned_peak_bytes
+from blocklora.engine.needs import Setting, planned_peak_bytes
 from blocklora.performance.forecast import flops_of_shots, forward_flops, planned_flops
 from blocklora.theory.counting import flop_counter
 from tests.tiny import LORA, RECIPE, SHAPE, tiny_backbone
@@ -127,7 +127,7 @@ def test_less_memory_leads_to_chunks_and_too_little_to_one_message(
     output = tmp_path / "plan.json"
     assert main([*study_arguments, "--gpu-memory", "4GB", "--output", str(output)]) == 0
     needed = json.loads(output.read_text())["kinds"][0]["planned_memory_bytes"]
-    less = f"{0.9 * needed / 0.85 / 1e6:.3f}MB"
+    less = f"{(needed - 2**20) / 0.85 / 1e6:.3f}MB"
     assert main([*study_arguments, "--gpu-memory", less, "--output", str(output)]) == 0
     plan = json.loads(output.read_text())
     assert plan["total_seconds"] is None
@@ -136,7 +136,7 @@ def test_less_memory_leads_to_chunks_and_too_little_to_one_message(
     assert kind["chunks"]["tokens"] or kind["chunks"]["images"]
     before = output.read_bytes()
     assert main([*study_arguments, "--gpu-memory", "0.2MB", "--output", str(output)]) == 1
-    assert "use a larger GPU, a smaller batch_size" in capsys.readouterr().err
+    assert "use a smaller batch_size in the study, or a larger GPU" in capsys.readouterr().err
     assert output.read_bytes() == before
 
 

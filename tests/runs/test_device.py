@@ -195,8 +195,20 @@ def test_unused_memory_of_this_process_counts_as_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 30)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 30 + kept["bytes"])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 - kept["bytes"], 100))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)
     assert free_bytes("cuda") == 70
     assert kept["bytes"] == 20
+
+
+@pytest.mark.parametrize(("share", "free"), [(1.0, 60), (0.5, 40), (0.75, 60), (0.05, -5)])
+def test_memory_beyond_the_share_of_a_process_is_not_free(monkeypatch, share, free):
+    """Of 100 bytes, this process uses 10 and keeps 15 more, and others use 25."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 10)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 25)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (45, 100))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: share)
+    assert free_bytes("cuda") == free
 
 
 @pytest.mark.parametrize(
@@ -205,6 +217,7 @@ def test_unused_memory_of_this_process_counts_as_free(monkeypatch):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
     ],
 )

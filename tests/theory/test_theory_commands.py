@@ -22,7 +22,7 @@ from blocklora.data.manifest import LabelledImage, write_manifest
 from blocklora.data.pixels import pack_json
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import Chunks
-from blocklora.engine.plan import Setting, fake_step
+from blocklora.engine.needs import Setting, counted_bytes
 from blocklora.files import file_digest
 from blocklora.study.study import load_study
 from blocklora.theory.counting import flop_counter
@@ -330,7 +330,7 @@ def test_a_step_counted_for_its_merged_rank_is_the_step_of_the_adapter(config):
     prompts = stand_ins([(3, 6), (2, 9)], 6)
     found = step_cost(SHAPE, config, prompts, 32, "fp32")
     with flop_counter() as counter:
-        peak = fake_step(Setting(SHAPE, config, prompts, 32, "fp32"), Chunks())
+        peak = counted_bytes(Setting(SHAPE, config, prompts, 32, "fp32"), Chunks())
     assert found["flops_per_step_counted"] == counter.get_total_flops()
     arms_beyond_one = config.blocks - 1 if config.partition == "rank" else 0
     further = arms_beyond_one * config.rank // config.blocks * 3 * (3 * 32 + 2 * 16)
