@@ -5,7 +5,8 @@ from math import isfinite
 from statistics import median
 from typing import Any
 
-from blocklora.engine.plan import Plan, Setting
+from blocklora.engine.needs import Setting
+from blocklora.engine.plan import Plan
 from blocklora.performance.forecast import planned_flops
 from blocklora.performance.traffic import Traffic
 

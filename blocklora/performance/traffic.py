@@ -4,6 +4,9 @@ The step runs on fake tensors, so this needs neither a GPU nor time for arithmet
 operation takes about one kernel, and most of them take as long as their bytes need.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -68,6 +71,11 @@ def extent(tensor: Tensor) -> int:
 def count_step(setting: Setting, chunks: Chunks) -> tuple[int, Traffic]:
     """Return the floating-point operations that PyTorch counts in a step, and its traffic."""
     flops, traffic = flop_counter(), Traffic()
-    with flops, traffic:
-        counted_bytes(setting, chunks)
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with flops, traffic:
+            yield
+
+    counted_bytes(setting, chunks, both())
     return flops.get_total_flops(), traffic

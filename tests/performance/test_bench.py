@@ -490,6 +490,16 @@ def test_operations_and_bytes_are_those_counted_by_hand():
     assert traffic.bytes["other"] == 3 * (2 + 4 + 4)
 
 
+def test_a_step_is_counted_without_what_is_done_once():
+    """A step of a vision adapter does nothing with text, whatever the number of classes."""
+    few, many = settings(SHAPE, [4, 40], [2], ["vision"], ["fp32"])
+    counts = [measuring.count_step(setting, Chunks()) for setting in (few, many)]
+    products = [traffic.operations["products"] for _, traffic in counts]
+    assert products[0] == products[1]
+    # The cosines of 2 images with 36 more features of 24 numbers, and the gradient of the images.
+    assert counts[1][0] - counts[0][0] == 2 * (2 * 2 * 36 * 24)
+
+
 def test_steps_of_a_trial_train():
     (setting,) = settings(SHAPE, [4], [4], ["both"], ["fp32"])
     training = Training(Machine("cpu"), setting, "fast", Chunks())
