@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -89,7 +90,9 @@ class Batches:
             yield from map(self.batch, range(first, last))
             return
         waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
+        # Several batches are prepared at once, so each thread computes alone. If each had helpers,
+        # there would be more threads than cores.
+        with ThreadPoolExecutor(self.workers, "batch", torch.set_num_threads, (1,)) as pool:
             for step in range(first, last):
                 waiting.append(pool.submit(self.batch, step))
                 if len(waiting) > self.workers:

@@ -15,6 +15,9 @@ from blocklora.engine.fast import Engine
 from blocklora.engine.recipe import Recipe
 from blocklora.errors import UserError
 
+LOSS_SCALE = 2.0**10
+"""The first scale of losses in fp16. Gradients of inner layers neither overflow nor vanish."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -151,6 +154,15 @@ def make_optimizer(
     )
 
 
+def make_scaler(engine: Engine) -> torch.amp.GradScaler:
+    """Return the loss scaler of an engine, which does nothing if its losses are not scaled.
+
+    PyTorch begins with a scale of 2^16, at which the gradients of a CLIP overflow in fp16. Each
+    overflow halves the scale, but its step is lost, and the first steps of a run are its largest.
+    """
+    return torch.amp.GradScaler(engine.device.type, LOSS_SCALE, enabled=engine.scaled)
+
+
 def training_step(
     engine: Engine,
     optimizer: torch.optim.Optimizer,
@@ -182,7 +194,7 @@ def train(
     keeper = keeper or Keeper()
     parameters = engine.adapter.parameters()
     optimizer = make_optimizer(parameters, recipe, engine.device)
-    scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.scaled)
+    scaler = make_scaler(engine)
     history, done, spent = History(), 0, 0.0
     progress = keeper.resume(parameters, optimizer)
     if progress is not None:

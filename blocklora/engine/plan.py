@@ -114,7 +114,7 @@ def train_within_memory(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    raise _never_fits(setting, smaller.peak_bytes, free_bytes(device), device)
+    raise _never_fits(setting, smaller.peak_bytes, free_bytes(device))
 
 
 def next_smaller(setting: Setting, tried: Plan) -> Plan:
@@ -129,16 +129,10 @@ def next_smaller(setting: Setting, tried: Plan) -> Plan:
     return plan(setting, budget)
 
 
-def _never_fits(setting: Setting, needed: int, usable: int, device: str = "cuda") -> UserError:
-    remedy = "a smaller batch_size in the study"
-    if device == "cpu":
-        remedy += ", or a machine with more memory"
-    elif setting.precision == "fp32":
-        remedy += ", the precision fp16 (in config.yaml or by --precision), or a larger GPU"
-    else:
-        remedy += ", or a larger GPU"
+def _never_fits(setting: Setting, needed: int, usable: int) -> UserError:
     return UserError(
         f"{setting.clip.name} with {len(setting.prompts)} classes and batches of "
         f"{setting.batch_size} images in {setting.precision} needs {needed / MIB:.1f} MiB even "
-        f"in small chunks, but only {usable / MIB:.1f} MiB are usable; use {remedy}"
+        f"in small chunks, but only {usable / MIB:.1f} MiB are usable; use a device with more "
+        "memory, a smaller batch_size in the study or, on a GPU, precision fp16"
     )

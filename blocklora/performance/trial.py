@@ -19,7 +19,7 @@ from blocklora.engine.augment import cut, draw_crops
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.engines import load_engine
 from blocklora.engine.fast import Chunks
-from blocklora.engine.loop import make_optimizer, training_step
+from blocklora.engine.loop import make_optimizer, make_scaler, training_step
 from blocklora.engine.memory import release_memory
 from blocklora.engine.needs import Setting
 from blocklora.engine.precisions import dtype_of
@@ -82,7 +82,7 @@ class Training:
             **({"cuda_graphs": recorded} if engine == "fast" else {}),
         )
         self.optimizer = make_optimizer(self.adapter.parameters(), RECIPE, self.engine.device)
-        self.scaler = torch.amp.GradScaler(device, enabled=self.engine.scaled)
+        self.scaler = make_scaler(self.engine)
         generator = torch.Generator().manual_seed(0)
         shape = (setting.batch_size, clip.image_size, clip.image_size, 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

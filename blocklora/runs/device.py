@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from blocklora.engine.memory import release_memory
 from blocklora.engine.precisions import PRECISIONS
 from blocklora.errors import UserError
 from blocklora.methods.base import Compute
@@ -154,6 +155,7 @@ def device_name(device: str) -> str:
 def reset_peak_memory(device: str) -> None:
     """Start a new measurement of peak memory, if the operating system allows it."""
     if device == "cuda":
+        release_memory(device)  # else what is kept for later would count as reserved
         torch.cuda.reset_peak_memory_stats()
         return
     with suppress(OSError):  # proc(5); elsewhere, the peak counts from the start of the process

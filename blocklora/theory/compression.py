@@ -16,8 +16,7 @@ from blocklora.backbones.model import Backbone
 from blocklora.backbones.prompts import class_prompts, tokenize
 from blocklora.backbones.weights import load_backbone
 from blocklora.data.manifest import classnames, iterate_manifest
-from blocklora.data.pixels import open_shot_images
-from blocklora.data.preprocess import preprocessed
+from blocklora.data.pixels import open_shot_images, training_pixels
 from blocklora.engine.classifier import Classifier
 from blocklora.study.run import Run
 from blocklora.theory.coding import compress
@@ -49,7 +48,7 @@ def rows(context: Context) -> Iterator[dict[str, Any]]:
         guessing = guessing_error(len(names))
         store = context.results / f"pixels/{dataset}/{shots}shot/seed{seed}.npz"
         images = open_shot_images(store)
-        pixels = np.concatenate([*preprocessed(images, size)])
+        pixels = training_pixels(images, size, workers=1)[:]
         for run in members:
             recipe = context.study.methods[run.method].recipe
             prompts = tokenize(class_prompts(names, recipe.prompt), length)

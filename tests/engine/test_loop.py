@@ -164,6 +164,19 @@ def test_batches_for_a_gpu_have_one_size_and_the_images_of_others(unpinned, batc
         assert (marked[len(images) :] == IGNORED).all()
 
 
+def test_threads_that_prepare_batches_compute_alone(monkeypatch):
+    threads = []
+    monkeypatch.setattr(Batches, "batch", lambda *_: threads.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        list(replace(batches(), workers=2).iterate(0, 4))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 1, 1, 1]
+
+
 def test_padding_of_a_batch_changes_no_training_and_needs_one_recording(unpinned):
     """Not even dropout, whose masks depend on the position of an image and not on their number."""
     config, shapes = replace(CONFIG, dropout=0.25), []

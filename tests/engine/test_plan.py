@@ -124,18 +124,8 @@ def test_memory_running_out_twice_is_an_error_with_advice():
     def attempt(chunks):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
-    with pytest.raises(UserError, match=r"needs .* MiB even in small chunks") as raised:
+    with pytest.raises(UserError, match=r"needs .* MiB even in small chunks.*smaller batch_size"):
         train_within_memory(SETTING, "cpu", attempt)
-    assert str(raised.value).endswith(
-        "use a smaller batch_size in the study, or a machine with more memory"
-    )
-
-
-@pytest.mark.parametrize(("precision", "advised"), [("fp32", True), ("fp16", False)])
-def test_half_precision_is_advised_on_a_gpu_that_does_not_use_it(precision, advised):
-    with pytest.raises(UserError, match="a larger GPU") as raised:
-        plan(replace(SETTING, precision=precision), 1000)
-    assert ("the precision fp16" in str(raised.value)) == advised
 
 
 def test_memory_is_measured_after_the_second_attempt_is_gone(roomy, monkeypatch):

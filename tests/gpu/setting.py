@@ -17,7 +17,6 @@ from blocklora.adapters.merge import merge
 from blocklora.backbones.published import published_config
 from blocklora.backbones.shape import TowerConfig
 from blocklora.data.pixels import LazyPixels
-from blocklora.engine import plan as planning
 from blocklora.engine.batches import Batches
 from blocklora.engine.classifier import Classifier
 from blocklora.engine.fast import Chunks, FastEngine
@@ -54,7 +53,6 @@ __all__ = [
     "fits",
     "free_bytes",
     "planned_peak_bytes",
-    "planning",
     "recordings",
     "require_device",
     "small",
@@ -100,6 +98,7 @@ def backbone(shape):
 def engine(setting, kind=FastEngine, device=None, **options):
     """Return an engine whose adapter is away from zero, the same at every call."""
     device = device or DEVICE
+    require_device(device, "fp32")  # chooses kernels of attention and products
     adapter = trained_adapter(setting.adapter, backbone(setting.clip))
     for parameter in adapter.parameters():
         # As far from zero as trained ones are, so that half precision is not strained.

@@ -136,7 +136,7 @@ def test_less_memory_leads_to_chunks_and_too_little_to_one_message(
     assert kind["chunks"]["tokens"] or kind["chunks"]["images"]
     before = output.read_bytes()
     assert main([*study_arguments, "--gpu-memory", "0.2MB", "--output", str(output)]) == 1
-    assert "use a smaller batch_size in the study, or a larger GPU" in capsys.readouterr().err
+    assert "use a device with more memory, a smaller batch_size" in capsys.readouterr().err
     assert output.read_bytes() == before
 
 

@@ -129,6 +129,7 @@ ENGINE = {
     "loop": {*FITS, *ADAPTED},
     "masks": {*FITS, *TESTS},
     "memory": {*FITS, *TESTS},
+    "needs": {*FITS, *ADAPTED},
     "packing": {*FITS, *TESTS},
     "plan": {*FITS, *ADAPTED},
     "precisions": {*FITS, *TESTS},
