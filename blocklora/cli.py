@@ -13,6 +13,7 @@ from blocklora import __version__
 from blocklora.commands import backbones, cache, data, performance, publish, runs, study, theory
 from blocklora.commands.options import Command
 from blocklora.errors import UserError
+from blocklora.runs.failures import failures_explained
 
 # In the order of the pipeline. None of these modules imports torch, pandas or matplotlib before one
 # of its commands runs.
@@ -106,7 +107,7 @@ def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
     program = f"blocklora {name}" if name in commands.commands else "blocklora"
     try:
-        with commands.make_context("blocklora", [*arguments]) as context:
+        with commands.make_context("blocklora", [*arguments]) as context, failures_explained(name):
             commands.invoke(context)
     except typer.Exit as end:
         return end.exit_code

@@ -178,6 +178,9 @@ def predict(
     Example: blocklora predict --adapter adapter.safetensors
         --backbone-file backbone.safetensors photo.jpg
     """
+    from blocklora.runs.gpu import claim_gpu
+
+    claim_gpu(device)  # before torch is imported
     from blocklora.runs.device import require_device
     from blocklora.runs.predict import classify
 

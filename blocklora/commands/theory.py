@@ -52,6 +52,9 @@ def measure(
         )
     precision = resolve_precision(precision, device)
     if wanted.on_gpu:
+        from blocklora.runs.gpu import claim_gpu
+
+        claim_gpu(device)  # before torch is imported
         from blocklora.runs.device import require_device
 
         require_device(device, precision)

@@ -1,6 +1,7 @@
 """Errors of PyTorch that are no fault of the code: memory runs out, or the GPU fails."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
@@ -31,6 +32,8 @@ def failures_explained(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "torch" not in sys.modules:  # then it is none of PyTorch's errors
+            raise
         from blocklora.engine.memory import is_out_of_memory
 
         said = shorten(str(error).partition("\n")[0], 200, placeholder=" …")
@@ -41,8 +44,8 @@ def failures_explained(what: str) -> Iterator[None]:
             ) from None
         if GPU_FAILED.search(str(error)):
             raise GpuFailedError(
-                f"{what}: {_gpu_name()} failed ({said}); what is finished is kept, and the same "
-                "command continues from the checkpoint, on another GPU or once this one works again"
+                f"{what}: {_gpu_name()} failed ({said}); what is finished is kept; to go on "
+                "from there, start the same command on another GPU, or once this one works again"
             ) from None
         raise
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from blocklora import cli
 from blocklora.errors import UserError
 from blocklora.runs.failures import GpuFailedError, failures_explained
 
@@ -72,3 +73,14 @@ def test_other_errors_pass_unchanged(error):
     with pytest.raises(type(error)) as caught, failures_explained("run a/b"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("name", ["measure", "predict", "bench"])
+def test_no_command_ends_in_a_traceback_if_its_gpu_fails(monkeypatch, capsys, name):
+    def fail(context):
+        raise torch.AcceleratorError(f"CUDA error: unspecified launch failure\n{ADVICE}")
+
+    monkeypatch.setattr(cli.commands, "invoke", fail)
+    assert cli.main([name]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"blocklora {name}: error: {name}: NVIDIA H100 failed (CUDA error: un")
