@@ -43,11 +43,8 @@ def draw_masks(layers: int, tokens: int, width: int, dropout: float, key: Tensor
     digits = [digit for digit in range(_BITS) if keep % 2 ** (digit + 1)]  # without last zeros
     for part, some in zip(masks.split(at_a_time), keys.split(at_a_time), strict=True):
         for digit in digits:
-            fair = _fair_words(some + _wrapped(digit * _DIGIT * _WEYL), tokens, words)
-            if keep >> digit & 1:
-                part |= fair
-            else:
-                part &= fair
+            combine = part.bitwise_or_ if keep >> digit & 1 else part.bitwise_and_
+            combine(_fair_words(some + _wrapped(digit * _DIGIT * _WEYL), tokens, words))
     return masks.view(torch.uint8)[..., :width]
 
 

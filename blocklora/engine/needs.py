@@ -134,6 +134,12 @@ def tensor_bytes(setting: Setting, chunks: Chunks, rounded: bool = False) -> int
     peak = start + text.forward
     if "text" not in setting.adapter.towers:  # then the prompts are encoded before the first step
         text = Phases(text.kept, text.kept, text.kept, text.kept)
+    if rounded:  # a GPU makes the masks of all layers from two tensors of their size
+        text_masks, vision_masks = (
+            2 * _mask_bytes(setting, tower, count)
+            for tower, count in (("text", sum(tokens)), ("vision", each * images))
+        )
+        peak = max(peak, start + vision_masks, start + vision.kept + text_masks)
     return max(
         peak,
         start + vision.forward,
@@ -329,6 +335,15 @@ def _shared_weights(clip: ClipConfig) -> dict[str, Tensor]:
 
 def _vision_tokens(clip: ClipConfig) -> int:
     return (clip.image_size // clip.patch_size) ** 2 + 1
+
+
+def _mask_bytes(setting: Setting, tower: str, tokens: int) -> int:
+    """Return the bytes of a tower's dropout masks."""
+    if tower not in setting.adapter.towers or setting.adapter.dropout == 0:
+        return 0
+    shape = getattr(setting.clip, tower)
+    first, last = setting.adapter.adapted_layers(shape.layers, tower)
+    return (last - first + 1) * tokens * shape.width
 
 
 def _parameter_bytes(setting: Setting) -> int:

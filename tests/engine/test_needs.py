@@ -11,6 +11,7 @@ from blocklora.backbones.published import published_config
 from blocklora.engine import needs
 from blocklora.engine.fast import Chunks, FastEngine
 from blocklora.engine.graphs import Recordings
+from blocklora.engine.masks import draw_masks
 from blocklora.engine.memory import TensorMemory
 from blocklora.engine.needs import (
     PRODUCT_WORKSPACE,
@@ -169,3 +170,19 @@ def test_timeline_adds_up_rounded_tensors():
         "backward": 1024 + 12 * 2**20,
         "left": 0,
     }
+
+
+def test_a_gpu_makes_masks_from_two_tensors_of_their_size():
+    """As the plan assumes; the meta device takes the same way as a GPU."""
+    with TensorMemory() as memory:
+        draw_masks(3, 400, 64, 0.25, torch.empty((), dtype=torch.int64, device="meta"))
+    assert 2 <= memory.peak_bytes / (3 * 400 * 64) < 2.2
+
+
+def test_masks_count_if_they_need_more_than_anything_else():
+    prompts = tuple((1, 2 + i, 3) for i in range(3000))
+    setting = replace(SETTING, prompts=prompts, adapter=replace(ADAPTER, towers=("text",)))
+    masks = 2 * 9000 * SHAPE.text.width
+    without = replace(setting, adapter=replace(setting.adapter, dropout=0.0))
+    found, other = (tensor_bytes(s, Chunks(3, 1), rounded=True) for s in (setting, without))
+    assert found - other == pytest.approx(masks, rel=0.01)
