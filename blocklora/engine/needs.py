@@ -326,10 +326,10 @@ def _empty_weights(clip: ClipConfig) -> dict[str, Tensor]:
 
 
 def _shared_weights(clip: ClipConfig) -> dict[str, Tensor]:
-    """Return weights of zero, which all layers of a tower share."""
+    """Return weights of any values, which all layers of a tower share."""
     shapes = tensor_shapes(clip)
     kinds = {name: re.sub(r"\.\d+\.", ".", name) for name in shapes}
-    shared = {kinds[name]: torch.zeros(shape) for name, shape in shapes.items()}
+    shared = {kinds[name]: torch.empty(shape) for name, shape in shapes.items()}
     return {name: shared[kind] for name, kind in kinds.items()}
 
 
