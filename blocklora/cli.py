@@ -107,7 +107,7 @@ def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
     program = f"blocklora {name}" if name in commands.commands else "blocklora"
     try:
-        with commands.make_context("blocklora", [*arguments]) as context, failures_explained(name):
+        with commands.make_context("blocklora", [*arguments]) as context, failures_explained():
             commands.invoke(context)
     except typer.Exit as end:
         return end.exit_code

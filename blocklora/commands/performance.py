@@ -47,7 +47,7 @@ def plan(
         rate: Speed of a training step in TFLOP/s. In the table of `blocklora bench`, it is the
             column "rate TFLOP/s" times the column "share of rate".
 
-    Example: blocklora plan --study paper --gpu-memory 8GB --precision bf16 --rate 100
+    Example: blocklora plan --study paper --gpu-memory 8GB --rate 100
     """
     from blocklora.engine.plan import USABLE_SHARE
     from blocklora.files import write_json

@@ -35,7 +35,7 @@ from blocklora.errors import UserError
 
 
 class LazyPixels:
-    """Images that are preprocessed when they are indexed, like an array (images, size, size, 3).
+    """Images that are preprocessed when they are indexed, like uint8 (images, size, size, 3).
 
     Indexing prepares images with `workers` threads. `image` returns the image with a given index;
     its errors are raised by indexing.
@@ -132,7 +132,11 @@ def open_shot_images(path: str | Path) -> ShotImages:
 
 
 def training_pixels(images: ShotImages, size: int, workers: int) -> LazyPixels:
-    """Return training images with the preprocessing of test images, by `workers` threads."""
+    """Return training images, uint8 (images, size, size, 3), preprocessed like test images.
+
+    `workers` threads prepare them when they are indexed, which raises `UserError` if an image
+    cannot be read.
+    """
     return LazyPixels(lambda i: Image.fromarray(images.image(i)), len(images), size, workers)
 
 

@@ -51,7 +51,7 @@ class Classifier:
     If memory runs out, `reclaim` is called, and batches are halved as often as needed.
 
     Attributes:
-        class_features: Normalised features of the prompts, shape (classes, embed_dim).
+        class_features: Normalised features of the prompts, fp32 (classes, embed_dim).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Classifier:
 
     @torch.inference_mode()
     def features(self, pixels: Pixels) -> Iterator[Tensor]:
-        """Yield the normalised features of preprocessed images, a batch at a time.
+        """Yield the normalised features of a batch at a time, fp32 (images, embed_dim).
 
         They stay on the device, which may not have computed them yet. `pixels` is uint8 (images,
         size, size, 3), and a thread reads its slices ahead.
@@ -147,7 +147,7 @@ class Classifier:
         return classes, probabilities.gather(-1, classes[:, None])[:, 0]
 
     def _make_room(self, images: int) -> None:
-        """Do something about memory that ran out with so many images.
+        """Free what is kept for later or halve the batches, after memory ran out with `images`.
 
         Raises:
             UserError: Nothing more can be done.

@@ -16,7 +16,7 @@ from blocklora.engine.recipe import Recipe
 from blocklora.errors import UserError
 
 LOSS_SCALE = 2.0**10
-"""The first scale of losses in fp16. Gradients of inner layers neither overflow nor vanish."""
+"""The first scale of losses in fp16, at which inner gradients neither overflow nor vanish."""
 
 
 @dataclass(frozen=True)

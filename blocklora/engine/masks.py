@@ -4,8 +4,8 @@ Each adapted matrix of a layer has its own mask over the same input. Bit j of a 
 matrix j keeps that input, so the masks of all matrices together take one byte per input.
 
 Masks are a function of the key of the step and of the position (layer, token, input). They depend
-neither on the device, whose own generators differ from card to card, nor on the size of the batch.
-They are computed by integer arithmetic on tensors, so a CUDA graph can record it.
+neither on the device, whose own generator differs from GPU to GPU, nor on the size of the batch.
+They are computed by integer arithmetic on tensors, which a CUDA graph can record.
 """
 
 import torch

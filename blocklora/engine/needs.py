@@ -271,7 +271,7 @@ class _NoProducts(TorchDispatchMode):
         if kind in (aten.mm, aten.bmm, aten.addmm):
             left, right = operands[-2:]
             return left.new_zeros(*left.shape[:-1], right.shape[-1])
-        if kind.__name__ == "_linear_pointwise":
+        if kind.__name__ == "_linear_pointwise":  # oneDNN's product, which CPUs take
             x, weight = operands[:2]
             return x.new_zeros(*x.shape[:-1], weight.shape[0])
         return func(*args, **(kwargs or {}))
@@ -347,6 +347,7 @@ def _mask_bytes(setting: Setting, tower: str, tokens: int) -> int:
 
 
 def _parameter_bytes(setting: Setting) -> int:
+    """Return the bytes of the adapter's parameters, which are those of their gradients as well."""
     with FakeTensorMode():
         shapes = setting.clip.tower_shapes
         adapter = Adapter.initialise(setting.adapter, shapes, torch.Generator())

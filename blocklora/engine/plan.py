@@ -28,7 +28,7 @@ class Plan:
 
 
 def plan(setting: Setting, budget_bytes: int) -> Plan:
-    """Return the plan with the largest chunks that fit into `budget_bytes`.
+    """Return the plan with the largest chunks that fit into `budget_bytes` of the allocator.
 
     Raises:
         UserError: Not even the smallest chunks fit.

@@ -20,14 +20,12 @@ def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Genera
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, purpose, *counters)))
 
 
-def torch_generator(
-    seed: int, purpose: str, *counters: int, device: str | torch.device = "cpu"
-) -> torch.Generator:
-    """Return a fresh torch generator on `device`."""
-    return torch.Generator(device).manual_seed(integer_seed(seed, purpose, *counters))
+def torch_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """Return a fresh torch generator on the CPU."""
+    return torch.Generator().manual_seed(integer_seed(seed, purpose, *counters))
 
 
 def integer_seed(seed: int, purpose: str, *counters: int) -> int:
-    """Return a seed in [0, 2^63) for libraries with a global generator."""
+    """Return a random integer in [0, 2^63), for use as a seed or as the key of dropout masks."""
     state = seed_sequence(seed, purpose, *counters).generate_state(1, np.uint64)
     return int(state[0]) & (2**63 - 1)

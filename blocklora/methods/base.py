@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Compute:
     """The device, precision, engine and threads of a computation.
 
-    They affect results only by rounding and by the random draws of dropout.
+    They affect results only by rounding, except that each engine has its own random draws of
+    dropout, and those of the reference engine depend on the device.
 
     Attributes:
         device: "cpu" or "cuda".

@@ -1,8 +1,8 @@
 """The benchmark of the engines in pieces, whose results are kept in a JSON file as they come.
 
-A piece is one setting, and on a GPU it takes less than two minutes. The file is written again after
-each of them, so a benchmark that is cut off has lost no more than one, and the same call continues
-it.
+A piece is one setting, and on a GPU it should take less than two minutes. The file is written again
+after each of them, so a benchmark that is cut off has lost no more than one, and the same call
+continues it.
 """
 
 import logging
@@ -77,7 +77,7 @@ def bench(
         shape = read_shape(Path(model))
     else:
         shape = published_config(model)
-    if precisions is None:  # a card may lack one of them
+    if precisions is None:  # a GPU may lack one of them
         able = [precision for precision in usual["precisions"] if machine.can_compute_in(precision)]
         precisions = able or usual["precisions"]
     for precision in precisions:
@@ -157,25 +157,25 @@ def summary(entry: Facts) -> str:
     return "; ".join([*words, f"measured in {entry['piece_seconds']:.0f} s"])
 
 
-def document(entries: Sequence[Facts], facts: Facts) -> Facts:
-    """Return the content of the JSON file; `facts` describe the machine and the versions."""
-    settings = []
+def document(entries: Sequence[Facts], about: Facts) -> Facts:
+    """Return the content of the JSON file; `about` describes the machine and the versions."""
+    compared = []
     for entry in entries:
         reference, fast = reference_seconds(entry, entries), entry["fast"]
-        compared = {
+        comparison = {
             "reference_step_seconds": reference,
             "reference_is_extrapolated": reference is not None and entry["reference"] is None,
             "speedup": reference and fast and reference / fast["step_seconds"],
             "imagenet_minutes": imagenet_minutes(entry),
         }
-        settings.append({**entry, **compared})
+        compared.append({**entry, **comparison})
     both = [entry for entry in entries if len(entry["towers"]) == 2]
     paper = {}
     for precision in _different(entry["precision"] for entry in both):
         hours = paper_hours([entry for entry in both if entry["precision"] == precision])
         if hours is not None:
             paper[precision] = hours
-    return {"schema": 2, **facts, "settings": settings, "paper": paper}
+    return {"schema": 2, **about, "settings": compared, "paper": paper}
 
 
 def reference_seconds(entry: Facts, entries: Sequence[Facts]) -> float | None:

@@ -1,8 +1,8 @@
 """Rough estimates of how long fits take, which decide the fits that share a job of the workflow.
 
 They are made in an instant, before any file of a study exists. (`forecast.py` counts exactly, which
-takes minutes.) All prompts are assumed to have a typical length, and the speed of a device is a
-guess.
+takes seconds and imports PyTorch.) All prompts are assumed to have a typical length, and the speed
+of a device is a guess.
 """
 
 from dataclasses import dataclass

@@ -61,7 +61,7 @@ def entry(
     test_prompts, test_image = answers.get("test_seconds") or (None, None)
     peaks = [engine["peak_memory_bytes"] for engine in (fast, reference) if engine]
     parts = _parts(found)
-    if busy is not None:  # the GPU may wait for kernels to be launched
+    if busy is not None:  # between kernels, the GPU waits for the next one
         parts["launch gaps"] = fast["step_seconds"] - busy
     return {
         **describe(setting),

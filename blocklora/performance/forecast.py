@@ -44,7 +44,7 @@ def forecast(
         shapes: The shapes of its backbones.
         prompts: The token ids of the prompt of each class, by template and dataset.
         precision: The precision of matrix products.
-        budget_bytes: The memory that the tensors of a step may take.
+        budget_bytes: The bytes that PyTorch's allocator may hold during a training.
         rate: Operations per second; None to predict no times.
 
     Raises:

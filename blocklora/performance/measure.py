@@ -33,8 +33,8 @@ GROUPS = {
     "cpu": [("fast", "towers", "vision", "device", "reference")],
     "cuda": [("fast", "reference"), ("unrecorded", "device"), ("towers", "vision")],
 }
-# No round but the first one of a group starts later than so many seconds after the piece. On a GPU
-# the rest of a piece takes less than a minute more.
+# No round of a group but its first starts later than this many seconds after the start of the
+# piece. The rest of a piece should take less than a minute more on a GPU.
 ROUNDS_SECONDS = {"cpu": inf, "cuda": 60.0}
 
 
@@ -82,8 +82,8 @@ def measure(
         setting: The setting of the training.
         machine: The device and the number of threads.
         rounds: The largest number of turns of each process.
-        memory_bytes: The memory that the tensors of the fast engine may take. If it is None, the
-            engine encodes everything at once.
+        memory_bytes: The bytes that a training by the fast engine may need by its plan. If it is
+            None, the engine encodes everything at once.
         with_reference: True to measure the reference engine as well.
 
     Raises:

@@ -1,7 +1,7 @@
 """Projections of the time of whole trainings from the measured seconds of a step.
 
-They are no measurements: a step is assumed to take the same time throughout a training, and nothing
-else to take any time, apart from tests where it says so.
+They are not measurements. They assume that every step takes the same time, and that nothing else
+takes any, except for tests where a docstring says so.
 """
 
 from collections.abc import Sequence

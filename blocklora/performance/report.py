@@ -45,14 +45,15 @@ def page(found: Mapping[str, Any]) -> str:
         ]
         if found["device"] == "cuda":
             parts.append(
-                "Launch gaps are the time of a step in which the GPU runs neither a kernel nor a "
-                "copy, because the next one is not launched yet. They are contained in the other "
-                "parts."
+                "Launch gaps are the time of a step less that of its kernels and copies, in which "
+                "the GPU waits for the next one to be launched or to start. They are contained in "
+                "the other parts."
             )
     parts += [
         "Operations of a step by kind, views left out, as counted on tensors without data, and the "
         "bytes that they read and write if each of them reads its inputs once. Products and "
-        "attention are those whose floating-point operations PyTorch counts.",
+        "attention are those whose floating-point operations PyTorch counts. Masks are counted "
+        "layer by layer, as a CPU makes them; a GPU needs fewer operations for them.",
         _traffic_table(entries),
     ]
     if any(entry["kernels"] for entry in entries):

@@ -57,8 +57,8 @@ class Meter:
 def require_device(device: str, precision: str, jobs: int = 1) -> None:
     """Check that `device` ("cpu" or "cuda") can compute in `precision`, and set it up.
 
-    The device is never replaced by another one. If so many `jobs` may compute on a GPU at a time,
-    this process may use its share of the memory.
+    The device is never replaced by another one. If up to `jobs` processes may compute on the GPU at
+    a time, this one may use 1/`jobs` of its memory.
 
     Raises:
         UserError: The device is not available or cannot compute in the precision.
@@ -165,9 +165,9 @@ def reset_peak_memory(device: str) -> None:
 def peak_memory(device: str) -> dict[str, int | None]:
     """Return the peak memory in bytes since the last reset, by its columns in runs.csv.
 
-    On a GPU, `peak_memory_bytes` is the memory of tensors, and `reserved_memory_bytes` is the
-    memory that PyTorch reserved for them. On a CPU, `peak_memory_bytes` is the resident memory of
-    this process, and `reserved_memory_bytes` is None.
+    On a GPU, `peak_memory_bytes` is the memory of tensors and workspaces, and
+    `reserved_memory_bytes` is the memory that PyTorch reserved for them. On a CPU,
+    `peak_memory_bytes` is the resident memory of this process, and `reserved_memory_bytes` is None.
     """
     if device == "cuda":
         peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()

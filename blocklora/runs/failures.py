@@ -20,10 +20,10 @@ class GpuFailedError(UserError):
 
 
 @contextmanager
-def failures_explained(what: str) -> Iterator[None]:
+def failures_explained(what: str = "") -> Iterator[None]:
     """Raise a lack of memory or a failed GPU in the block as an error of one line for the user.
 
-    `what` is the work, such as "run <folder>". All other errors pass unchanged.
+    `what` is the work with a colon, such as "run <folder>: ". All other errors pass unchanged.
 
     Raises:
         GpuFailedError: The GPU has failed.
@@ -39,13 +39,13 @@ def failures_explained(what: str) -> Iterator[None]:
         said = shorten(str(error).partition("\n")[0], 200, placeholder=" …")
         if is_out_of_memory(error):
             raise UserError(
-                f"{what}: memory ran out ({said}); let fewer jobs run at a time, or use a machine "
+                f"{what}memory ran out ({said}); let fewer jobs run at a time, or use a machine "
                 "or a GPU with more memory"
             ) from None
         if GPU_FAILED.search(str(error)):
             raise GpuFailedError(
-                f"{what}: {_gpu_name()} failed ({said}); what is finished is kept; to go on "
-                "from there, start the same command on another GPU, or once this one works again"
+                f"{what}{_gpu_name()} failed ({said}); finished runs are kept; start the "
+                "same command again on another GPU, or once this one works again"
             ) from None
         raise
 

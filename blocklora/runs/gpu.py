@@ -38,7 +38,7 @@ def resolve_device(device: str) -> str:
 
 
 def shown_gpus() -> list[str] | None:
-    """Return the names in CUDA_VISIBLE_DEVICES, or None if it is not set and hides nothing."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES lets programs see; None if it is not set."""
     names = os.environ.get(VISIBLE)
     if names is None:
         return None
@@ -86,7 +86,7 @@ def _warn_of_driver(what: str) -> None:
 
 
 def claim_gpu(device: str, jobs: int = 1) -> int:
-    """Make the least used GPU the only one that this process sees, if `device` is "cuda".
+    """Make the least used of several GPUs the only one that this process sees.
 
     It has to be called before CUDA is initialised, because it has no effect afterwards.
 

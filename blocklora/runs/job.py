@@ -88,7 +88,7 @@ class Job:
             run, locking = queue.popleft()
             self._stop_if_asked(run)
             try:
-                with self._noting_failure(run), failures_explained(f"run {run.folder}"):
+                with self._noting_failure(run), failures_explained(f"run {run.folder}: "):
                     kept += self._fit(run, locking)
             except LockedError:
                 logger.info("run %s: another process works on it, so others come first", run.folder)
@@ -126,7 +126,7 @@ class Job:
             test_key = self._test_key(test, key)
             lock = self._unfinished / f"{test_key}.lock"
             what = f"test of {test.file}"
-            with hold_when_free(lock, what), failures_explained(what):
+            with hold_when_free(lock, what), failures_explained(f"{what}: "):
                 self._test(run, {test: test_key})
 
     @contextmanager

@@ -1,8 +1,8 @@
 """The cost of LoRA and Block-LoRA, computed without any dataset or weights.
 
 Parameters and bytes are counted on real adapters. Operations are computed with a formula and also
-counted by PyTorch in a step of the fast engine on fake tensors. The same step gives the planned
-memory.
+counted by PyTorch in a step of the fast engine on fake tensors. The same step gives the peak of
+its tensors, which is the planned memory in the table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -136,7 +136,7 @@ def step_cost(
 
 @cache
 def _counted_step(setting: Setting) -> tuple[int, int]:
-    """Return the operations of a step as counted by PyTorch, and its planned memory in bytes."""
+    """Return the operations of a step as counted by PyTorch, and the peak bytes of its tensors."""
     with flop_counter() as counter:
         peak = counted_bytes(setting, Chunks())
     return counter.get_total_flops(), peak

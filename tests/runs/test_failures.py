@@ -16,7 +16,7 @@ def card(monkeypatch):
 
 
 def explanation(error):
-    with pytest.raises(UserError) as caught, failures_explained("run a/b"):
+    with pytest.raises(UserError) as caught, failures_explained("run a/b: "):
         raise error
     assert "\n" not in str(caught.value)
     return caught.value
@@ -40,7 +40,7 @@ def test_every_way_of_losing_a_gpu_is_recognised(error):
     said = explanation(error)
     assert isinstance(said, GpuFailedError)
     first = str(error).splitlines()[0]
-    assert str(said).startswith(f"run a/b: NVIDIA H100 failed ({first}); what is finished is kept")
+    assert str(said).startswith(f"run a/b: NVIDIA H100 failed ({first}); finished runs are kept; ")
 
 
 def test_a_gpu_that_is_gone_has_no_name(monkeypatch):
@@ -49,7 +49,7 @@ def test_a_gpu_that_is_gone_has_no_name(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "get_device_name", gone)
     said = explanation(torch.AcceleratorError("CUDA error: device is lost"))
-    assert str(said).startswith("run a/b: the GPU failed (CUDA error: device is lost); what is")
+    assert str(said).startswith("run a/b: the GPU failed (CUDA error: device is lost); finished")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_lack_of_memory_is_no_failure_of_the_gpu(error):
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("CUDA error")])
 def test_other_errors_pass_unchanged(error):
-    with pytest.raises(type(error)) as caught, failures_explained("run a/b"):
+    with pytest.raises(type(error)) as caught, failures_explained("run a/b: "):
         raise error
     assert caught.value is error
 
@@ -83,4 +83,4 @@ def test_no_command_ends_in_a_traceback_if_its_gpu_fails(monkeypatch, capsys, na
     monkeypatch.setattr(cli.commands, "invoke", fail)
     assert cli.main([name]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"blocklora {name}: error: {name}: NVIDIA H100 failed (CUDA error: un")
+    assert line.startswith(f"blocklora {name}: error: NVIDIA H100 failed (CUDA error: un")

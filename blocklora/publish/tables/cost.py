@@ -48,9 +48,9 @@ COST = Description(
     ],
 )
 MEMORY_NOTE = (
-    "On a GPU, peak memory is that of tensors, which is also what is planned; on a CPU, it is that "
-    "of the whole process. Energy is that of the GPU, as its driver reports it; a dash means that "
-    "it is unknown for a run."
+    "Planned memory is that of a step's tensors. On a GPU, peak memory is that of all tensors and "
+    "workspaces; on a CPU, it is that of the whole process. Energy is that of the GPU, as its "
+    "driver reports it; a dash means that it is unknown for a run."
 )
 EFFICIENCY = Description(
     name="efficiency",
