@@ -7,6 +7,7 @@ inputs are copied to the recorded places, the graph is replayed, and the outputs
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -84,15 +85,23 @@ class CudaGraphs:
         self, compute: Compute, inputs: Inputs
     ) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         """Record `compute(*inputs)`; see `Record`."""
-        # Libraries such as cuBLAS set themselves up in their first calls, which cannot be recorded.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                compute(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
+        stream, graph = _recording_stream(), torch.cuda.CUDAGraph()
         # Other threads pin memory for later batches meanwhile, which the default mode forbids.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = compute(*inputs)
+        options = {"pool": self._pool, "stream": stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.stream(torch.cuda.current_stream()):  # restored even if recording fails
+            # Libraries such as cuBLAS set themselves up in their first calls, which cannot be
+            # recorded.
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    compute(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, **options):
+                outputs = compute(*inputs)
         return graph.replay, outputs
+
+
+@cache
+def _recording_stream() -> torch.cuda.Stream:
+    """Return the stream of all recordings, as cuBLAS keeps workspaces for each stream for good."""
+    return torch.cuda.Stream()

@@ -34,11 +34,12 @@ aten = torch.ops.aten
 
 # Multiples to which PyTorch's allocator rounds up the bytes of tensors, and of large ones.
 ROUNDING, LARGE_ROUNDING, LARGE = 512, 2 * 2**20, 10 * 2**20
-# cuBLAS gets 32 MiB on Hopper, and less on other GPUs, on each stream: that of the calls before a
-# step is recorded, and that of the recording.
-PRODUCT_WORKSPACE = 2 * 32 * 2**20
-# The backward pass of flash attention adds up gradients of queries in fp32, in tiles of so many.
-QUERY_TILE = 128
+# cuBLAS keeps 32 MiB on Hopper, and less on other GPUs, for each thread and stream that calls it.
+# The forward and the backward pass have threads of their own.
+PRODUCT_WORKSPACE = 32 * 2**20
+# The backward pass of attention adds up gradients of queries in fp32, in tiles of so many queries:
+# those of flash attention in 16 bits, and of memory-efficient attention in 32.
+QUERY_TILE, QUERY_TILE_FP32 = 128, 64
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
     """
     clip = setting.clip
     places = setting.batch_size * (3 * clip.image_size**2 + 8) + _parameter_bytes(setting)
-    workspaces = PRODUCT_WORKSPACE + _attention_workspace(setting, chunks)
+    # Prompts that are encoded only once are so on another stream than the steps.
+    callers = 2 if "text" in setting.adapter.towers else 3
+    workspaces = callers * PRODUCT_WORKSPACE + _attention_workspace(setting, chunks)
     return tensor_bytes(setting, chunks, rounded=True) + 2 * places + workspaces
 
 
@@ -356,8 +359,6 @@ def _parameter_bytes(setting: Setting) -> int:
 
 def _attention_workspace(setting: Setting, chunks: Chunks) -> int:
     """Return the most bytes for gradients of queries in the backward pass of an attention."""
-    if setting.precision == "fp32":  # its kernel adds them up in the result
-        return 0
     clip, groups = setting.clip, []
     if "text" in setting.adapter.towers:
         packed, _ = pack(setting.prompts, chunks.tokens)
@@ -365,8 +366,8 @@ def _attention_workspace(setting: Setting, chunks: Chunks) -> int:
     if "vision" in setting.adapter.towers:
         images = min(chunks.images or setting.batch_size, setting.batch_size)
         groups.append((images, _vision_tokens(clip), clip.vision.width))
-    tiled = (count * -(-length // QUERY_TILE) * width for count, length, width in groups)
-    return 4 * QUERY_TILE * max(tiled)
+    tile = QUERY_TILE_FP32 if setting.precision == "fp32" else QUERY_TILE
+    return 4 * tile * max(count * -(-length // tile) * width for count, length, width in groups)
 
 
 @cache

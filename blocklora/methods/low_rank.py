@@ -77,9 +77,9 @@ class LowRankAdapter(FittedMethod):
         batches = Batches(
             shots.images, labels, recipe, shape.image_size, shots.seed, compute.workers, on_gpu
         )
-        setting = Setting(
-            shape, config, tuple(map(tuple, prompts)), recipe.batch_size, compute.precision
-        )
+        # On a GPU all batches of a run have one size, for which its steps are recorded and planned.
+        batch_size = min(recipe.batch_size, len(shots.images)) if on_gpu else recipe.batch_size
+        setting = Setting(shape, config, tuple(map(tuple, prompts)), batch_size, compute.precision)
         made_for = setting, recipe.logit_scale, compute
         kept = task.kept.pop(self.kind, None)
         if kept is not None and kept.made_for != made_for:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blocklora.engine.fast import Chunks, FastEngine
-from blocklora.engine.graphs import CudaGraphs, Recordings
+from blocklora.engine.graphs import CudaGraphs, Recordings, _recording_stream
 from tests.tiny import LORA, SHAPE, tiny_backbone, trained_adapter
 
 PROMPTS = [[1, 2, 3], [1, 4, 5, 3]]
@@ -166,16 +166,45 @@ def test_recorded_steps_equal_plain_ones_and_gradients_add_up():
     assert not torch.equal(plain[2], plain[2 + per_step])
 
 
-def test_recording_lets_other_threads_use_the_gpu(monkeypatch):
+@pytest.fixture
+def pretend_to_record(monkeypatch):
+    """Return a function that replaces CUDA by stand-ins, and the recording by a function."""
+
+    def replace_cuda(graph):
+        for name in ("current_stream", "CUDAGraph", "graph_pool_handle"):
+            monkeypatch.setattr(torch.cuda, name, MagicMock())
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: MagicMock())
+        monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+        monkeypatch.setattr(torch.cuda, "graph", graph)
+
+    _recording_stream.cache_clear()
+    yield replace_cuda
+    _recording_stream.cache_clear()
+
+
+def test_recording_lets_other_threads_use_the_gpu(pretend_to_record):
     modes = []
 
-    def graph(graph, pool, capture_error_mode="global"):
+    def graph(graph, pool, stream, capture_error_mode="global"):
         modes.append(capture_error_mode)
         return nullcontext()
 
-    for name in ("Stream", "current_stream", "CUDAGraph", "graph_pool_handle"):
-        monkeypatch.setattr(torch.cuda, name, MagicMock())
-    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
+    pretend_to_record(graph)
     CudaGraphs()(scaled_sum, [torch.ones(2), None])
     assert modes == ["thread_local"]
+
+
+def test_all_recordings_of_a_process_use_one_stream(pretend_to_record):
+    """cuBLAS allocates workspaces for every stream, and never frees them."""
+    streams = []
+
+    def graph(graph, stream, **options):
+        streams.append(stream)
+        return nullcontext()
+
+    pretend_to_record(graph)
+    for recordings in (CudaGraphs(), CudaGraphs()):
+        for size in (2, 3):
+            recordings(scaled_sum, [torch.ones(size), None])
+    assert len(streams) == 4
+    assert len(set(map(id, streams))) == 1

@@ -108,7 +108,7 @@ def test_recorded_steps_fit_into_what_is_planned(backbone, chunks):
         return lambda: None, outputs
 
     counted = counted_peak(backbone, SETTING, chunks, record)
-    planned = planned_peak_bytes(SETTING, chunks) - PRODUCT_WORKSPACE
+    planned = planned_peak_bytes(SETTING, chunks) - 2 * PRODUCT_WORKSPACE
     assert counted <= planned
     assert counted > tensor_bytes(SETTING, chunks)
 
@@ -126,7 +126,7 @@ def test_planned_bytes_of_the_paper_are_those_of_its_whole_step():
     rounded = tensor_bytes(setting, Chunks(), rounded=True)
     places = 32 * (3 * 224**2 + 8) + 4 * 184_320 // 4
     assert planned_peak_bytes(setting, Chunks()) == (
-        rounded + workspace + PRODUCT_WORKSPACE + 2 * places
+        rounded + workspace + 2 * PRODUCT_WORKSPACE + 2 * places
     )
     assert counted < rounded < 1.05 * counted
 

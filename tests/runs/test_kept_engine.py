@@ -19,10 +19,13 @@ GPU = Compute("cuda", "fp16", "fast", workers=0)
 
 
 class Pictures:
-    """Eight images that nothing looks at."""
+    """Images that nothing looks at."""
+
+    def __init__(self, count):
+        self._count = count
 
     def __len__(self):
-        return 8
+        return self._count
 
 
 @pytest.fixture
@@ -49,9 +52,9 @@ def fit_on_gpu(monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *arguments: loop.History([]))
     task = Task(tiny_backbone(), ["cat", "dog"], lambda prompt: [[1, 2], [1, 3]])
 
-    def fitted(config, seed, counted):
+    def fitted(config, seed, counted, images=8):
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: counted)
-        shots = Shots(Pictures(), np.arange(8) % 2, 4, seed)
+        shots = Shots(Pictures(images), np.arange(images) % 2, images // 2, seed)
         made = LowRankAdapter().fit(config, RECIPE, task, shots, GPU, loop.Keeper())
         return made.facts
 
@@ -64,6 +67,13 @@ def test_fits_by_one_engine_report_the_memory_of_the_steps_that_the_first_record
     fits = [(LORA, 1, 900), (LORA, 2, 300), (LORA, 3, 950), (other, 1, 400), (LORA, 1, 800)]
     found = [fit_on_gpu(*each)["peak_memory_bytes"] for each in fits]
     assert found == [900, 900, 950, 400, 800]
+
+
+def test_an_engine_is_kept_only_for_batches_of_the_size_that_it_has_recorded(fit_on_gpu):
+    """Batches of up to four images are all as large as the first of a run."""
+    fits = [(8, 900), (6, 300), (2, 500), (2, 100), (8, 700)]
+    found = [fit_on_gpu(LORA, 1, memory, images)["peak_memory_bytes"] for images, memory in fits]
+    assert found == [900, 900, 500, 500, 700]
 
 
 def test_what_a_fit_says_of_its_memory_is_recorded(prepared, tmp_path, monkeypatch):
