@@ -105,8 +105,9 @@ class AdaptedAttention(nn.Module):
         if self.masks is None:
             x = F.dropout(x, self.config.dropout, self.training)
         else:
-            x = x * self.masks[index] / (1 - self.config.dropout)
-        return self.config.scale * F.linear(x, delta(*factors, self.config))
+            x = x * self.masks[index].to(x.dtype) / (1 - self.config.dropout)
+        # The model may be in another precision than the factors, which are fp32.
+        return self.config.scale * F.linear(x, delta(*factors, self.config).to(x.dtype))
 
 
 class Attachment:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from blocklora.adapters.config import AdapterConfig
 from blocklora.backbones.shape import ClipConfig
 from blocklora.data.registry import load_registry
@@ -56,9 +58,9 @@ def forecast(
 
     registry, seeds = load_registry(), len(study.seeds)
     kinds = []
-    for (backbone, clip), dataset, method in product(
-        shapes.items(), study.datasets, study.adapter_methods
-    ):
+    wanted = [*product(shapes.items(), study.datasets, study.adapter_methods)]
+    shown = tqdm(wanted, desc="planning", unit="kind of run", disable=None, leave=False)
+    for (backbone, clip), dataset, method in shown:
         config, recipe = study.methods[method].adapter, study.methods[method].recipe
         tokens = tuple(map(tuple, prompts[recipe.prompt][dataset]))
         setting = Setting(clip, config, tokens, recipe.batch_size, precision)

@@ -193,3 +193,24 @@ def test_an_adapter_of_another_backbone_is_refused(backbone):
         Attachment(build_open_clip(SHAPE, backbone.weights), adapter)
     with pytest.raises(UserError, match="trained on another backbone"):
         merge(backbone.weights, adapter)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 5e-2)],
+)
+@pytest.mark.parametrize("masks", [False, True], ids=["no_dropout", "masks"])
+def test_an_adapter_is_attached_to_a_model_in_any_precision(backbone, dtype, tolerance, masks):
+    config = make(matrices=("q", "k", "v", "o"), blocks=2)
+    found = []
+    for kind in (torch.float32, dtype):
+        model = build_open_clip(SHAPE, backbone.weights).to(kind)
+        attachment = Attachment(model, trained_adapter(config, backbone))
+        for attention in attachment.attentions.values() if masks else ():
+            attention.masks = torch.ones(4, 1, 1, 1)
+        images, prompts = inputs()
+        with torch.no_grad():
+            found.append([model.encode_image(images.to(kind)), model.encode_text(prompts)])
+    for exact, other in zip(*found, strict=True):
+        assert other.dtype == dtype
+        assert (other.float() - exact).norm() < tolerance * exact.norm()
