@@ -80,7 +80,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint_under_the_lock_it_left(
 def start_and_stop(runner, copied, stage):
     """Start to fit, stop the process as soon as it holds the lock of a run, and return it."""
     process = runner.start(copied, stage.arguments)
-    while not files_of(copied, "lock"):
+    # A lock that was just made does not name its holder yet.
+    while not any(map(read_holder, files_of(copied, "lock"))):
         sleep(0.001)
     os.kill(process.pid, signal.SIGSTOP)
     return process
