@@ -30,7 +30,7 @@ class Backbone:
 def tensor_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of `open_clip.model.CLIP` by its name."""
     vision, text = config.vision, config.text
-    tokens = (config.image_size // config.patch_size) ** 2 + 1
+    tokens = config.vision_tokens
     return {
         "positional_embedding": (config.context_length, text.width),
         "text_projection": (text.width, config.embed_dim),

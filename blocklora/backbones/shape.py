@@ -60,6 +60,11 @@ class ClipConfig:
             "text": (self.text.layers, self.text.width),
         }
 
+    @property
+    def vision_tokens(self) -> int:
+        """The number of tokens of an image: its patches and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
     @classmethod
     def from_open_clip(cls, name: str, config: dict[str, Any]) -> "ClipConfig":
         """Return the configuration of model `name` from open_clip's JSON `config`.

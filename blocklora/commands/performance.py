@@ -62,8 +62,8 @@ def plan(
     templates = {chosen.methods[name].recipe.prompt for name in chosen.adapter_methods}
     prompts = {template: dataset_prompts(context, template) for template in templates}
     budget, speed = int(USABLE_SHARE * gpu_memory), rate and rate * 1e12
-    kind = resolve_precision(precision, "cuda")
-    found = forecast(chosen, model_shapes(context), prompts, kind, budget, speed)
+    precision = resolve_precision(precision, "cuda")
+    found = forecast(chosen, model_shapes(context), prompts, precision, budget, speed)
     print(table(found))
     if output is not None:
         write_json(output, found)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from blocklora.backbones.model import Backbone
-from blocklora.engine.memory import free_bytes, is_out_of_memory, release_memory
+from blocklora.engine.memory import MORE_MEMORY, free_bytes, is_out_of_memory, release_memory
 from blocklora.engine.packing import pack
 from blocklora.engine.precisions import dtype_of
 from blocklora.engine.reading import AHEAD, Pixels, read_ahead
@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 def evaluation_dtype(device: str, precision: str) -> torch.dtype:
     """Return the dtype for testing a run of this precision."""
     # OpenAI's weights are published in fp16, which holds them exactly with its 11 significant bits
-    # and rounds merged weights less than bf16 with its 8. Both are equally fast on a GPU, and the
-    # larger range of bf16 only matters for gradients.
+    # and rounds merged weights less than bf16 with its 8. Their nominal speed on a GPU is the same,
+    # and the larger range of bf16 only matters for gradients.
     if device == "cuda" and precision == "bf16":
         return torch.float16
     return dtype_of(precision)
@@ -165,8 +165,8 @@ class Classifier:
         else:
             raise UserError(
                 f"{self._name} needs more memory to classify an image than the "
-                f"{free_bytes(self.device.type) / 2**20:.1f} MiB that are free; let fewer jobs run "
-                "at a time, or use a machine or a GPU with more memory"
+                f"{free_bytes(self.device.type) / 2**20:.1f} MiB that are free; "
+                f"{MORE_MEMORY}"
             )
         release_memory(self.device.type)
 

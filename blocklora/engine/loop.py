@@ -16,7 +16,7 @@ from blocklora.engine.recipe import Recipe
 from blocklora.errors import UserError
 
 LOSS_SCALE = 2.0**10
-"""The first scale of losses in fp16, at which inner gradients neither overflow nor vanish."""
+"""The first scale of losses in fp16, at which no step of the tests' small CLIP is lost."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,9 @@ def make_optimizer(
 def make_scaler(engine: Engine) -> torch.amp.GradScaler:
     """Return the loss scaler of an engine, which does nothing if its losses are not scaled.
 
-    PyTorch begins with a scale of 2^16, at which the gradients of a CLIP overflow in fp16. Each
-    overflow halves the scale, but its step is lost, and the first steps of a run are its largest.
+    PyTorch begins with a scale of 2^16, at which the gradients of a small CLIP have overflowed in
+    fp16 (`tests/engine/test_precisions.py`). Each overflow halves the scale, but its step is lost,
+    and the first steps of a run are its largest.
     """
     return torch.amp.GradScaler(engine.device.type, LOSS_SCALE, enabled=engine.scaled)
 

@@ -23,6 +23,9 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
+MORE_MEMORY = "let fewer jobs run at a time, or use a machine or a GPU with more memory"
+"""The advice if even the smallest batches do not fit."""
+
 
 class TensorMemory(TorchDispatchMode):
     """A context that counts the bytes of all tensor storages made within it.

@@ -108,8 +108,7 @@ def planned_peak_bytes(setting: Setting, chunks: Chunks) -> int:
     These are the tensors of a step (`tensor_bytes`, rounded up), the places from and to which a
     recorded step copies its inputs and outputs, and the workspaces of products and attention.
     """
-    clip = setting.clip
-    places = setting.batch_size * (3 * clip.image_size**2 + 8) + _parameter_bytes(setting)
+    places = _batch_bytes(setting) + _parameter_bytes(setting)
     # Prompts that are encoded only once are so on another stream than the steps.
     callers = 2 if "text" in setting.adapter.towers else 3
     workspaces = callers * PRODUCT_WORKSPACE + _attention_workspace(setting, chunks)
@@ -128,12 +127,14 @@ def tensor_bytes(setting: Setting, chunks: Chunks, rounded: bool = False) -> int
     # Classes with equal prompts share a sequence, but each has its own row of the features.
     shared = classes - sum(prompts)
     text = _phases(setting, "text", tokens, (*prompts[:-1], prompts[-1] + shared), rounded)
-    each, parts = _vision_tokens(setting.clip), chunk_sizes(images, chunks.images)
+    each, parts = setting.clip.vision_tokens, chunk_sizes(images, chunks.images)
     vision = _phases(setting, "vision", [each * part for part in parts], parts, rounded)
     loss = _loss_bytes(images, classes, setting.clip.embed_dim)
-    start = _constant_bytes(setting.clip, setting.adapter, setting.precision)
+    start = _constant_bytes(setting.clip, setting.adapter, setting.precision) + _batch_bytes(
+        setting
+    )
     start += sum(tokens) * (4 * setting.clip.text.width + 16) + 8 * sum(prompts) + 8 * classes
-    start += images * (3 * setting.clip.image_size**2 + 8) + 16  # and the keys of the masks
+    start += 16  # the keys of the masks
     peak = start + text.forward
     if "text" not in setting.adapter.towers:  # then the prompts are encoded before the first step
         text = Phases(text.kept, text.kept, text.kept, text.kept)
@@ -207,8 +208,7 @@ def _timeline(
         sizes.append([*largest, tokens * run[2], run[0] * run[2], 1])
         found.append(facts)
     (_, events, forward), *others = found
-    if any(other[1:] != [events, forward] for other in others):
-        raise AssertionError("the operations of a step depend on its sizes")
+    assert all(other[1:] == [events, forward] for other in others), "operations depend on sizes"
     coefficients = np.linalg.solve(np.array(sizes, float), np.array([sized for sized, *_ in found]))
     return Timeline(coefficients.T, np.array(events), forward)
 
@@ -260,7 +260,7 @@ def _run(
             gradient = torch.ones_like(features)
             _gradients = torch.autograd.grad(features, engine.adapter.parameters(), gradient)
             del features, gradient
-        tokens = sequences * _vision_tokens(clip) if tower == "vision" else sum(lengths)
+        tokens = sequences * clip.vision_tokens if tower == "vision" else sum(lengths)
         return tokens, list(memory.sizes), list(memory.events), forward
 
 
@@ -336,10 +336,6 @@ def _shared_weights(clip: ClipConfig) -> dict[str, Tensor]:
     return {name: shared[kind] for name, kind in kinds.items()}
 
 
-def _vision_tokens(clip: ClipConfig) -> int:
-    return (clip.image_size // clip.patch_size) ** 2 + 1
-
-
 def _mask_bytes(setting: Setting, tower: str, tokens: int) -> int:
     """Return the bytes of a tower's dropout masks."""
     if tower not in setting.adapter.towers or setting.adapter.dropout == 0:
@@ -347,6 +343,11 @@ def _mask_bytes(setting: Setting, tower: str, tokens: int) -> int:
     shape = getattr(setting.clip, tower)
     first, last = setting.adapter.adapted_layers(shape.layers, tower)
     return (last - first + 1) * tokens * shape.width
+
+
+def _batch_bytes(setting: Setting) -> int:
+    """Return the bytes of a batch of images and labels."""
+    return setting.batch_size * (3 * setting.clip.image_size**2 + 8)
 
 
 def _parameter_bytes(setting: Setting) -> int:
@@ -365,7 +366,7 @@ def _attention_workspace(setting: Setting, chunks: Chunks) -> int:
         groups += [(*group, clip.text.width) for chunk in packed for group in chunk.groups]
     if "vision" in setting.adapter.towers:
         images = min(chunks.images or setting.batch_size, setting.batch_size)
-        groups.append((images, _vision_tokens(clip), clip.vision.width))
+        groups.append((images, clip.vision_tokens, clip.vision.width))
     tile = QUERY_TILE_FP32 if setting.precision == "fp32" else QUERY_TILE
     return 4 * tile * max(count * -(-length // tile) * width for count, length, width in groups)
 

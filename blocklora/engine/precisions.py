@@ -39,9 +39,10 @@ def resolve_precision(precision: str, device: str) -> str:
     """Return the precision; "auto" becomes "fp16" on the device "cuda", and "fp32" on "cpu".
 
     Only the name of the device decides, because digests are also made on machines without a GPU.
-    GPUs since Volta compute much faster in fp16 than in fp32. bf16 is as fast, but it rounds
-    OpenAI's weights, which are published in fp16, from 11 significant bits to 8. The smaller range
-    of fp16 only matters for gradients, and scaling the loss keeps them in it.
+    By NVIDIA's specifications, GPUs since Volta multiply matrices several times faster in fp16 than
+    in fp32. Those that compute in bf16 do so at the same rate, but bf16 rounds OpenAI's weights,
+    which are published in fp16, from 11 significant bits to 8. The smaller range of fp16 only
+    matters for gradients, and scaling the loss keeps them in it.
     """
     if precision != AUTO:
         return precision

@@ -155,7 +155,7 @@ class VisionTower(_Tower):
     ) -> None:
         super().__init__(backbone, device, dtype)
         config = backbone.config
-        self.tokens = (config.image_size // config.patch_size) ** 2 + 1
+        self.tokens = config.vision_tokens
         self._patch = config.patch_size
 
         def take(name: str) -> Tensor:

@@ -113,10 +113,9 @@ def planned_flops(setting: Setting, chunks: Chunks) -> int:
     groups = pack(setting.prompts)[0][0].groups
     again = [chunk.groups for chunk in pack(setting.prompts, chunks.tokens)[0][:-1]]
     sizes = chunk_sizes(setting.batch_size, chunks.images)
-    tokens = (setting.clip.image_size // setting.clip.patch_size) ** 2 + 1
     recomputed = {
         "text": [group for part in again for group in part],
-        "vision": [(sum(sizes[:-1]), tokens)],
+        "vision": [(sum(sizes[:-1]), setting.clip.vision_tokens)],
     }
     inputs = setting.clip, setting.adapter, setting.batch_size, len(setting.prompts)
     return step_flops(*inputs, groups, recomputed).total

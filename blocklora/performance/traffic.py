@@ -1,9 +1,9 @@
 """Counting the operations of a training step, and the bytes that they read and write.
 
 The step runs on fake tensors, so this needs neither a GPU nor time for arithmetic. On a GPU an
-operation takes about one kernel, and most of them take as long as their bytes need. Dropout masks
-are an exception: they are counted layer by layer, as a CPU makes them, while a GPU makes those of
-all layers at once.
+operation is about one kernel, and most kernels are expected to take as long as their bytes need.
+Dropout masks are an exception: they are counted layer by layer, as a CPU makes them, while a GPU
+makes those of all layers at once.
 """
 
 from collections.abc import Iterator

@@ -34,14 +34,11 @@ def failures_explained(what: str = "") -> Iterator[None]:
     except RuntimeError as error:
         if "torch" not in sys.modules:  # then it is none of PyTorch's errors
             raise
-        from blocklora.engine.memory import is_out_of_memory
+        from blocklora.engine.memory import MORE_MEMORY, is_out_of_memory
 
         said = shorten(str(error).partition("\n")[0], 200, placeholder=" …")
         if is_out_of_memory(error):
-            raise UserError(
-                f"{what}memory ran out ({said}); let fewer jobs run at a time, or use a machine "
-                "or a GPU with more memory"
-            ) from None
+            raise UserError(f"{what}memory ran out ({said}); {MORE_MEMORY}") from None
         if GPU_FAILED.search(str(error)):
             raise GpuFailedError(
                 f"{what}{_gpu_name()} failed ({said}); finished runs are kept; start the "

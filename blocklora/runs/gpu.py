@@ -22,7 +22,7 @@ JOBS_PER_GPU = 8  # further jobs all compute on the first GPU
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 HIDING = ("", "-1", "NoDevFiles")
 """Names in CUDA_VISIBLE_DEVICES that hide all GPUs behind them."""
-ANSWER_SECONDS = 60.0  # a machine with eight GPUs may need twenty
+ANSWER_SECONDS = 60.0  # far more than a working driver needs
 LISTED = re.compile(r"^(GPU|\s+MIG) .*\(UUID: (\S+)\)", re.MULTILINE)
 _held: list[object] = []  # a lock that is no longer referenced is released
 

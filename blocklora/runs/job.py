@@ -231,7 +231,7 @@ class Job:
 
         The device is set up first.
         """
-        sharing = self._jobs_on_gpu  # a GPU is claimed before torch is imported
+        sharing = claim_gpu(self.compute.device, self.gpu_jobs)  # before torch is imported
         from blocklora.runs.device import require_device
         from blocklora.runs.task import load_task
 
@@ -245,11 +245,6 @@ class Job:
         )
         logger.info("read weights and class names in %.1f s", monotonic() - clock)
         return loaded
-
-    @cached_property
-    def _jobs_on_gpu(self) -> int:
-        """How many jobs may compute at a time on the GPU that this one has claimed."""
-        return claim_gpu(self.compute.device, self.gpu_jobs)
 
     def shots(self, run: Run) -> "Shots":
         """Return the training images of a run."""

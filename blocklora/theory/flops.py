@@ -88,7 +88,7 @@ def step_flops(
     Raises:
         UserError: The adapter does not fit the model.
     """
-    tokens = (clip.image_size // clip.patch_size) ** 2 + 1
+    tokens = clip.vision_tokens
     patches = 2 * (tokens - 1) * 3 * clip.patch_size**2 * clip.vision.width
     embedding = {"vision": patches, "text": 0}
     sequences = {"vision": [(images, tokens)], "text": prompts}
